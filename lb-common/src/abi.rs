@@ -1,0 +1,81 @@
+//! The contract between the XDP program and the agent: version, names, capacities.
+//!
+//! Map names are part of the interface: operators type them into `bpftool map dump
+//! pinned /sys/fs/bpf/pointsman/NAME`. The kernel keeps 15 characters of a name.
+
+/// Version of every layout in this crate. Raise it with any change to a map's key,
+/// value or meaning; the agent refuses to adopt maps of another version.
+pub const ABI_VERSION: u32 = 1;
+
+/// Default directory of all pins.
+pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/pointsman";
+
+/// Name of the XDP program.
+pub const PROGRAM: &str = "pointsman";
+
+/// Names of the pinned maps.
+pub mod map {
+    /// `SETTINGS`: array of one [`crate::settings::Settings`].
+    pub const SETTINGS: &str = "SETTINGS";
+    /// `ADDRESS_FILTER`: array of [`crate::vip::FilterWord`]; which addresses may be ours.
+    pub const ADDRESS_FILTER: &str = "ADDRESS_FILTER";
+    /// `VIPS`: hash of [`crate::vip::VipKey`] to [`crate::vip::VipEntry`].
+    pub const VIPS: &str = "VIPS";
+    /// `BACKENDS`: array of [`crate::backend::BackendEntry`] by backend id; the agent's memory.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// `SERVERS`: array of [`crate::server::ServerEntry`] by server id.
+    pub const SERVERS: &str = "SERVERS";
+    /// `RINGS`: array of maps by backend id; each an array of [`crate::backend::RingSlot`].
+    pub const RINGS: &str = "RINGS";
+    /// `FLOWS4`: hash of IPv4 flows confirmed by both sides.
+    pub const FLOWS4: &str = "FLOWS4";
+    /// `FLOWS6`: hash of IPv6 flows confirmed by both sides.
+    pub const FLOWS6: &str = "FLOWS6";
+    /// `HALF_OPEN4`: LRU hash of IPv4 flows not yet confirmed by both sides.
+    pub const HALF_OPEN4: &str = "HALF_OPEN4";
+    /// `HALF_OPEN6`: LRU hash of IPv6 flows not yet confirmed by both sides.
+    pub const HALF_OPEN6: &str = "HALF_OPEN6";
+    /// `VIP_COUNTERS`: per-CPU array of [`crate::counters::TrafficCounters`] by VIP id.
+    pub const VIP_COUNTERS: &str = "VIP_COUNTERS";
+    /// `SERVER_COUNTERS`: per-CPU array of [`crate::counters::TrafficCounters`] by server id.
+    pub const SERVER_COUNTERS: &str = "SERVER_COUNTERS";
+    /// `DROP_COUNTERS`: per-CPU array of [`crate::counters::DropCounter`] by drop reason.
+    pub const DROP_COUNTERS: &str = "DROP_COUNTERS";
+    /// `EVENTS`: ring buffer of [`crate::event::FlowEnd`].
+    pub const EVENTS: &str = "EVENTS";
+
+    /// Every pinned map, in the order they are documented.
+    pub const ALL: [&str; 14] = [
+        SETTINGS,
+        ADDRESS_FILTER,
+        VIPS,
+        BACKENDS,
+        SERVERS,
+        RINGS,
+        FLOWS4,
+        FLOWS6,
+        HALF_OPEN4,
+        HALF_OPEN6,
+        VIP_COUNTERS,
+        SERVER_COUNTERS,
+        DROP_COUNTERS,
+        EVENTS,
+    ];
+}
+
+/// Most VIPs at once; ids run from 0 to one less.
+pub const MAX_VIPS: u32 = 512;
+/// Most backends that layer-4 frontends can use at once.
+pub const MAX_BACKENDS: u32 = 512;
+/// Most servers at once, over all backends.
+pub const MAX_SERVERS: u32 = 4096;
+/// Slots of a Maglev ring: a prime, so that every stride visits every slot.
+pub const RING_SLOTS: u32 = 65_537;
+/// Words of the address filter; a power of two.
+pub const FILTER_WORDS: u32 = 1024;
+/// Default capacity of `FLOWS4` and of `FLOWS6`, in entries; a flow takes two.
+pub const DEFAULT_FLOW_ENTRIES: u32 = 2_097_152;
+/// Default capacity of `HALF_OPEN4` and of `HALF_OPEN6`, in entries; a flow takes two.
+pub const DEFAULT_HALF_OPEN_ENTRIES: u32 = 131_072;
+/// Size of the `EVENTS` ring buffer in bytes; a power of two and a multiple of the page size.
+pub const EVENT_BYTES: u32 = 1 << 20;

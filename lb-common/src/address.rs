@@ -1,0 +1,186 @@
+//! Addresses and ports as they stand in packets and maps: network byte order.
+//!
+//! [`Address4`] and [`Address6`] are aligned byte arrays, so that the compiler loads
+//! them in words and `bpftool` prints them as octets in reading order.
+
+/// A 16-bit number in network byte order (ports, lengths).
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Be16(u16);
+
+impl Be16 {
+    /// From host byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(host: u16) -> Self {
+        Self(host.to_be())
+    }
+
+    /// From a number already in network byte order, as read from a packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_wire(wire: u16) -> Self {
+        Self(wire)
+    }
+
+    /// In host byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+
+    /// The bits as they stand in a packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn wire(self) -> u16 {
+        self.0
+    }
+}
+
+/// An IPv4 address in network byte order.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address4 {
+    /// The four octets in reading order.
+    pub octets: [u8; 4],
+}
+
+/// An IPv6 address in network byte order.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address6 {
+    /// The sixteen octets in reading order.
+    pub octets: [u8; 16],
+}
+
+impl Address4 {
+    /// From octets in reading order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(octets: [u8; 4]) -> Self {
+        Self { octets }
+    }
+}
+
+impl Address6 {
+    /// From octets in reading order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(octets: [u8; 16]) -> Self {
+        Self { octets }
+    }
+
+    /// The IPv4-mapped form `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2). Maps that hold
+    /// both families (`VIPS`, `SERVERS`, `EVENTS`) store IPv4 addresses this way.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mapped(address: Address4) -> Self {
+        let [a, b, c, d] = address.octets;
+        Self { octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] }
+    }
+
+    /// The IPv4 address of a mapped form; none for any other IPv6 address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unmapped(self) -> Option<Address4> {
+        match self.octets {
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => {
+                Some(Address4::new([a, b, c, d]))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What differs between the families in layouts and arithmetic.
+pub trait Address: Copy + Eq + 'static {
+    /// 16-bit words of the address, for checksums.
+    const WORDS: usize;
+    /// IPv4 keeps a header checksum.
+    const HEADER_CHECKSUM: bool;
+
+    /// The address folded to a sum of its 16-bit words in memory order; at most
+    /// `WORDS * 0xffff`.
+    fn word_sum(self) -> u32;
+
+    /// The form stored in maps that hold both families.
+    fn to_common(self) -> Address6;
+
+    /// Back from the form stored in maps that hold both families. An address of the
+    /// other family gives bits without meaning, so callers keep the families apart.
+    fn from_common(common: Address6) -> Self;
+
+    /// 64 bits that mix all octets, as input to the hash.
+    fn mix(self) -> u64;
+}
+
+#[inline(always)]
+const fn words32(word: u32) -> u32 {
+    (word & 0xffff) + (word >> 16)
+}
+
+impl Address for Address4 {
+    const WORDS: usize = 2;
+    const HEADER_CHECKSUM: bool = true;
+
+    #[inline(always)]
+    fn word_sum(self) -> u32 {
+        words32(u32::from_ne_bytes(self.octets))
+    }
+
+    #[inline(always)]
+    fn to_common(self) -> Address6 {
+        Address6::mapped(self)
+    }
+
+    #[inline(always)]
+    fn from_common(common: Address6) -> Self {
+        let [.., a, b, c, d] = common.octets;
+        Self::new([a, b, c, d])
+    }
+
+    #[inline(always)]
+    fn mix(self) -> u64 {
+        u64::from(u32::from_be_bytes(self.octets))
+    }
+}
+
+impl Address6 {
+    #[inline(always)]
+    fn halves(self) -> (u64, u64) {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.octets;
+        (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p]))
+    }
+}
+
+impl Address for Address6 {
+    const WORDS: usize = 8;
+    const HEADER_CHECKSUM: bool = false;
+
+    #[inline(always)]
+    fn word_sum(self) -> u32 {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.octets;
+        words32(u32::from_ne_bytes([a, b, c, d]))
+            + words32(u32::from_ne_bytes([e, f, g, h]))
+            + words32(u32::from_ne_bytes([i, j, k, l]))
+            + words32(u32::from_ne_bytes([m, n, o, p]))
+    }
+
+    #[inline(always)]
+    fn to_common(self) -> Address6 {
+        self
+    }
+
+    #[inline(always)]
+    fn from_common(common: Address6) -> Self {
+        common
+    }
+
+    #[inline(always)]
+    fn mix(self) -> u64 {
+        let (high, low) = self.halves();
+        // Multiplied so that swapped halves differ; the hash finishes the mixing.
+        high.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ low
+    }
+}

@@ -1,0 +1,72 @@
+//! Why a packet was not forwarded. Every drop has a reason; the reason indexes
+//! `DROP_COUNTERS`.
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal;)+) => {
+        /// Why a packet of ours was dropped, or answered in place of a server.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $variant = $number,)+
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The stable name used by `pointsman drops`, logs and metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// One sentence for people.
+            #[must_use]
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// A header of the packet contradicts itself or its length.
+    Malformed = 0, "malformed";
+    /// The source address can not be a client's (unspecified, loopback, multicast, or the VIP itself).
+    BadSource = 1, "bad_source";
+    /// A fragment to a VIP; fragments are not balanced yet.
+    Fragment = 2, "fragment";
+    /// The TTL or hop limit would reach zero.
+    TtlExpired = 3, "ttl_expired";
+    /// A TCP reset that belongs to no flow.
+    NoFlow = 4, "no_flow";
+    /// The backend has no server that takes new flows.
+    NoServer = 5, "no_server";
+    /// The flow's server is dead or gone; TCP clients are answered with a RST.
+    ServerDown = 6, "server_down";
+    /// Every probed source port towards the server is in use.
+    PortsExhausted = 7, "ports_exhausted";
+    /// The table of confirmed flows is full.
+    FlowTableFull = 8, "flow_table_full";
+    /// The table of half-open flows refused an entry.
+    HalfOpenTableFull = 9, "half_open_table_full";
+    /// The next hop towards the server is not known, nor to the kernel.
+    NoNeighbour = 10, "no_neighbour";
+    /// The packet could not be resized to answer it.
+    Resize = 11, "resize";
+    /// An invariant of the data plane did not hold; please report it.
+    Internal = 12, "internal";
+}
+
+impl DropReason {
+    /// How many reasons there are; the size of `DROP_COUNTERS`.
+    pub const COUNT: u32 = 13;
+
+    /// From the index into `DROP_COUNTERS`.
+    #[must_use]
+    pub fn from_index(index: u32) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| *reason as u32 == index)
+    }
+}
+
+const _: () = assert!(DropReason::ALL.len() == DropReason::COUNT as usize);

@@ -1,0 +1,19 @@
+//! What pointsman's kernel half and user half agree on.
+//!
+//! Two kinds of things live here and nothing else: the layout of every BPF map
+//! (the ABI between the XDP program and the agent), and every *decision* of the
+//! data plane as a pure function. Time, seeds and bytes are parameters; there is
+//! no clock, no randomness, no allocation and no I/O. That is what lets the same
+//! code run under the verifier and under property tests on the host.
+#![cfg_attr(not(test), no_std)]
+
+pub mod abi;
+pub mod address;
+pub mod backend;
+pub mod counters;
+pub mod drop_reason;
+pub mod event;
+pub mod flow;
+pub mod server;
+pub mod settings;
+pub mod vip;

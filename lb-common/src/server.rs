@@ -1,0 +1,64 @@
+//! Servers as the data plane sees them: `SERVERS`.
+
+use crate::address::{Address6, Be16};
+
+/// One server: whether it lives, how to reach it, and as whom.
+///
+/// The first three 8-byte words are what every packet reads. The kernel copies array
+/// values word by word, so a packet sees each word whole: old or new, never torn.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerEntry {
+    /// Generation of this id; 0 if the id is not in use.
+    pub generation: u16,
+    /// [`state`].
+    pub state: u8,
+    /// Zero.
+    pub padding0: u8,
+    /// Interface towards the server; 0 if the next hop is not known, then the data
+    /// plane asks the kernel's FIB.
+    pub ifindex: u32,
+    /// MAC address of the next hop towards the server.
+    pub neighbour: [u8; 6],
+    /// Zero.
+    pub padding1: [u8; 2],
+    /// MAC address of the interface towards the server.
+    pub own: [u8; 6],
+    /// Zero.
+    pub padding2: [u8; 2],
+    /// The server's address; IPv4 in mapped form.
+    pub address: Address6,
+    /// The address the server sees as the client; IPv4 in mapped form.
+    pub snat_address: Address6,
+    /// The server's port, network byte order.
+    pub port: Be16,
+    /// Index of the backend the server belongs to.
+    pub backend: u16,
+    /// Zero.
+    pub padding3: u32,
+}
+
+/// Values of [`ServerEntry::state`].
+pub mod state {
+    /// The id is not in use.
+    pub const UNUSED: u8 = 0;
+    /// Gets new flows if a ring names it; existing flows continue.
+    pub const UP: u8 = 1;
+    /// Gets no new flows; existing ones continue (DRAIN, NOLB).
+    pub const DRAIN: u8 = 2;
+    /// Dead: its flows are settled as the VIP's `on_down` says (DOWN, MAINT).
+    pub const DOWN: u8 = 3;
+}
+
+const _: () = {
+    use core::mem::{offset_of, size_of};
+    assert!(size_of::<ServerEntry>() == 64);
+    assert!(offset_of!(ServerEntry, neighbour) == 8);
+    assert!(offset_of!(ServerEntry, own) == 16);
+    assert!(offset_of!(ServerEntry, address) == 24);
+    assert!(offset_of!(ServerEntry, port) == 56);
+};
+
+// SAFETY: repr(C), explicit padding, every bit pattern is valid, no pointers.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for ServerEntry {}

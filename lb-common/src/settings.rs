@@ -1,0 +1,45 @@
+//! Node-wide settings the data plane reads: `SETTINGS`.
+
+use crate::abi::ABI_VERSION;
+
+/// The one value of `SETTINGS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// [`ABI_VERSION`] of whoever created the maps; decides between adopting and refusing.
+    pub abi_version: u32,
+    /// Lowest source port towards servers, host byte order.
+    pub snat_port_low: u16,
+    /// Highest source port towards servers, host byte order, inclusive.
+    pub snat_port_high: u16,
+    /// Bits of [`flag`].
+    pub flags: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// Bits of [`Settings::flags`].
+pub mod flag {
+    /// Report finished flows through `EVENTS`.
+    pub const FLOW_EVENTS: u32 = 1;
+}
+
+impl Default for Settings {
+    /// Ports 1024 to 32767: below the range Linux takes for its own connections
+    /// (`net.ipv4.ip_local_port_range`, 32768 to 60999 by default).
+    fn default() -> Self {
+        Self {
+            abi_version: ABI_VERSION,
+            snat_port_low: 1024,
+            snat_port_high: 32767,
+            flags: flag::FLOW_EVENTS,
+            padding: 0,
+        }
+    }
+}
+
+const _: () = assert!(core::mem::size_of::<Settings>() == 16);
+
+// SAFETY: repr(C), explicit padding, every bit pattern is valid, no pointers.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Settings {}

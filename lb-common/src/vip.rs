@@ -1,0 +1,95 @@
+//! VIPs as the data plane sees them: `VIPS`, and `ADDRESS_FILTER` in front of it.
+
+use crate::address::{Address6, Be16};
+
+/// One address + port + protocol.
+///
+/// Port 0 with protocol 0 is the *address record*: it says that at least one VIP uses
+/// the address, and [`VipEntry::flags`] of that record which protocols ([`address_flag`]).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct VipKey {
+    /// The address; IPv4 in mapped form.
+    pub address: Address6,
+    /// Destination port, network byte order; 0 in an address record.
+    pub port: Be16,
+    /// 6 (TCP), 17 (UDP); 0 in an address record.
+    pub protocol: u8,
+    /// Zero; part of the key.
+    pub padding: [u8; 5],
+}
+
+/// How packets of one VIP are handled.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VipEntry {
+    /// Index into `VIP_COUNTERS`.
+    pub id: u16,
+    /// Generation of the id; never 0.
+    pub generation: u16,
+    /// Index into `RINGS` and `BACKENDS`.
+    pub backend: u16,
+    /// What to do with flows of a dead server: [`on_down`].
+    pub on_down: u8,
+    /// What selects the ring slot: [`hash_by`].
+    pub hash_by: u8,
+    /// Zero in a VIP; bits of [`address_flag`] in an address record.
+    pub flags: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// Values of [`VipEntry::on_down`].
+pub mod on_down {
+    /// Answer the client's next TCP packet with a RST; UDP flows are rerouted.
+    pub const RESET: u8 = 0;
+    /// Forget the flow and select a server again.
+    pub const REROUTE: u8 = 1;
+    /// Go on forwarding to the dead server.
+    pub const KEEP: u8 = 2;
+}
+
+/// Values of [`VipEntry::hash_by`].
+pub mod hash_by {
+    /// All five fields.
+    pub const TUPLE: u8 = 0;
+    /// The client's address alone.
+    pub const SOURCE: u8 = 1;
+}
+
+/// Bits of [`VipEntry::flags`] in an address record.
+pub mod address_flag {
+    /// The address has a TCP VIP.
+    pub const TCP: u32 = 1;
+    /// The address has a UDP VIP.
+    pub const UDP: u32 = 2;
+}
+
+/// Sixty-four bits of the address filter.
+///
+/// Bit `n` of the filter (word `n / 64`, bit `n % 64`) is set if any VIP or SNAT address
+/// hashes to `n` ([`crate::hash::filter_bit`]). A clear bit proves that a packet is not
+/// ours; a set bit proves nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FilterWord {
+    /// The bits.
+    pub bits: u64,
+}
+
+const _: () = {
+    use core::mem::size_of;
+    assert!(size_of::<VipKey>() == 24);
+    assert!(size_of::<VipEntry>() == 16);
+    assert!(size_of::<FilterWord>() == 8);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: repr(C), explicit padding, every bit pattern is valid, no pointers.
+    unsafe impl aya::Pod for super::VipKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::VipEntry {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::FilterWord {}
+}

@@ -1,0 +1,3 @@
+//! BPF object.
+#![no_std]
+#![no_main]

@@ -1,0 +1,2 @@
+//! pointsman's XDP data plane.
+#![no_std]

@@ -1,0 +1,7 @@
+//! pointsman's agent: it fills the maps of the XDP program, checks servers and evicts
+//! dead ones, and answers the operator.
+//!
+//! `docs/ARCHITECTURE.md` has the code map. Features know [`model`]; features do not know
+//! each other; `app` wires them.
+
+pub mod model;

@@ -1,0 +1,295 @@
+//! The validated configuration: what `config` produces and everything else reads.
+//!
+//! A [`Snapshot`] can not be invalid: references resolve, families match, ids fit. It is
+//! immutable; a reload makes a new one.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::Serialize;
+
+use super::name::Name;
+
+/// A whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Node-wide settings of the kernel half.
+    pub datapath: Datapath,
+    /// Where the admin interface listens.
+    pub admin: Admin,
+    /// Logs of the agent and of finished flows.
+    pub log: Log,
+    /// What clients connect to.
+    pub frontends: BTreeMap<Name, Frontend>,
+    /// Pools of servers.
+    pub backends: BTreeMap<Name, Backend>,
+}
+
+/// `datapath`: the kernel half.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Datapath {
+    /// Interfaces the program is attached to; at least one unless `mode` is `Off`.
+    pub interfaces: Vec<String>,
+    /// How the program is attached.
+    pub mode: AttachMode,
+    /// Directory of the pins; `/sys/fs/bpf/pointsman` by default.
+    pub pin_directory: PathBuf,
+    /// Put VIP addresses on the first interface and take them off when they go.
+    pub manage_addresses: bool,
+    /// Source ports towards servers, inclusive; 1024 to 32767 by default.
+    pub snat_ports: (u16, u16),
+    /// Most confirmed flows of each family; two table entries each.
+    pub max_flows: u32,
+    /// Most half-open flows of each family; two table entries each.
+    pub max_half_open: u32,
+    /// After how much idleness a flow is forgotten.
+    pub timeouts: FlowTimeouts,
+    /// Time between two sweeps of the flow tables; 5 s by default.
+    pub sweep_interval: Duration,
+}
+
+/// How the XDP program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachMode {
+    /// Native, or generic with a warning where the driver has no XDP.
+    Auto,
+    /// In the driver; an error where the driver has no XDP.
+    Native,
+    /// In the network stack, on any interface, slower.
+    Generic,
+    /// Not at all.
+    Off,
+}
+
+/// Idle timeouts of flows by state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowTimeouts {
+    /// TCP, handshake not finished, or UDP, no reply yet; 30 s by default.
+    pub half_open: Duration,
+    /// TCP, established; 3 h by default, longer than Linux's keep-alive (2 h).
+    pub established: Duration,
+    /// TCP, one side has sent FIN; 10 min by default (a half-closed peer may go on sending).
+    pub closing: Duration,
+    /// TCP, both sides have sent FIN or one a RST; 10 s by default.
+    pub closed: Duration,
+    /// UDP with replies; 60 s by default.
+    pub udp: Duration,
+}
+
+/// `admin`: where the agent answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// Unix socket, read and write, for the owner (mode 0600).
+    pub socket: PathBuf,
+    /// TCP address that answers read-only requests; none by default.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `log`: the agent's own log and the access log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// Where the agent's own log goes.
+    pub target: LogTarget,
+    /// Where finished flows are written; none by default.
+    pub access: Option<AccessLog>,
+}
+
+/// Where the agent's own log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Standard error, one line an event.
+    Stderr,
+    /// systemd's journal, structured.
+    Journald,
+}
+
+/// The access log of finished flows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessLog {
+    /// A file, or standard output.
+    pub target: AccessTarget,
+    /// One line of text or one JSON object a flow.
+    pub format: AccessFormat,
+}
+
+/// Where finished flows are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessTarget {
+    /// Standard output.
+    Stdout,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+/// How finished flows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessFormat {
+    /// Space-separated `key=value` fields.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Transport protocol of a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// IP protocol 6.
+    Tcp,
+    /// IP protocol 17.
+    Udp,
+}
+
+impl Protocol {
+    /// The IP protocol number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+/// `frontends.NAME`: what clients connect to. In this version every frontend is `mode: l4`
+/// with `forward: nat`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frontend {
+    /// Its VIPs; at least one, no two alike in the whole configuration, all of one family.
+    pub bind: Vec<Bind>,
+    /// The backend; always present in [`Snapshot::backends`], servers of the same family.
+    pub backend: Name,
+}
+
+/// One VIP of a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Bind {
+    /// Address and port; neither is unspecified.
+    pub address: SocketAddr,
+    /// Transport protocol.
+    pub protocol: Protocol,
+}
+
+/// `backends.NAME`: a pool of servers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// What selects the server of a new flow.
+    pub hash: HashBy,
+    /// What happens to the flows of a dead server.
+    pub on_down: OnDown,
+    /// How servers are checked; none means they are always taken to be up.
+    pub check: Option<Check>,
+    /// The servers, by name.
+    pub servers: BTreeMap<Name, Server>,
+}
+
+/// What selects the server of a new flow (`balance: maglev`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HashBy {
+    /// All five fields: every connection on its own.
+    Tuple,
+    /// The client's address: all its connections go to one server.
+    Source,
+}
+
+/// What happens to the flows of a dead server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDown {
+    /// The client's next TCP packet is answered with a RST; UDP is rerouted.
+    Reset,
+    /// The flow is forgotten and a server is selected again.
+    Reroute,
+    /// The flow stays where it is.
+    Keep,
+}
+
+/// `backends.NAME.servers.NAME`: one server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Address and port; neither is unspecified.
+    pub address: SocketAddr,
+    /// Share of new flows relative to the others, 0 to 256; 0 gets none. 100 by default.
+    pub weight: u16,
+    /// Used only while no server without this mark is usable.
+    pub backup: bool,
+}
+
+/// `backends.NAME.check`: how servers are checked.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// What is asked and expected.
+    pub kind: CheckKind,
+    /// Time between the starts of two checks; jittered by a tenth. 2 s by default.
+    pub interval: Duration,
+    /// The same while the server is between UP and DOWN; `interval` by default.
+    pub fast_interval: Duration,
+    /// Longest time one check may take; 1 s by default.
+    pub timeout: Duration,
+    /// Failures in a row that make an UP server DOWN; 3 by default.
+    pub fall: u32,
+    /// Successes in a row that make a DOWN server UP; 2 by default.
+    pub rise: u32,
+    /// Port to check in place of the server's own.
+    pub port: Option<u16>,
+}
+
+/// What a check asks and expects.
+#[derive(Clone, Debug)]
+pub enum CheckKind {
+    /// The handshake completes.
+    Tcp,
+    /// An HTTP/1.1 request gets the expected answer.
+    Http(Box<HttpCheck>),
+}
+
+/// `check: {type: http}`.
+#[derive(Clone, Debug)]
+pub struct HttpCheck {
+    /// Request method; `GET` by default.
+    pub method: String,
+    /// Request target, origin form; `/` by default.
+    pub path: String,
+    /// `Host` header; the server's address by default.
+    pub host: Option<String>,
+    /// Further request headers.
+    pub headers: Vec<(String, String)>,
+    /// Accepted status codes as inclusive ranges; 200 to 399 by default.
+    pub status: Vec<(u16, u16)>,
+    /// What the body must hold.
+    pub body: Option<BodyExpectation>,
+}
+
+/// What the body of a checked answer must hold.
+#[derive(Clone, Debug)]
+pub enum BodyExpectation {
+    /// This text somewhere.
+    Contains(String),
+    /// A match of this expression somewhere.
+    Matches(regex::Regex),
+}
+
+impl PartialEq for Check {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Check {
+    /// Everything but the compiled regex is comparable; a regex is compared by its text.
+    fn key(&self) -> impl PartialEq + '_ {
+        let kind = match &self.kind {
+            CheckKind::Tcp => None,
+            CheckKind::Http(http) => {
+                let body = http.body.as_ref().map(|body| match body {
+                    BodyExpectation::Contains(text) => (false, text.as_str()),
+                    BodyExpectation::Matches(regex) => (true, regex.as_str()),
+                });
+                Some((&http.method, &http.path, &http.host, &http.headers, &http.status, body))
+            }
+        };
+        let times = (self.interval, self.fast_interval, self.timeout);
+        (kind, times, self.fall, self.rise, self.port)
+    }
+}
