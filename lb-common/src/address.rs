@@ -3,6 +3,8 @@
 //! [`Address4`] and [`Address6`] are aligned byte arrays, so that the compiler loads
 //! them in words and `bpftool` prints them as octets in reading order.
 
+use crate::source;
+
 /// A 16-bit number in network byte order (ports, lengths).
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,6 +115,9 @@ pub trait Address: Copy + Eq + 'static {
 
     /// 64 bits that mix all octets, as input to the hash.
     fn mix(self) -> u64;
+
+    /// Whether the address can be a client's ([`crate::source`]).
+    fn can_be_client(self) -> bool;
 }
 
 #[inline(always)]
@@ -144,11 +149,17 @@ impl Address for Address4 {
     fn mix(self) -> u64 {
         u64::from(u32::from_be_bytes(self.octets))
     }
+
+    #[inline(always)]
+    fn can_be_client(self) -> bool {
+        source::can_be_client4(self)
+    }
 }
 
 impl Address6 {
+    /// The first and the last eight octets as numbers.
     #[inline(always)]
-    fn halves(self) -> (u64, u64) {
+    pub(crate) const fn halves(self) -> (u64, u64) {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.octets;
         (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p]))
     }
@@ -182,5 +193,10 @@ impl Address for Address6 {
         let (high, low) = self.halves();
         // Multiplied so that swapped halves differ; the hash finishes the mixing.
         high.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ low
+    }
+
+    #[inline(always)]
+    fn can_be_client(self) -> bool {
+        source::can_be_client6(self)
     }
 }

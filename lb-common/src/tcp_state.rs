@@ -1,0 +1,301 @@
+//! The life of a TCP flow as seen from between its two ends.
+//!
+//! What was seen is a set of bits that only grows ([`Progress`]); the named state
+//! ([`TcpState`]) is a function of the set. Bits may be or-ed into an entry from several
+//! CPUs in any order and the result is the same, which no stored state number could give.
+//! No sequence numbers are tracked: the ends judge those, and a forged segment that an
+//! end ignores can at worst shorten the idle timeout of its flow.
+//!
+//! Follows RFC 9293 section 3.3.2; which flags make sense together is taken from
+//! netfilter's `tcp_valid_flags` (net/netfilter/nf_conntrack_proto_tcp.c).
+
+use crate::flow::Direction;
+
+/// Control bits of a TCP header, as they stand in its fourteenth octet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    /// No more data from the sender.
+    pub const FIN: u8 = 1;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 2;
+    /// Reset the connection.
+    pub const RST: u8 = 4;
+    /// Push.
+    pub const PSH: u8 = 8;
+    /// The acknowledgement field counts.
+    pub const ACK: u8 = 16;
+
+    const CONTROL: u8 = Self::FIN | Self::SYN | Self::RST;
+
+    /// Whether all of `bits` are set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(self, bits: u8) -> bool {
+        self.0 & bits == bits
+    }
+
+    /// Opens a connection: SYN without ACK, RST or FIN.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_fresh_syn(self) -> bool {
+        matches!(self.segment(), Segment::Syn)
+    }
+
+    /// Answers an opening: SYN and ACK without RST or FIN.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_syn_ack(self) -> bool {
+        matches!(self.segment(), Segment::SynAck)
+    }
+
+    /// Whether the flags make sense together.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_well_formed(self) -> bool {
+        !matches!(self.segment(), Segment::Malformed)
+    }
+
+    #[inline(always)]
+    const fn segment(self) -> Segment {
+        const FIN_ACK: u8 = TcpFlags::FIN | TcpFlags::ACK;
+        const SYN_ACK: u8 = TcpFlags::SYN | TcpFlags::ACK;
+        const RST_ACK: u8 = TcpFlags::RST | TcpFlags::ACK;
+        match self.0 & (Self::CONTROL | Self::ACK) {
+            Self::ACK => Segment::Ack,
+            FIN_ACK => Segment::Fin,
+            Self::SYN => Segment::Syn,
+            SYN_ACK => Segment::SynAck,
+            Self::RST | RST_ACK => Segment::Rst,
+            _ => Segment::Malformed,
+        }
+    }
+}
+
+/// What a segment is, all flags considered. Pushing, urgency and congestion bits do not
+/// matter.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Segment {
+    Syn,
+    SynAck,
+    Ack,
+    /// With ACK; a FIN without it is malformed.
+    Fin,
+    /// With or without ACK.
+    Rst,
+    Malformed,
+}
+
+/// What was seen of a flow: a set of bits that only grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress(pub u32);
+
+impl Progress {
+    /// The client's SYN.
+    pub const SYN: u32 = 1;
+    /// The server's SYN-ACK.
+    pub const SYN_ACK: u32 = 2;
+    /// The client's ACK after the SYN-ACK, or the server's answer to a picked-up flow.
+    pub const CONFIRMED: u32 = 4;
+    /// A FIN of the client.
+    pub const CLIENT_FIN: u32 = 8;
+    /// A FIN of the server.
+    pub const SERVER_FIN: u32 = 16;
+    /// An ACK after the FINs of both.
+    pub const LAST_ACK: u32 = 32;
+    /// A RST of the client.
+    pub const CLIENT_RST: u32 = 64;
+    /// A RST of the server.
+    pub const SERVER_RST: u32 = 128;
+    /// The flow was taken up in its middle; set by whoever creates the entry.
+    pub const PICKED_UP: u32 = 256;
+    /// The end was reported; set by whoever reports it.
+    pub const REPORTED: u32 = 512;
+    /// The client was reset because the server died; set by whoever resets it.
+    pub const SERVER_DOWN: u32 = 1024;
+
+    const BOTH_FIN: u32 = Self::CLIENT_FIN | Self::SERVER_FIN;
+    const ABORTED: u32 = Self::CLIENT_RST | Self::SERVER_RST | Self::SERVER_DOWN;
+    const LEAVING: u32 = Self::BOTH_FIN | Self::ABORTED;
+
+    /// The named state.
+    #[inline]
+    #[must_use]
+    pub const fn state(self) -> TcpState {
+        if self.is_over() {
+            TcpState::Closed
+        } else if self.has_all(Self::BOTH_FIN) {
+            TcpState::Closing
+        } else if self.has_any(Self::CLIENT_FIN) {
+            TcpState::ClientClosing
+        } else if self.has_any(Self::SERVER_FIN) {
+            TcpState::ServerClosing
+        } else if self.is_confirmed() {
+            TcpState::Established
+        } else if self.has_any(Self::SYN_ACK | Self::PICKED_UP) {
+            TcpState::SynReceived
+        } else {
+            TcpState::SynSent
+        }
+    }
+
+    /// Whether both sides took part, so that the flow is no mere attempt.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_confirmed(self) -> bool {
+        self.has_any(Self::CONFIRMED)
+    }
+
+    /// Whether the flow has ended: closed and acknowledged by both, or reset.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        self.has_any(Self::ABORTED) || self.has_all(Self::BOTH_FIN | Self::LAST_ACK)
+    }
+
+    /// Whether a fresh SYN may take over the tuple: the flow is over, or both ends sent
+    /// FIN and at most one of them lingers in TIME-WAIT (RFC 9293 section 3.10.7.4 lets
+    /// a SYN reopen that).
+    #[inline(always)]
+    #[must_use]
+    pub const fn recyclable(self) -> bool {
+        self.has_any(Self::ABORTED) || self.has_all(Self::BOTH_FIN)
+    }
+
+    /// Whether a packet may change anything. False only for the many: plain segments of
+    /// an established flow, for which [`Self::observe`] has nothing to add.
+    #[inline(always)]
+    #[must_use]
+    pub const fn needs_attention(self, flags: TcpFlags) -> bool {
+        let established = self.0 & (Self::CONFIRMED | Self::LEAVING) == Self::CONFIRMED;
+        !established || flags.0 & TcpFlags::CONTROL != 0
+    }
+
+    /// The bits that a segment adds; 0 if it is malformed or does not fit.
+    #[inline]
+    #[must_use]
+    pub const fn observe(self, direction: Direction, flags: TcpFlags) -> u32 {
+        match (flags.segment(), direction) {
+            (Segment::Ack, Direction::Forward) => self.client_ack() | self.last_ack(),
+            (Segment::Ack, Direction::Reply) => self.server_ack() | self.last_ack(),
+            (Segment::Fin, Direction::Forward) => {
+                self.client_ack() | self.if_any(Self::SYN_ACK | Self::PICKED_UP, Self::CLIENT_FIN)
+            }
+            (Segment::Fin, Direction::Reply) => {
+                self.server_ack() | self.if_any(Self::SYN_ACK | Self::PICKED_UP, Self::SERVER_FIN)
+            }
+            (Segment::Syn, Direction::Forward) => Self::SYN,
+            (Segment::SynAck, Direction::Reply) => self.if_any(Self::SYN, Self::SYN_ACK),
+            (Segment::Rst, Direction::Forward) => Self::CLIENT_RST,
+            (Segment::Rst, Direction::Reply) => Self::SERVER_RST,
+            (Segment::Syn, Direction::Reply)
+            | (Segment::SynAck, Direction::Forward)
+            | (Segment::Malformed, _) => 0,
+        }
+    }
+
+    /// The client acknowledges: the third step of the handshake, if the second was taken.
+    #[inline(always)]
+    const fn client_ack(self) -> u32 {
+        self.if_any(Self::SYN_ACK, Self::CONFIRMED)
+    }
+
+    /// The server acknowledges: that proves a picked-up flow, and nothing else.
+    #[inline(always)]
+    const fn server_ack(self) -> u32 {
+        self.if_any(Self::PICKED_UP, Self::CONFIRMED)
+    }
+
+    #[inline(always)]
+    const fn last_ack(self) -> u32 {
+        if self.has_all(Self::BOTH_FIN) { Self::LAST_ACK } else { 0 }
+    }
+
+    #[inline(always)]
+    const fn if_any(self, condition: u32, bits: u32) -> u32 {
+        if self.has_any(condition) { bits } else { 0 }
+    }
+
+    #[inline(always)]
+    const fn has_any(self, bits: u32) -> bool {
+        self.0 & bits != 0
+    }
+
+    #[inline(always)]
+    const fn has_all(self, bits: u32) -> bool {
+        self.0 & bits == bits
+    }
+}
+
+/// The state of a TCP flow, in the order of its life; it never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TcpState {
+    /// The client has sent its SYN.
+    SynSent,
+    /// The server has answered it, or the flow was picked up and the server has not
+    /// answered yet.
+    SynReceived,
+    /// Both sides have confirmed.
+    Established,
+    /// The client has sent FIN.
+    ClientClosing,
+    /// The server has sent FIN.
+    ServerClosing,
+    /// Both have sent FIN.
+    Closing,
+    /// Both FINs are acknowledged, or somebody sent RST.
+    Closed,
+}
+
+impl TcpState {
+    /// The stable name used in tables, JSON and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SynSent => "syn_sent",
+            Self::SynReceived => "syn_received",
+            Self::Established => "established",
+            Self::ClientClosing => "client_closing",
+            Self::ServerClosing => "server_closing",
+            Self::Closing => "closing",
+            Self::Closed => "closed",
+        }
+    }
+
+    /// How far the flow has come: 0 to 5. The two half-closed states are equally far.
+    #[must_use]
+    pub const fn rank(self) -> u8 {
+        match self {
+            Self::SynSent => 0,
+            Self::SynReceived => 1,
+            Self::Established => 2,
+            Self::ClientClosing | Self::ServerClosing => 3,
+            Self::Closing => 4,
+            Self::Closed => 5,
+        }
+    }
+}
+
+/// What to do with a client's TCP packet that belongs to no flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstPacket {
+    /// It opens a flow.
+    Open,
+    /// It comes from the middle of a flow whose entry was lost or is on another node;
+    /// take the flow up.
+    PickUp,
+    /// It can not start anything.
+    Refuse,
+}
+
+/// What to do with a client's packet that belongs to no flow, by its flags.
+#[inline(always)]
+#[must_use]
+pub const fn first_packet(flags: TcpFlags) -> FirstPacket {
+    match flags.segment() {
+        Segment::Syn => FirstPacket::Open,
+        Segment::Ack | Segment::Fin => FirstPacket::PickUp,
+        Segment::SynAck | Segment::Rst | Segment::Malformed => FirstPacket::Refuse,
+    }
+}
