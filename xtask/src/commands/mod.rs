@@ -1,0 +1,11 @@
+//! The commands of `cargo xtask`, one a file: its options, and `run`.
+
+pub(crate) mod bench;
+pub(crate) mod build;
+pub(crate) mod demo;
+pub(crate) mod dist;
+pub(crate) mod docs;
+pub(crate) mod run;
+pub(crate) mod setup;
+pub(crate) mod test;
+pub(crate) mod tidy;
