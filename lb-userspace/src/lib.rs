@@ -4,4 +4,5 @@
 //! `docs/ARCHITECTURE.md` has the code map. Features know [`model`]; features do not know
 //! each other; `app` wires them.
 
+pub mod health;
 pub mod model;
