@@ -4,5 +4,8 @@
 //! `docs/ARCHITECTURE.md` has the code map. Features know [`model`]; features do not know
 //! each other; `app` wires them.
 
-pub mod health;
+pub mod access_log;
+pub mod admin;
+pub mod clock;
+pub mod logging;
 pub mod model;

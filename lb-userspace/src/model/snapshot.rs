@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::name::Name;
 
@@ -48,7 +48,7 @@ pub struct Datapath {
 }
 
 /// How the XDP program is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttachMode {
     /// Native, or generic with a warning where the driver has no XDP.
@@ -131,7 +131,7 @@ pub enum AccessFormat {
 }
 
 /// Transport protocol of a VIP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// IP protocol 6.
@@ -184,7 +184,7 @@ pub struct Backend {
 }
 
 /// What selects the server of a new flow (`balance: maglev`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HashBy {
     /// All five fields: every connection on its own.
@@ -194,7 +194,7 @@ pub enum HashBy {
 }
 
 /// What happens to the flows of a dead server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDown {
     /// The client's next TCP packet is answered with a RST; UDP is rerouted.
@@ -259,8 +259,6 @@ pub struct HttpCheck {
     pub status: Vec<(u16, u16)>,
     /// What the body must hold.
     pub body: Option<BodyExpectation>,
-    /// A 404 means NOLB in place of a failure: finish what is there, take nothing new.
-    pub disable_on_404: bool,
 }
 
 /// What the body of a checked answer must hold.
@@ -288,8 +286,7 @@ impl Check {
                     BodyExpectation::Contains(text) => (false, text.as_str()),
                     BodyExpectation::Matches(regex) => (true, regex.as_str()),
                 });
-                let request = (&http.method, &http.path, &http.host, &http.headers);
-                Some((request, &http.status, body, http.disable_on_404))
+                Some((&http.method, &http.path, &http.host, &http.headers, &http.status, body))
             }
         };
         let times = (self.interval, self.fast_interval, self.timeout);

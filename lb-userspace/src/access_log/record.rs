@@ -1,0 +1,267 @@
+//! One line of the access log. Pure: names and clocks are parameters.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use lb_common::{
+    event::{FlowEnd, cause},
+    tcp_state::Progress,
+};
+use serde::Serialize;
+
+use crate::{
+    clock::{Moment, rfc3339},
+    model::{
+        index::{NameIndex, plain_address},
+        snapshot::{AccessFormat, Protocol},
+    },
+};
+
+/// One finished flow. The fields of a line are the fields of this type, in this order, in
+/// both formats.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AccessRecord {
+    /// When the flow ended, RFC 3339, UTC.
+    pub time: String,
+    /// The frontend; none if it is no longer configured.
+    pub frontend: Option<String>,
+    /// The client.
+    pub client: SocketAddr,
+    /// The VIP.
+    pub vip: SocketAddr,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// The server's name, `BACKEND/SERVER`; none if it is no longer configured.
+    pub server: Option<String>,
+    /// The server's address.
+    pub server_address: SocketAddr,
+    /// The source port the server saw.
+    pub snat_port: u16,
+    /// From the first packet to the end, milliseconds.
+    pub duration_ms: u64,
+    /// Packets client to server.
+    pub forward_packets: u64,
+    /// Bytes of those packets, Ethernet header included.
+    pub forward_bytes: u64,
+    /// Packets server to client.
+    pub reply_packets: u64,
+    /// Bytes of those packets, Ethernet header included.
+    pub reply_bytes: u64,
+    /// How it ended: `fin`, `client_reset`, `server_reset`, `server_down`, `timeout`,
+    /// `recycled`.
+    pub end: &'static str,
+    /// The TCP state it ended in; none for UDP.
+    pub state: Option<&'static str>,
+}
+
+impl AccessRecord {
+    /// Reads one event.
+    #[must_use]
+    pub fn new(event: &FlowEnd, names: &NameIndex, now: &Moment) -> Self {
+        let protocol =
+            if event.protocol == Protocol::Udp.number() { Protocol::Udp } else { Protocol::Tcp };
+        let vip = SocketAddr::new(plain_address(event.vip_address), event.vip_port.get());
+        let server = SocketAddr::new(plain_address(event.server_address), event.server_port.get());
+        let duration = Duration::from_nanos(event.ended_ns.saturating_sub(event.created_ns));
+        Self {
+            time: rfc3339(now.wall_of(event.ended_ns)),
+            frontend: names.frontend(vip, protocol).map(ToString::to_string),
+            client: SocketAddr::new(plain_address(event.client), event.client_port.get()),
+            vip,
+            protocol,
+            server: names
+                .server(vip, protocol, server)
+                .map(|(backend, server)| format!("{backend}/{server}")),
+            server_address: server,
+            snat_port: event.snat_port.get(),
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            forward_packets: event.forward_packets,
+            forward_bytes: event.forward_bytes,
+            reply_packets: event.reply_packets,
+            reply_bytes: event.reply_bytes,
+            end: cause_name(event.cause),
+            state: (protocol == Protocol::Tcp).then(|| Progress(event.progress).state().name()),
+        }
+    }
+
+    /// The line, its newline included.
+    #[must_use]
+    pub fn line(&self, format: AccessFormat) -> String {
+        match format {
+            AccessFormat::Text => format!("{self}\n"),
+            AccessFormat::Json => {
+                // Strings and integers alone: there is always a JSON form.
+                let mut line = serde_json::to_string(self).unwrap_or_default();
+                line.push('\n');
+                line
+            }
+        }
+    }
+}
+
+impl fmt::Display for AccessRecord {
+    /// `key=value` fields, `-` where nothing is known.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = match self.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        write!(f, "time={} frontend={}", self.time, or_dash(self.frontend.as_deref()))?;
+        write!(f, " client={} vip={} protocol={protocol}", self.client, self.vip)?;
+        write!(f, " server={}", or_dash(self.server.as_deref()))?;
+        write!(f, " server_address={} snat_port={}", self.server_address, self.snat_port)?;
+        write!(f, " duration_ms={}", self.duration_ms)?;
+        write!(f, " forward_packets={}", self.forward_packets)?;
+        write!(f, " forward_bytes={}", self.forward_bytes)?;
+        write!(f, " reply_packets={} reply_bytes={}", self.reply_packets, self.reply_bytes)?;
+        write!(f, " end={} state={}", self.end, or_dash(self.state))
+    }
+}
+
+fn or_dash(text: Option<&str>) -> &str {
+    text.unwrap_or("-")
+}
+
+fn cause_name(number: u8) -> &'static str {
+    match number {
+        cause::FIN => "fin",
+        cause::CLIENT_RESET => "client_reset",
+        cause::SERVER_RESET => "server_reset",
+        cause::SERVER_DOWN => "server_down",
+        cause::TIMEOUT => "timeout",
+        cause::RECYCLED => "recycled",
+        _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::SystemTime};
+
+    use lb_common::address::{Address4, Address6, Be16};
+
+    use super::*;
+    use crate::model::{
+        name::Name,
+        snapshot::{self, Backend, Bind, Frontend, HashBy, OnDown, Server, Snapshot},
+    };
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn names() -> NameIndex {
+        let server =
+            Server { address: "10.0.1.20:5432".parse().unwrap(), weight: 100, backup: false };
+        let bind = Bind { address: "10.0.0.100:5432".parse().unwrap(), protocol: Protocol::Tcp };
+        NameIndex::new(&Snapshot {
+            datapath: snapshot::Datapath {
+                interfaces: vec!["eth0".into()],
+                mode: snapshot::AttachMode::Auto,
+                pin_directory: lb_common::abi::PIN_DIRECTORY.into(),
+                manage_addresses: false,
+                snat_ports: (1024, 32767),
+                max_flows: 1,
+                max_half_open: 1,
+                timeouts: snapshot::FlowTimeouts {
+                    half_open: Duration::from_secs(30),
+                    established: Duration::from_secs(30),
+                    closing: Duration::from_secs(30),
+                    closed: Duration::from_secs(30),
+                    udp: Duration::from_secs(30),
+                },
+                sweep_interval: Duration::from_secs(5),
+            },
+            admin: snapshot::Admin { socket: "admin.sock".into(), listen: None },
+            log: snapshot::Log { target: snapshot::LogTarget::Stderr, access: None },
+            frontends: BTreeMap::from([(
+                name("postgres"),
+                Frontend { bind: vec![bind], backend: name("pg") },
+            )]),
+            backends: BTreeMap::from([(
+                name("pg"),
+                Backend {
+                    hash: HashBy::Tuple,
+                    on_down: OnDown::Reset,
+                    check: None,
+                    servers: BTreeMap::from([(name("pg1"), server)]),
+                },
+            )]),
+        })
+    }
+
+    fn event() -> FlowEnd {
+        let address = |octets| Address6::mapped(Address4::new(octets));
+        FlowEnd {
+            created_ns: 1_000_000_000,
+            ended_ns: 2_500_000_000,
+            forward_packets: 6,
+            forward_bytes: 420,
+            reply_packets: 5,
+            reply_bytes: 9000,
+            client: address([192, 0, 2, 9]),
+            vip_address: address([10, 0, 0, 100]),
+            server_address: address([10, 0, 1, 20]),
+            client_port: Be16::new(40000),
+            vip_port: Be16::new(5432),
+            server_port: Be16::new(5432),
+            snat_port: Be16::new(1234),
+            progress: Progress::SYN
+                | Progress::SYN_ACK
+                | Progress::CONFIRMED
+                | Progress::SERVER_RST,
+            protocol: 6,
+            cause: cause::SERVER_RESET,
+            ..FlowEnd::default()
+        }
+    }
+
+    fn check(event: &FlowEnd, names: &NameIndex, format: AccessFormat, expected: &str) {
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let now = Moment { wall, monotonic_ns: 3_000_000_000 };
+        assert_eq!(AccessRecord::new(event, names, &now).line(format), expected);
+    }
+
+    #[test]
+    fn a_finished_flow_is_one_line_of_text() {
+        check(
+            &event(),
+            &names(),
+            AccessFormat::Text,
+            "time=2023-11-14T22:13:19.500Z frontend=postgres client=192.0.2.9:40000 \
+             vip=10.0.0.100:5432 protocol=tcp server=pg/pg1 server_address=10.0.1.20:5432 \
+             snat_port=1234 duration_ms=1500 forward_packets=6 forward_bytes=420 \
+             reply_packets=5 reply_bytes=9000 end=server_reset state=closed\n",
+        );
+    }
+
+    #[test]
+    fn a_finished_flow_is_one_json_object() {
+        check(
+            &event(),
+            &names(),
+            AccessFormat::Json,
+            concat!(
+                r#"{"time":"2023-11-14T22:13:19.500Z","frontend":"postgres","#,
+                r#""client":"192.0.2.9:40000","vip":"10.0.0.100:5432","protocol":"tcp","#,
+                r#""server":"pg/pg1","server_address":"10.0.1.20:5432","snat_port":1234,"#,
+                r#""duration_ms":1500,"forward_packets":6,"forward_bytes":420,"#,
+                r#""reply_packets":5,"reply_bytes":9000,"end":"server_reset","state":"closed"}"#,
+                "\n"
+            ),
+        );
+    }
+
+    #[test]
+    fn a_flow_of_a_removed_frontend_keeps_its_addresses() {
+        let udp = FlowEnd { protocol: 17, progress: 0, cause: cause::TIMEOUT, ..event() };
+        check(
+            &udp,
+            &NameIndex::default(),
+            AccessFormat::Text,
+            "time=2023-11-14T22:13:19.500Z frontend=- client=192.0.2.9:40000 \
+             vip=10.0.0.100:5432 protocol=udp server=- server_address=10.0.1.20:5432 \
+             snat_port=1234 duration_ms=1500 forward_packets=6 forward_bytes=420 \
+             reply_packets=5 reply_bytes=9000 end=timeout state=-\n",
+        );
+    }
+}

@@ -1,0 +1,343 @@
+//! Requests and answers of the admin interface as they stand in JSON.
+//!
+//! The agent writes them, the command line and everybody's `curl | jq` read them, so
+//! fields are added but never change their meaning. Names carry units: `_s` seconds.
+
+use std::net::SocketAddr;
+
+use lb_common::counters::TrafficCounters;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    snapshot::{AttachMode, HashBy, OnDown, Protocol},
+    state::{AdminState, Health, ServerState},
+};
+
+/// Answer to `GET /v1/status`: everything about the agent at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// The agent itself.
+    pub agent: AgentView,
+    /// The kernel half.
+    pub datapath: DatapathView,
+    /// What an operator should look at, one sentence each; empty when all is well.
+    pub warnings: Vec<String>,
+    /// Every VIP of every frontend.
+    pub vips: Vec<VipView>,
+    /// Every backend with its servers.
+    pub backends: Vec<BackendView>,
+}
+
+/// The agent process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentView {
+    /// Version of the binary.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since the agent started.
+    pub uptime_s: u64,
+    /// The configuration file in force.
+    pub configuration: String,
+    /// When that configuration was loaded, RFC 3339, UTC.
+    pub configured_at: String,
+    /// The last reload; none if there was none since the start.
+    pub last_reload: Option<LastReload>,
+    /// Lines of the access log; none if it is off.
+    pub access_log: Option<AccessLogView>,
+}
+
+/// How the last reload went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastReload {
+    /// When, RFC 3339, UTC.
+    pub at: String,
+    /// Whether the new configuration was taken.
+    pub accepted: bool,
+    /// How many faults it had; 0 if it was taken.
+    pub faults: usize,
+}
+
+/// What became of the lines of the access log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessLogView {
+    /// Lines written.
+    pub written: u64,
+    /// Lines lost because the disk was too slow or refused them.
+    pub lost: u64,
+}
+
+/// The kernel half.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatapathView {
+    /// What the configuration asks for.
+    pub mode: AttachMode,
+    /// Directory of the pins.
+    pub pin_directory: String,
+    /// Where the program is attached.
+    pub interfaces: Vec<InterfaceView>,
+    /// How full the tables of flows are.
+    pub tables: Vec<TableView>,
+    /// Why the maps are not what they should be; none if they are.
+    pub apply_error: Option<String>,
+}
+
+/// One interface the program is attached to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceView {
+    /// Name of the interface.
+    pub name: String,
+    /// How the program is attached: `native` or `generic`; `off` if it is not.
+    pub mode: AttachMode,
+}
+
+/// One table of flows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableView {
+    /// Name of the pinned map.
+    pub name: String,
+    /// Entries at the last sweep; a flow has two.
+    pub entries: u64,
+    /// Most entries the table can hold.
+    pub capacity: u64,
+}
+
+/// Traffic of one VIP or server since the data plane was loaded, all CPUs added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Flows created.
+    pub flows: u64,
+    /// Packets client to server.
+    pub forward_packets: u64,
+    /// Bytes of those packets, Ethernet header included.
+    pub forward_bytes: u64,
+    /// Packets server to client.
+    pub reply_packets: u64,
+    /// Bytes of those packets, Ethernet header included.
+    pub reply_bytes: u64,
+    /// Clients answered with a RST because no server could have them.
+    pub resets: u64,
+}
+
+impl From<TrafficCounters> for Traffic {
+    fn from(counters: TrafficCounters) -> Self {
+        Self {
+            flows: counters.flows,
+            forward_packets: counters.forward_packets,
+            forward_bytes: counters.forward_bytes,
+            reply_packets: counters.reply_packets,
+            reply_bytes: counters.reply_bytes,
+            resets: counters.resets,
+        }
+    }
+}
+
+/// One VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipView {
+    /// The frontend it belongs to.
+    pub frontend: String,
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// The backend its flows go to.
+    pub backend: String,
+    /// Its traffic.
+    pub traffic: Traffic,
+}
+
+/// One backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendView {
+    /// Its name.
+    pub name: String,
+    /// What selects the server of a new flow.
+    pub hash: HashBy,
+    /// What happens to the flows of a dead server.
+    pub on_down: OnDown,
+    /// The kind of check: `tcp`, `http`; `none` if its servers are not checked.
+    pub check: String,
+    /// How many of its servers take new flows.
+    pub usable: usize,
+    /// Its servers.
+    pub servers: Vec<ServerView>,
+}
+
+/// One server. Also the answer to `POST /v1/servers/{backend}/{server}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerView {
+    /// Its name.
+    pub name: String,
+    /// Address and port.
+    pub address: SocketAddr,
+    /// What it is, all things considered.
+    pub state: ServerState,
+    /// What the operator asked for.
+    pub admin: AdminState,
+    /// What the checks found.
+    pub health: Health,
+    /// Why `health` is what it is.
+    pub reason: String,
+    /// When `state` last changed, RFC 3339, UTC.
+    pub since: String,
+    /// Seconds since then.
+    pub state_s: u64,
+    /// The weight in force, 0 to 256.
+    pub weight: u16,
+    /// The weight of the configuration.
+    pub configured_weight: u16,
+    /// Used only while no other server is usable.
+    pub backup: bool,
+    /// Its traffic.
+    pub traffic: Traffic,
+}
+
+/// Query of `GET /v1/flows`; every field narrows the answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowQuery {
+    /// Most flows to answer with; [`FlowQuery::DEFAULT_LIMIT`] by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Only flows through this frontend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frontend: Option<String>,
+    /// Only flows to this server: `SERVER` or `BACKEND/SERVER`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+}
+
+impl FlowQuery {
+    /// Flows in an answer if the query does not say.
+    pub const DEFAULT_LIMIT: usize = 100;
+    /// Most flows in one answer.
+    pub const MAX_LIMIT: usize = 100_000;
+}
+
+/// Answer to `GET /v1/flows`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowsView {
+    /// The flows, in the order of the table, which is none.
+    pub flows: Vec<FlowView>,
+    /// There are more than these.
+    pub truncated: bool,
+}
+
+/// One tracked connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowView {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// The client.
+    pub client: SocketAddr,
+    /// The VIP.
+    pub vip: SocketAddr,
+    /// The frontend of that VIP; none if it is no longer configured.
+    pub frontend: Option<String>,
+    /// The server.
+    pub server: SocketAddr,
+    /// Its name, `BACKEND/SERVER`; none if it is no longer configured.
+    pub server_name: Option<String>,
+    /// The address the server sees as the client.
+    pub snat: SocketAddr,
+    /// TCP: the name of the state. UDP: `replied` or `unreplied`.
+    pub state: String,
+    /// Seconds since the flow was created.
+    pub age_s: u64,
+    /// Seconds since its last packet.
+    pub idle_s: u64,
+    /// Packets client to server.
+    pub forward_packets: u64,
+    /// Bytes of those packets.
+    pub forward_bytes: u64,
+    /// Packets server to client.
+    pub reply_packets: u64,
+    /// Bytes of those packets.
+    pub reply_bytes: u64,
+}
+
+/// Answer to `GET /v1/drops`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropsView {
+    /// Every reason, those that never occurred too.
+    pub drops: Vec<DropView>,
+}
+
+/// How often packets were dropped for one reason since the data plane was loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropView {
+    /// The stable name of the reason.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+    /// One sentence for people.
+    pub description: String,
+}
+
+/// Body of `POST /v1/servers/{backend}/{server}`; at least one field.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerSet {
+    /// What the operator wants of the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<AdminState>,
+    /// The weight to use in place of the configured one, 0 to [`ServerSet::MAX_WEIGHT`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u16>,
+}
+
+impl ServerSet {
+    /// Greatest weight of a server.
+    pub const MAX_WEIGHT: u16 = 256;
+}
+
+/// Answer to `POST /v1/reload`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadResult {
+    /// Whether the new configuration was taken. If not, the old one stays in force.
+    pub accepted: bool,
+    /// Everything wrong with it; empty if it was taken.
+    pub faults: Vec<FaultView>,
+    /// What will only take effect after a restart, and the like.
+    pub warnings: Vec<String>,
+}
+
+/// One fault of a configuration. Also what `pointsman check --json` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultView {
+    /// The file.
+    pub file: String,
+    /// Line in the file, from 1; none if the fault has no place.
+    pub line: Option<u64>,
+    /// Path of the key, such as `backends.pg.servers.pg1.weight`; may be empty.
+    pub key: String,
+    /// The value at fault, if there is one.
+    pub value: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// Body of every answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorView {
+    /// What is wrong.
+    pub error: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unset_fields_of_a_request_are_left_out() {
+        let set = ServerSet { state: Some(AdminState::Drain), weight: None };
+        assert_eq!(serde_json::to_string(&set).unwrap(), r#"{"state":"drain"}"#);
+        let query = FlowQuery { limit: Some(5), frontend: None, server: Some("pg/pg1".into()) };
+        assert_eq!(serde_urlencoded::to_string(&query).unwrap(), "limit=5&server=pg%2Fpg1");
+    }
+}

@@ -1,0 +1,16 @@
+//! How an operator talks to a running agent: HTTP/1.1 with JSON bodies over a unix socket,
+//! and, if asked for, read-only over TCP.
+//!
+//! [`api`] has the types of every request and answer, [`routes`] reads requests, both
+//! without I/O; [`server`] and [`client`] move them. The admin interface decides nothing:
+//! it hands a [`command::Command`] to the control loop and waits for the answer.
+
+pub mod api;
+pub mod client;
+pub mod command;
+pub mod routes;
+pub mod server;
+pub mod socket;
+
+/// The admin socket unless the configuration says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/pointsman/admin.sock";

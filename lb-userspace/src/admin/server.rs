@@ -1,0 +1,289 @@
+//! The HTTP/1.1 server of the admin interface (hyper, RFC 9112).
+//!
+//! Everything a client controls is bounded: connections, time to send a request, size of
+//! its head and body, time to answer. It must not block and must not touch the data plane:
+//! commands go to the control loop.
+
+use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
+
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Body, Bytes},
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::{Semaphore, mpsc, oneshot},
+    task::JoinSet,
+    time,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    command::{Command, CommandError, Reply},
+    routes::{self, Access, ApiRequest, Refusal},
+};
+
+/// What a client may take up.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once over one listener; further ones wait in the kernel's queue.
+    pub connections: usize,
+    /// Longest time for a request's head to arrive, idle time between requests included.
+    pub head: Duration,
+    /// Longest time for a request's body to arrive.
+    pub body: Duration,
+    /// Largest body in bytes.
+    pub body_bytes: usize,
+    /// Longest time the control loop may take to answer.
+    pub answer: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            head: Duration::from_secs(10),
+            body: Duration::from_secs(10),
+            body_bytes: 64 * 1024,
+            answer: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Where connections come from.
+#[derive(Debug)]
+pub enum Listener {
+    /// The admin socket; everything is allowed to who may open it.
+    Unix(UnixListener),
+    /// `admin.listen`; read-only.
+    Tcp(TcpListener),
+}
+
+/// Answers requests by asking the control loop.
+#[derive(Clone, Debug)]
+pub struct AdminServer {
+    commands: mpsc::Sender<Command>,
+    limits: Limits,
+}
+
+/// Why a listener stopped for good.
+#[derive(Debug, thiserror::Error)]
+#[error("the admin listener failed")]
+pub struct ListenerFailed(#[source] io::Error);
+
+impl AdminServer {
+    /// A server that sends its commands to `commands`.
+    #[must_use]
+    pub fn new(commands: mpsc::Sender<Command>, limits: Limits) -> Self {
+        Self { commands, limits }
+    }
+
+    /// Serves one listener until `cancel`, then lets nothing more in and drops what is
+    /// still open.
+    ///
+    /// # Errors
+    /// [`ListenerFailed`] if no further connection can ever be accepted.
+    pub async fn run(
+        self,
+        listener: Listener,
+        cancel: CancellationToken,
+    ) -> Result<(), ListenerFailed> {
+        let slots = Arc::new(Semaphore::new(self.limits.connections));
+        let mut connections = JoinSet::new();
+        let mut accepting = pin!(async {
+            loop {
+                // The semaphore is never closed.
+                let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return Ok(()) };
+                match listener.accept().await {
+                    Ok((io, access)) => {
+                        let server = self.clone();
+                        connections.spawn(async move {
+                            server.serve(io, access).await;
+                            drop(slot);
+                        });
+                        while connections.try_join_next().is_some() {}
+                    }
+                    Err(error) if is_passing(&error) => {
+                        tracing::warn!(%error, "the admin listener could not accept a connection");
+                        time::sleep(Duration::from_millis(100)).await;
+                    }
+                    Err(error) => return Err(ListenerFailed(error)),
+                }
+            }
+        });
+        tokio::select! {
+            () = cancel.cancelled() => Ok(()),
+            result = &mut accepting => result,
+        }
+    }
+
+    async fn serve(&self, io: Box<dyn Stream>, access: Access) {
+        let service =
+            service_fn(
+                |request| async move { Ok::<_, Infallible>(self.answer(request, access).await) },
+            );
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.head)
+            .max_buf_size(16 * 1024)
+            .serve_connection(TokioIo::new(io), service);
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "an admin connection ended early");
+        }
+    }
+
+    /// Answers one request; what went wrong is in the answer.
+    async fn answer<B>(&self, request: Request<B>, access: Access) -> Response<Full<Bytes>>
+    where
+        B: Body,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        let body = match self.read_body(body).await {
+            Ok(body) => body,
+            Err(refusal) => return refused(&refusal),
+        };
+        let (path, query) = (head.uri.path(), head.uri.query());
+        let answer = match routes::read(&head.method, path, query, &body, access) {
+            Err(refusal) => Err(refusal),
+            Ok(ApiRequest::Status) => self.ask(Command::Status).await,
+            Ok(ApiRequest::Flows(query)) => self.ask(|reply| Command::Flows(query, reply)).await,
+            Ok(ApiRequest::Drops) => self.ask(Command::Drops).await,
+            Ok(ApiRequest::SetServer(id, set)) => {
+                self.ask(|reply| Command::SetServer(id, set, reply)).await
+            }
+            Ok(ApiRequest::Reload) => self.ask(Command::Reload).await,
+        };
+        answer.unwrap_or_else(|refusal| refused(&refusal))
+    }
+
+    async fn read_body<B>(&self, body: B) -> Result<Bytes, Refusal>
+    where
+        B: Body,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let limit = self.limits.body_bytes;
+        let whole = Limited::new(body, limit).collect();
+        match time::timeout(self.limits.body, whole).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the body is larger than {limit} bytes"),
+                "send one small JSON object",
+            )),
+            Ok(Err(error)) => Err(Refusal::new(
+                StatusCode::BAD_REQUEST,
+                format!("can not read the body: {error}"),
+                "send the request again",
+            )),
+            Err(_) => Err(Refusal::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the body did not arrive in time",
+                "send the request again",
+            )),
+        }
+    }
+
+    /// Sends one command to the control loop and turns its answer into a response.
+    async fn ask<T: Serialize>(
+        &self,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<Response<Full<Bytes>>, Refusal> {
+        let busy = |error| {
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, "try again in a few seconds")
+        };
+        let (reply, answer) = oneshot::channel();
+        self.commands.try_send(command(reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => busy("the agent is busy"),
+            mpsc::error::TrySendError::Closed(_) => busy("the agent is stopping"),
+        })?;
+        match time::timeout(self.limits.answer, answer).await {
+            Ok(Ok(Ok(value))) => Ok(json(StatusCode::OK, &value)),
+            Ok(Ok(Err(error))) => Err(refusal_of(&error)),
+            Ok(Err(_)) => Err(busy("the agent is stopping")),
+            Err(_) => Err(busy("the agent did not answer in time")),
+        }
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Access)> {
+        match self {
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Box::new(stream), Access::ReadWrite))
+            }
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Box::new(stream), Access::ReadOnly))
+            }
+        }
+    }
+}
+
+/// Errors of accept(2) that say nothing about the next connection: the peer is gone
+/// already, or descriptors and memory are short for the moment.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                | libc::EPROTO
+        )
+    )
+}
+
+fn refusal_of(error: &CommandError) -> Refusal {
+    let (status, hint) = match error {
+        CommandError::UnknownServer { hint, .. } => (StatusCode::NOT_FOUND, hint.as_str()),
+        CommandError::UnknownFrontend(_) => {
+            (StatusCode::NOT_FOUND, "see the names with `pointsman status`")
+        }
+        CommandError::Datapath(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "see the agent's log for more")
+        }
+        CommandError::NoDatapath => {
+            (StatusCode::CONFLICT, "set datapath.mode to auto and start the agent again")
+        }
+    };
+    Refusal::new(status, error.to_string(), hint)
+}
+
+fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
+    let mut response = json(refusal.status, &refusal.body);
+    if let Some(allow) = refusal.allow {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    response
+}
+
+fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Full<Bytes>> {
+    let (status, mut body) = match serde_json::to_vec_pretty(value) {
+        Ok(body) => (status, body),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!(r#"{{"error": "the answer has no JSON form: {error}", "hint": "report it"}}"#)
+                .into_bytes(),
+        ),
+    };
+    body.push(b'\n');
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

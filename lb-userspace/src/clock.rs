@@ -1,0 +1,70 @@
+//! The two clocks of the agent, read together: wall time for people, and the data plane's
+//! `CLOCK_MONOTONIC_COARSE` (clock_gettime(2)) that stands in flows and events.
+
+use std::time::{Duration, SystemTime};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Wall time.
+    pub wall: SystemTime,
+    /// `CLOCK_MONOTONIC_COARSE`, nanoseconds since boot.
+    pub monotonic_ns: u64,
+}
+
+impl Moment {
+    /// Reads both clocks.
+    #[must_use]
+    pub fn now() -> Self {
+        let coarse =
+            clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Into::into);
+        Self {
+            wall: SystemTime::now(),
+            monotonic_ns: u64::try_from(coarse.as_nanos()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The wall time of a data-plane timestamp, as far as the clocks ran alike since.
+    #[must_use]
+    pub fn wall_of(&self, monotonic_ns: u64) -> SystemTime {
+        let ago = Duration::from_nanos(self.monotonic_ns.saturating_sub(monotonic_ns));
+        self.wall.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// How long ago a data-plane timestamp was; zero if it lies ahead.
+    #[must_use]
+    pub fn since(&self, monotonic_ns: u64) -> Duration {
+        Duration::from_nanos(self.monotonic_ns.saturating_sub(monotonic_ns))
+    }
+}
+
+/// A wall time as RFC 3339 in UTC with milliseconds: `2026-01-31T12:34:56.789Z`.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time.max(SystemTime::UNIX_EPOCH)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_plane_timestamp_becomes_wall_time() {
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let moment = Moment { wall, monotonic_ns: 5_000_000_000 };
+        assert_eq!(rfc3339(moment.wall_of(3_500_000_000)), "1970-01-12T13:46:38.500Z");
+        assert_eq!(moment.since(3_500_000_000), Duration::from_millis(1500));
+        assert_eq!(moment.since(6_000_000_000), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_coarse_clock_advances() {
+        let first = Moment::now();
+        std::thread::sleep(Duration::from_millis(30));
+        let second = Moment::now();
+        assert!(second.monotonic_ns > first.monotonic_ns);
+        assert!(first.monotonic_ns > 0);
+    }
+}

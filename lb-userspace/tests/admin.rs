@@ -1,0 +1,224 @@
+//! The admin interface over a real unix socket and TCP, with a control loop of the test's
+//! own; no privilege, no data plane.
+
+use std::{io::ErrorKind, net::SocketAddr, path::PathBuf, time::Duration};
+
+use pointsman::{
+    admin::{
+        api::{DropView, DropsView, FlowQuery, FlowsView, ReloadResult},
+        client::{Client, ClientError},
+        command::{Command, CommandError, Commands, QUEUE},
+        server::{AdminServer, Limits, Listener},
+        socket::{AdminSocket, SocketFile},
+    },
+    model::state::AdminState,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// A served socket in a directory of its own.
+struct Bed {
+    socket: PathBuf,
+    tcp: SocketAddr,
+    cancel: CancellationToken,
+    _file: SocketFile,
+    _directory: tempfile::TempDir,
+}
+
+impl Bed {
+    async fn start(limits: Limits) -> (Self, Commands) {
+        let directory = tempfile::tempdir().expect("a directory for the test");
+        let socket = directory.path().join("admin.sock");
+        let (listener, file) = AdminSocket::claim(&socket).expect("the path is free").into_parts();
+        let listener = Listener::Unix(UnixListener::from_std(listener).expect("in a runtime"));
+        let tcp = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let address = tcp.local_addr().expect("it is bound");
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let cancel = CancellationToken::new();
+        let server = AdminServer::new(sender, limits);
+        tokio::spawn(server.clone().run(listener, cancel.clone()));
+        tokio::spawn(server.run(Listener::Tcp(tcp), cancel.clone()));
+        let bed = Self { socket, tcp: address, cancel, _file: file, _directory: directory };
+        (bed, commands)
+    }
+
+    /// A bed whose control loop answers as [`answer`] does.
+    async fn answering(limits: Limits) -> Self {
+        let (bed, mut commands) = Self::start(limits).await;
+        tokio::spawn(async move {
+            while let Some(command) = commands.recv().await {
+                answer(command);
+            }
+        });
+        bed
+    }
+
+    /// Sends bytes over a new connection and returns all that comes back.
+    async fn raw(&self, request: &str) -> String {
+        let mut stream = UnixStream::connect(&self.socket).await.expect("the agent listens");
+        stream.write_all(request.as_bytes()).await.expect("the agent reads");
+        let mut answer = Vec::new();
+        let whole = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+        // An agent that has not read all of the request resets the connection after its answer.
+        if let Err(error) = whole.expect("the agent closes the connection") {
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        }
+        String::from_utf8(answer).expect("the answer is text")
+    }
+}
+
+fn answer(command: Command) {
+    match command {
+        Command::Drops(reply) => {
+            let drop = DropView {
+                reason: "fragment".into(),
+                packets: 3,
+                description: "A fragment.".into(),
+            };
+            reply.send(Ok(DropsView { drops: vec![drop] })).expect("the server waits");
+        }
+        Command::Flows(query, reply) => {
+            assert_eq!(query, FlowQuery { limit: Some(5), ..FlowQuery::default() });
+            reply.send(Ok(FlowsView { flows: vec![], truncated: true })).expect("the server waits");
+        }
+        Command::SetServer((backend, server), set, reply) => {
+            assert_eq!(set.state, Some(AdminState::Drain));
+            let error = CommandError::UnknownServer {
+                backend: backend.to_string(),
+                server: server.to_string(),
+                hint: "did you mean 'pg1'?".into(),
+            };
+            reply.send(Err(error)).expect("the server waits");
+        }
+        Command::Reload(reply) => {
+            reply
+                .send(Ok(ReloadResult { accepted: true, ..ReloadResult::default() }))
+                .expect("the server waits");
+        }
+        // Dropped: the control loop is stopping.
+        Command::Status(_) => {}
+    }
+}
+
+fn head(method: &str, target: &str, rest: &str) -> String {
+    format!("{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{rest}\r\n")
+}
+
+#[tokio::test]
+async fn commands_reach_the_control_loop_and_answers_come_back() {
+    let bed = Bed::answering(Limits::default()).await;
+    let client = Client::new(&bed.socket);
+    let drops: DropsView = client.get("/v1/drops").await.unwrap();
+    assert_eq!(drops.drops[0].packets, 3);
+    let flows: FlowsView = client.get("/v1/flows?limit=5").await.unwrap();
+    assert!(flows.truncated);
+    let reload: ReloadResult = client.post("/v1/reload", &serde_json::json!({})).await.unwrap();
+    assert!(reload.accepted);
+}
+
+#[tokio::test]
+async fn an_unknown_server_is_refused_with_a_hint() {
+    let bed = Bed::answering(Limits::default()).await;
+    let body = serde_json::json!({"state": "drain"});
+    let result: Result<serde_json::Value, _> =
+        Client::new(&bed.socket).post("/v1/servers/pg/pg9", &body).await;
+    let Err(ClientError::Refused(error)) = result else { panic!("got {result:?}") };
+    assert_eq!(error.error, "there is no server 'pg9' in backend 'pg'");
+    assert_eq!(error.hint, "did you mean 'pg1'?");
+}
+
+#[tokio::test]
+async fn a_stopping_agent_says_so() {
+    let bed = Bed::answering(Limits::default()).await;
+    let result: Result<serde_json::Value, _> = Client::new(&bed.socket).get("/v1/status").await;
+    let Err(ClientError::Failed(error)) = result else { panic!("got {result:?}") };
+    assert_eq!(error.error, "the agent is stopping");
+}
+
+#[tokio::test]
+async fn a_control_loop_that_does_not_answer_gives_503() {
+    let limits = Limits { answer: Duration::from_millis(50), ..Limits::default() };
+    let (bed, _commands) = Bed::start(limits).await;
+    let answer = bed.raw(&head("GET", "/v1/drops", "")).await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+}
+
+#[tokio::test]
+async fn faulty_requests_get_the_status_code_they_deserve() {
+    let limits = Limits { body_bytes: 100, ..Limits::default() };
+    let bed = Bed::answering(limits).await;
+    let json = |body: &str| format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    for (request, status) in [
+        (head("GET", "/v2/status", ""), 404),
+        (head("DELETE", "/v1/status", ""), 405),
+        (head("POST", "/v1/servers/pg/pg1", &json("{\"state\": 1}")), 400),
+        (head("POST", "/v1/servers/pg/pg1", &json(&" ".repeat(101))), 413),
+        (head("GET", "/v1/flows?limit=many", ""), 400),
+    ] {
+        let answer = bed.raw(&request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}\n{answer}");
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let error: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert!(error["error"].is_string() && error["hint"].is_string(), "{body}");
+    }
+    let answer = bed.raw(&head("PUT", "/v1/reload", "")).await;
+    assert!(answer.to_lowercase().contains("\r\nallow: post\r\n"), "{answer}");
+    assert!(bed.raw("nonsense\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
+    let endless = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(20_000));
+    assert!(bed.raw(&endless).await.starts_with("HTTP/1.1 431 "));
+}
+
+#[tokio::test]
+async fn a_slow_client_is_cut_off() {
+    let limits = Limits { head: Duration::from_millis(100), ..Limits::default() };
+    let bed = Bed::answering(limits).await;
+    let started = Instant::now();
+    bed.raw("GET /v1/drops HTTP/1.1\r\n").await;
+    assert!(started.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn further_connections_wait_for_a_slot() {
+    let limits = Limits { connections: 1, head: Duration::from_secs(60), ..Limits::default() };
+    let bed = Bed::answering(limits).await;
+    let occupant = UnixStream::connect(&bed.socket).await.unwrap();
+    let client = Client::new(&bed.socket);
+    let mut waiting = Box::pin(client.get::<DropsView>("/v1/drops"));
+    assert!(timeout(Duration::from_millis(200), &mut waiting).await.is_err());
+    drop(occupant);
+    timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn tcp_is_read_only() {
+    let bed = Bed::answering(Limits::default()).await;
+    for (request, status) in [
+        (head("GET", "/v1/drops", ""), 200),
+        (head("POST", "/v1/reload", "Content-Length: 0\r\n"), 403),
+    ] {
+        let mut stream = TcpStream::connect(bed.tcp).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn cancelling_closes_what_is_open() {
+    let bed = Bed::answering(Limits::default()).await;
+    let mut idle = UnixStream::connect(&bed.socket).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    bed.cancel.cancel();
+    let read = timeout(Duration::from_secs(5), idle.read(&mut [0; 1])).await.unwrap();
+    assert!(matches!(read, Ok(0) | Err(_)));
+    assert!(matches!(
+        Client::new(&bed.socket).get::<DropsView>("/v1/drops").await,
+        Err(ClientError::NoAgent(_))
+    ));
+}
