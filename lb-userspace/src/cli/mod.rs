@@ -1,0 +1,134 @@
+//! The command line. One file a command; each prints a table for people or, with `--json`,
+//! the same as JSON, and says by its exit code how it went.
+
+pub mod completions;
+pub mod drops;
+pub mod flows;
+pub mod output;
+pub mod reload;
+pub mod server;
+pub mod status;
+pub mod units;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::admin::{
+    DEFAULT_SOCKET,
+    client::{Client, ClientError},
+};
+use output::Output;
+
+/// A load balancer with two speeds: layer 4 in the kernel, layer 7 in user space.
+#[derive(Debug, Parser)]
+#[command(name = "pointsman", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 good, 1 the answer is no (invalid configuration, refused \
+                        reload), 2 usage, 3 could not (no agent, no permission).")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the agent, its VIPs, backends and servers
+    Status(status::StatusArgs),
+    /// Drain a server, take it out, bring it back, change its weight
+    #[command(subcommand)]
+    Server(server::ServerCommand),
+    /// List tracked connections
+    Flows(flows::FlowsArgs),
+    /// Show how many packets were dropped and why
+    Drops(drops::DropsArgs),
+    /// Make the agent load its configuration again
+    Reload(reload::ReloadArgs),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// How a command went, short of an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It went well.
+    Good,
+    /// It went well and the answer is no.
+    No,
+}
+
+/// Exit code of errors: the command could not do its work.
+pub const COULD_NOT: u8 = 3;
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Good => Self::SUCCESS,
+            Outcome::No => Self::from(1),
+        }
+    }
+}
+
+/// Options of every command that asks a running agent.
+#[derive(Clone, Debug, Args)]
+pub struct AgentArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Admin socket of the agent
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+impl Cli {
+    /// Carries out the command.
+    ///
+    /// # Errors
+    /// Whatever kept the command from doing its work: exit code [`COULD_NOT`].
+    pub fn run(self, output: &mut Output) -> anyhow::Result<Outcome> {
+        match self.command {
+            Command::Status(args) => status::run(&args, output),
+            Command::Server(command) => server::run(&command, output),
+            Command::Flows(args) => flows::run(&args, output),
+            Command::Drops(args) => drops::run(&args, output),
+            Command::Reload(args) => reload::run(&args, output),
+            Command::Completions(args) => completions::run(&args, output),
+        }
+    }
+}
+
+/// Runs one request to the agent to its end.
+fn ask<T>(
+    socket: &Path,
+    request: impl AsyncFnOnce(Client) -> Result<T, ClientError>,
+) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(request(Client::new(socket)))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_change_without_content_is_a_usage_fault() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("pointsman server set pg/pg1").is_err());
+        assert!(parse("pointsman server set pg --state drain").is_err());
+        assert!(parse("pointsman server set pg/pg1 --state up").is_err());
+        assert!(parse("pointsman server set pg/pg1 --weight 257").is_err());
+        assert!(parse("pointsman server set pg/pg1 --weight 0 --state ready --json").is_ok());
+        assert!(parse("pointsman flows --limit 0").is_err());
+    }
+}

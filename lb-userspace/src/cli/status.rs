@@ -1,0 +1,175 @@
+//! `pointsman status`.
+
+use std::fmt::Write;
+
+use super::{
+    AgentArgs, Outcome, ask,
+    output::{Lean, Output, table},
+    units,
+};
+use crate::{
+    admin::api::{AgentView, BackendView, DatapathView, StatusView, VipView},
+    model::snapshot::{AttachMode, Protocol},
+};
+
+/// Options of `pointsman status`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// The agent to ask.
+    #[command(flatten)]
+    pub agent: AgentArgs,
+}
+
+/// Shows the agent, its VIPs, backends and servers.
+///
+/// # Errors
+/// If the agent can not be asked or standard output not written.
+pub fn run(args: &StatusArgs, output: &mut Output) -> anyhow::Result<Outcome> {
+    let view: StatusView = ask(&args.agent.socket, async |client| client.get("/v1/status").await)?;
+    output.print(args.agent.json, &view, render)?;
+    Ok(Outcome::Good)
+}
+
+/// The words of the configuration for how the program is attached.
+#[must_use]
+pub fn mode_name(mode: AttachMode) -> &'static str {
+    match mode {
+        AttachMode::Auto => "auto",
+        AttachMode::Native => "native",
+        AttachMode::Generic => "generic",
+        AttachMode::Off => "off",
+    }
+}
+
+/// The words of the configuration for a protocol.
+#[must_use]
+pub fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    }
+}
+
+fn render(view: &StatusView) -> String {
+    let mut text = agent(&view.agent);
+    text += &datapath(&view.datapath);
+    for warning in &view.warnings {
+        text += &format!("WARNING: {warning}\n");
+    }
+    if !view.vips.is_empty() {
+        text += &format!("\n{}", vips(&view.vips));
+    }
+    if !view.backends.is_empty() {
+        text += &format!("\n{}", servers(&view.backends));
+    }
+    text
+}
+
+fn agent(agent: &AgentView) -> String {
+    let mut text = format!(
+        "pointsman {}, pid {}, up {}\nconfiguration: {}, loaded {}\n",
+        agent.version,
+        agent.pid,
+        units::duration(agent.uptime_s),
+        agent.configuration,
+        agent.configured_at
+    );
+    if let Some(reload) = agent.last_reload.as_ref().filter(|reload| !reload.accepted) {
+        // Writing to a String can not fail.
+        let _ = writeln!(text, "last reload: refused at {}, {} faults", reload.at, reload.faults);
+    }
+    if let Some(log) = agent.access_log {
+        let _ = writeln!(text, "access log: {} lines, {} lost", log.written, log.lost);
+    }
+    text
+}
+
+fn datapath(datapath: &DatapathView) -> String {
+    let interfaces: Vec<_> = datapath
+        .interfaces
+        .iter()
+        .map(|interface| format!("{} ({})", interface.name, mode_name(interface.mode)))
+        .collect();
+    let mut text = if datapath.mode == AttachMode::Off {
+        "data plane: off\n".to_owned()
+    } else {
+        format!("data plane: on {}; pins in {}\n", interfaces.join(", "), datapath.pin_directory)
+    };
+    let tables: Vec<_> = datapath
+        .tables
+        .iter()
+        .map(|table| {
+            let share = units::percent(table.entries, table.capacity);
+            let (entries, capacity) = (units::count(table.entries), units::count(table.capacity));
+            format!("{} {entries} of {capacity} ({share})", table.name)
+        })
+        .collect();
+    if !tables.is_empty() {
+        text += &format!("tables: {}\n", tables.join(", "));
+    }
+    if let Some(error) = &datapath.apply_error {
+        text += &format!("WARNING: the maps are not up to date: {error}\n");
+    }
+    text
+}
+
+fn vips(vips: &[VipView]) -> String {
+    let columns = [
+        ("FRONTEND", Lean::Left),
+        ("VIP", Lean::Left),
+        ("PROTOCOL", Lean::Left),
+        ("BACKEND", Lean::Left),
+        ("FLOWS", Lean::Right),
+        ("IN", Lean::Right),
+        ("OUT", Lean::Right),
+        ("RESETS", Lean::Right),
+    ];
+    table(
+        columns,
+        vips.iter().map(|vip| {
+            [
+                vip.frontend.clone(),
+                vip.address.to_string(),
+                protocol_name(vip.protocol).to_owned(),
+                vip.backend.clone(),
+                units::count(vip.traffic.flows),
+                units::bytes(vip.traffic.forward_bytes),
+                units::bytes(vip.traffic.reply_bytes),
+                units::count(vip.traffic.resets),
+            ]
+        }),
+    )
+}
+
+fn servers(backends: &[BackendView]) -> String {
+    let columns = [
+        ("SERVER", Lean::Left),
+        ("ADDRESS", Lean::Left),
+        ("STATE", Lean::Left),
+        ("FOR", Lean::Right),
+        ("WEIGHT", Lean::Right),
+        ("FLOWS", Lean::Right),
+        ("IN", Lean::Right),
+        ("OUT", Lean::Right),
+        ("CHECK", Lean::Left),
+        ("REASON", Lean::Left),
+    ];
+    let rows = backends.iter().flat_map(|backend| {
+        backend.servers.iter().map(move |server| {
+            let backup = if server.backup { " (backup)" } else { "" };
+            [
+                format!("{}/{}{backup}", backend.name, server.name),
+                server.address.to_string(),
+                format!("{:?}", server.state).to_uppercase(),
+                units::duration(server.state_s),
+                server.weight.to_string(),
+                units::count(server.traffic.flows),
+                units::bytes(server.traffic.forward_bytes),
+                units::bytes(server.traffic.reply_bytes),
+                backend.check.clone(),
+                server.reason.clone(),
+            ]
+        })
+    });
+    table(columns, rows)
+}
