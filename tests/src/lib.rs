@@ -1,1 +1,12 @@
-//! The test bed.
+//! The test bed: namespaces wired around a balancer, the real agent in it, servers and
+//! clients, and everything put back as it was.
+//!
+//! Nothing here is part of the product, and nothing here helps it: the bed prepares what a
+//! veth pair needs, the agent does the rest.
+
+pub mod bpffs;
+pub mod clients;
+pub mod content;
+pub mod namespace;
+pub mod process;
+pub mod servers;

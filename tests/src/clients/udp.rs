@@ -1,0 +1,68 @@
+//! UDP clients of [`port::UDP`](crate::servers::port::UDP).
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use super::{Failure, PATIENCE, Tally, tcp::in_parallel};
+
+/// A UDP "connection": one socket, one flow.
+#[derive(Debug)]
+pub struct UdpConversation {
+    socket: UdpSocket,
+    said: u64,
+}
+
+impl UdpConversation {
+    /// Makes a connected socket; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Failure`] when the kernel refuses.
+    pub fn open(target: SocketAddr) -> Result<Self, Failure> {
+        let open = || {
+            let socket = if target.is_ipv4() {
+                UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?
+            } else {
+                UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?
+            };
+            // Connected: the kernel checks that answers come from the VIP itself.
+            socket.connect(target)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            Ok(socket)
+        };
+        match open() {
+            Ok(socket) => Ok(Self { socket, said: 0 }),
+            Err(error) => Err(Failure::io("set-up", &error)),
+        }
+    }
+
+    /// Sends a datagram with `payload_bytes` of padding and returns who answered it.
+    ///
+    /// # Errors
+    /// Any [`Failure`]; a lost datagram is [`super::FailureKind::TimedOut`].
+    pub fn say(&mut self, payload_bytes: usize) -> Result<String, Failure> {
+        self.said += 1;
+        let sent = format!("datagram {} {}", self.said, "x".repeat(payload_bytes));
+        self.socket.send(sent.as_bytes()).map_err(|error| Failure::io("send", &error))?;
+        let mut buffer = vec![0; 64 * 1024];
+        let length =
+            self.socket.recv(&mut buffer).map_err(|error| Failure::io("receive", &error))?;
+        let answer = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
+        match answer.split_once(' ') {
+            Some((server, echoed)) if echoed == sent => Ok(server.to_owned()),
+            _ => Err(Failure::wrong(&sent, &answer)),
+        }
+    }
+}
+
+/// One datagram from a new socket, and its answer. Returns the server's name.
+///
+/// # Errors
+/// Any [`Failure`].
+pub fn ask_udp(target: SocketAddr) -> Result<String, Failure> {
+    UdpConversation::open(target)?.say(0)
+}
+
+/// `count` exchanges, each from a new socket, from `parallel` threads.
+#[must_use]
+pub fn udp_exchanges(target: SocketAddr, count: u64, parallel: u64) -> Tally {
+    in_parallel(count, parallel, || ask_udp(target))
+}
