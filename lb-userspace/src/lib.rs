@@ -8,5 +8,6 @@ pub mod access_log;
 pub mod admin;
 pub mod cli;
 pub mod clock;
+pub mod health;
 pub mod logging;
 pub mod model;

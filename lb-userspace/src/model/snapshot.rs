@@ -259,6 +259,8 @@ pub struct HttpCheck {
     pub status: Vec<(u16, u16)>,
     /// What the body must hold.
     pub body: Option<BodyExpectation>,
+    /// A 404 means NOLB in place of a failure: finish what is there, take nothing new.
+    pub disable_on_404: bool,
 }
 
 /// What the body of a checked answer must hold.
@@ -286,7 +288,8 @@ impl Check {
                     BodyExpectation::Contains(text) => (false, text.as_str()),
                     BodyExpectation::Matches(regex) => (true, regex.as_str()),
                 });
-                Some((&http.method, &http.path, &http.host, &http.headers, &http.status, body))
+                let request = (&http.method, &http.path, &http.host, &http.headers);
+                Some((request, &http.status, body, http.disable_on_404))
             }
         };
         let times = (self.interval, self.fast_interval, self.timeout);

@@ -1,0 +1,203 @@
+//! The task that checks every server that has a check, each on its own.
+//!
+//! Level-triggered: from each snapshot and each set of servers in maintenance follow the
+//! targets; servers whose target is unchanged notice nothing. Each server has a worker, a
+//! task of its own, so a slow or dead one delays nobody. A worker that panics is started
+//! again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::{AbortHandle, Id, JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::worker;
+use crate::model::{
+    snapshot::{Check, Snapshot},
+    state::{Health, ServerId},
+};
+
+/// What is now known of one server. Sent when `health` or `reason` changes and after each
+/// change of the configuration that concerns the server, not for every check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthEvent {
+    /// Which server.
+    pub server: ServerId,
+    /// What the checks say of it.
+    pub health: Health,
+    /// Why, for people: `connected`, `connection refused (failure 1 of 3)`.
+    pub reason: String,
+    /// How long the last check took; zero if there was none.
+    pub duration: Duration,
+}
+
+/// Checks all servers of the snapshots it is given.
+#[derive(Debug, Default)]
+pub struct Checker {
+    known: BTreeMap<ServerId, Health>,
+}
+
+impl Checker {
+    /// A checker. `known` is what an earlier process had found, as read from its maps: such
+    /// a server needs `fall` or `rise` results to change, while of any other server the
+    /// first check decides at once.
+    #[must_use]
+    pub fn new(known: BTreeMap<ServerId, Health>) -> Self {
+        Self { known }
+    }
+
+    /// Checks until cancelled, or until a sender of snapshots or maintenance, or the
+    /// receiver of events, is gone. Servers in `maintenance` are not checked; afterwards
+    /// their first check decides. A server that loses its check is reported to be up.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops all checks.
+    pub async fn run(
+        self,
+        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        mut maintenance: watch::Receiver<BTreeSet<ServerId>>,
+        events: mpsc::Sender<HealthEvent>,
+        cancel: CancellationToken,
+    ) {
+        let mut workers =
+            Workers { known: self.known, running: BTreeMap::new(), tasks: JoinSet::new(), events };
+        let serve = async {
+            loop {
+                let snapshot = Arc::clone(&snapshots.borrow_and_update());
+                let paused = maintenance.borrow_and_update().clone();
+                workers.reconcile(&snapshot, &paused).await;
+                tokio::select! {
+                    () = workers.one_died() => {}
+                    changed = snapshots.changed() => if changed.is_err() { return },
+                    changed = maintenance.changed() => if changed.is_err() { return },
+                }
+            }
+        };
+        cancel.run_until_cancelled(serve).await;
+    }
+}
+
+/// What one worker checks.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Target {
+    /// Where the check connects to.
+    pub(super) address: SocketAddr,
+    /// What it asks, and how often.
+    pub(super) check: Check,
+    /// In maintenance: not checked.
+    pub(super) paused: bool,
+}
+
+/// The servers to check, and how.
+fn targets(snapshot: &Snapshot, maintenance: &BTreeSet<ServerId>) -> BTreeMap<ServerId, Target> {
+    let mut targets = BTreeMap::new();
+    for (backend_name, backend) in &snapshot.backends {
+        let Some(check) = &backend.check else { continue };
+        for (server_name, server) in &backend.servers {
+            let id = (backend_name.clone(), server_name.clone());
+            let mut address = server.address;
+            address.set_port(check.port.unwrap_or(address.port()));
+            let paused = maintenance.contains(&id);
+            targets.insert(id, Target { address, check: check.clone(), paused });
+        }
+    }
+    targets
+}
+
+struct Workers {
+    known: BTreeMap<ServerId, Health>,
+    running: BTreeMap<ServerId, Worker>,
+    tasks: JoinSet<()>,
+    events: mpsc::Sender<HealthEvent>,
+}
+
+struct Worker {
+    target: watch::Sender<Target>,
+    task: AbortHandle,
+}
+
+impl Workers {
+    /// Starts, changes and stops what differs from the targets.
+    async fn reconcile(&mut self, snapshot: &Snapshot, maintenance: &BTreeSet<ServerId>) {
+        let targets = targets(snapshot, maintenance);
+        let gone: Vec<ServerId> =
+            self.running.keys().filter(|&id| !targets.contains_key(id)).cloned().collect();
+        for server in gone {
+            self.stop(&server).await;
+            let (backend, name) = &server;
+            if snapshot.backends.get(backend).is_some_and(|b| b.servers.contains_key(name)) {
+                let reason = "not checked".to_owned();
+                let event =
+                    HealthEvent { server, health: Health::Up, reason, duration: Duration::ZERO };
+                // Without a receiver the agent is stopping.
+                let _ = self.events.send(event).await;
+            }
+        }
+        for (server, target) in targets {
+            match self.running.get(&server) {
+                Some(worker) => {
+                    worker.target.send_if_modified(|old| {
+                        let changed = *old != target;
+                        *old = target;
+                        changed
+                    });
+                }
+                None => self.start(server, target),
+            }
+        }
+    }
+
+    fn start(&mut self, server: ServerId, target: Target) {
+        let known = self.known.remove(&server);
+        let (sender, receiver) = watch::channel(target);
+        let work = worker::run(server.clone(), receiver, known, self.events.clone());
+        let task = self.tasks.spawn(work);
+        self.running.insert(server, Worker { target: sender, task });
+    }
+
+    /// Stops a worker and waits until it has: an event of its may not follow ours.
+    async fn stop(&mut self, server: &ServerId) {
+        let Some(worker) = self.running.remove(server) else { return };
+        worker.task.abort();
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            if self.forget(ended) == worker.task.id() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until a worker that should run has ended; the next reconcile starts it again.
+    async fn one_died(&mut self) {
+        match self.tasks.join_next_with_id().await {
+            Some(ended) => {
+                self.forget(ended);
+            }
+            None => future::pending().await,
+        }
+    }
+
+    fn forget(&mut self, ended: Result<(Id, ()), JoinError>) -> Id {
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => {
+                if error.is_panic() {
+                    tracing::error!(%error, "a health check panicked; it is started again");
+                }
+                error.id()
+            }
+        };
+        self.running.retain(|_, worker| worker.task.id() != id);
+        id
+    }
+}
+
+#[cfg(test)]
+mod tests;

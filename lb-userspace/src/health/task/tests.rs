@@ -1,0 +1,242 @@
+//! The checker against servers on loopback.
+
+use std::time::Instant;
+
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
+
+use super::*;
+use crate::model::{
+    name::Name,
+    snapshot::{
+        Admin, AttachMode, Backend, CheckKind, Datapath, FlowTimeouts, HashBy, Log, LogTarget,
+        OnDown, Server,
+    },
+};
+
+const INTERVAL: Duration = Duration::from_millis(40);
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn id(server: &str) -> ServerId {
+    (name("pool"), name(server))
+}
+
+fn check() -> Check {
+    Check {
+        kind: CheckKind::Tcp,
+        interval: INTERVAL,
+        fast_interval: INTERVAL,
+        timeout: Duration::from_millis(200),
+        fall: 3,
+        rise: 2,
+        port: None,
+    }
+}
+
+/// One backend `pool` with these servers.
+fn snapshot(check: Option<Check>, servers: &[(&str, SocketAddr)]) -> Arc<Snapshot> {
+    let second = Duration::from_secs(1);
+    let server =
+        |&(text, address): &(&str, _)| (name(text), Server { address, weight: 100, backup: false });
+    let backend = Backend {
+        hash: HashBy::Tuple,
+        on_down: OnDown::Reset,
+        check,
+        servers: servers.iter().map(server).collect(),
+    };
+    Arc::new(Snapshot {
+        datapath: Datapath {
+            interfaces: Vec::new(),
+            mode: AttachMode::Off,
+            pin_directory: "/nowhere".into(),
+            manage_addresses: false,
+            snat_ports: (1024, 32767),
+            max_flows: 1,
+            max_half_open: 1,
+            timeouts: FlowTimeouts {
+                half_open: second,
+                established: second,
+                closing: second,
+                closed: second,
+                udp: second,
+            },
+            sweep_interval: second,
+        },
+        admin: Admin { socket: "/nowhere".into(), listen: None },
+        log: Log { target: LogTarget::Stderr, access: None },
+        frontends: BTreeMap::new(),
+        backends: BTreeMap::from([(name("pool"), backend)]),
+    })
+}
+
+/// A checker at work.
+struct Running {
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    maintenance: watch::Sender<BTreeSet<ServerId>>,
+    events: mpsc::Receiver<HealthEvent>,
+    cancel: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    fn start(snapshot: Arc<Snapshot>, known: BTreeMap<ServerId, Health>) -> Self {
+        let (snapshots, snapshot_receiver) = watch::channel(snapshot);
+        let (maintenance, maintenance_receiver) = watch::channel(BTreeSet::new());
+        let (sender, events) = mpsc::channel(64);
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(Checker::new(known).run(
+            snapshot_receiver,
+            maintenance_receiver,
+            sender,
+            cancel.clone(),
+        ));
+        Self { snapshots, maintenance, events, cancel, task }
+    }
+
+    async fn next(&mut self) -> (ServerId, Health, String) {
+        let event = timeout(Duration::from_secs(3), self.events.recv()).await;
+        let event = event.expect("an event within three seconds").expect("the checker runs");
+        (event.server, event.health, event.reason)
+    }
+
+    async fn expect(&mut self, server: &str, health: Health, reason: &str) {
+        assert_eq!(self.next().await, (id(server), health, reason.to_owned()));
+    }
+
+    async fn expect_silence(&mut self) {
+        let event = timeout(INTERVAL * 4, self.events.recv()).await;
+        assert!(event.is_err(), "{event:?}");
+    }
+}
+
+async fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// An address on which nothing listens, and which nobody else gets meanwhile.
+fn refusing() -> (tokio::net::TcpSocket, SocketAddr) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+#[tokio::test]
+async fn a_dying_server_goes_down_and_comes_back() {
+    let (listener, address) = listener().await;
+    let mut checker = Running::start(snapshot(Some(check()), &[("a", address)]), BTreeMap::new());
+    checker.expect("a", Health::Up, "connected").await;
+    checker.expect_silence().await;
+    drop(listener);
+    checker.expect("a", Health::Up, "connection refused (failure 1 of 3)").await;
+    checker.expect("a", Health::Up, "connection refused (failure 2 of 3)").await;
+    checker.expect("a", Health::Down, "connection refused").await;
+    let _listener = TcpListener::bind(address).await.unwrap();
+    checker.expect("a", Health::Down, "connected (success 1 of 2)").await;
+    checker.expect("a", Health::Up, "connected").await;
+    checker.cancel.cancel();
+    checker.task.await.unwrap();
+    assert!(checker.events.recv().await.is_none(), "all workers have ended");
+}
+
+#[tokio::test]
+async fn the_first_check_decides_unless_the_health_is_known() {
+    let (_socket, address) = refusing();
+    let known = BTreeMap::from([(id("known"), Health::Up)]);
+    let servers = [("known", address), ("new", address)];
+    let mut checker = Running::start(snapshot(Some(check()), &servers), known);
+    let first = [checker.next().await, checker.next().await, checker.next().await];
+    let refused = "connection refused".to_owned();
+    assert!(first.contains(&(id("new"), Health::Down, refused.clone())), "{first:?}");
+    let reason = format!("{refused} (failure 1 of 3)");
+    assert!(first.contains(&(id("known"), Health::Up, reason)), "{first:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_delays_no_other() {
+    let (_hanging, hanging) = listener().await;
+    let (_listener, address) = listener().await;
+    let (_socket, dead) = refusing();
+    // Every check times out on `hanging` and answers at once elsewhere.
+    let http = crate::model::snapshot::HttpCheck {
+        method: "GET".into(),
+        path: "/".into(),
+        host: None,
+        headers: Vec::new(),
+        status: vec![(200, 399)],
+        body: None,
+        disable_on_404: false,
+    };
+    let slow =
+        Check { kind: CheckKind::Http(Box::new(http)), timeout: Duration::from_secs(2), ..check() };
+    let mut snapshot = Arc::unwrap_or_clone(snapshot(Some(slow), &[("hanging", hanging)]));
+    let quick = self::snapshot(Some(check()), &[("dead", dead), ("well", address)]);
+    snapshot.backends.insert(name("quick"), quick.backends[&name("pool")].clone());
+    let started = Instant::now();
+    let mut checker = Running::start(Arc::new(snapshot), BTreeMap::new());
+    let seen = [checker.next().await.0.1, checker.next().await.0.1];
+    assert!(seen.contains(&name("dead")) && seen.contains(&name("well")), "{seen:?}");
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    checker.expect("hanging", Health::Down, "timeout in answer after 2s").await;
+}
+
+#[tokio::test]
+async fn maintenance_stops_checks_and_ready_decides_at_once() {
+    let (listener, address) = listener().await;
+    let mut checker = Running::start(snapshot(Some(check()), &[("a", address)]), BTreeMap::new());
+    checker.expect("a", Health::Up, "connected").await;
+    checker.maintenance.send_replace(BTreeSet::from([id("a")]));
+    sleep(INTERVAL).await;
+    drop(listener);
+    checker.expect_silence().await;
+    checker.maintenance.send_replace(BTreeSet::new());
+    checker.expect("a", Health::Down, "connection refused").await;
+}
+
+#[tokio::test]
+async fn a_reload_with_changed_parameters_keeps_health() {
+    let (_socket, address) = refusing();
+    let servers = [("a", address)];
+    let mut checker = Running::start(snapshot(Some(check()), &servers), BTreeMap::new());
+    checker.expect("a", Health::Down, "connection refused").await;
+    let (_listener, other) = listener().await;
+    let changed = Check { rise: 3, port: Some(address.port()), ..check() };
+    checker.snapshots.send_replace(snapshot(Some(changed.clone()), &servers));
+    checker.expect("a", Health::Down, "connection refused").await;
+    // Another address is another server: its first check decides.
+    let moved = Check { port: Some(other.port()), ..changed };
+    checker.snapshots.send_replace(snapshot(Some(moved), &servers));
+    checker.expect("a", Health::Up, "connected").await;
+}
+
+#[tokio::test]
+async fn a_reload_that_changes_nothing_is_not_noticed() {
+    let (_listener, address) = listener().await;
+    let snapshot = snapshot(Some(check()), &[("a", address)]);
+    let mut checker = Running::start(Arc::clone(&snapshot), BTreeMap::new());
+    checker.expect("a", Health::Up, "connected").await;
+    checker.snapshots.send_replace(snapshot);
+    checker.expect_silence().await;
+}
+
+#[tokio::test]
+async fn servers_come_and_go_with_the_configuration() {
+    let (_listener, address) = listener().await;
+    let (_socket, dead) = refusing();
+    let mut checker = Running::start(snapshot(Some(check()), &[("a", dead)]), BTreeMap::new());
+    checker.expect("a", Health::Down, "connection refused").await;
+    checker.snapshots.send_replace(snapshot(Some(check()), &[("b", address)]));
+    checker.expect("b", Health::Up, "connected").await;
+    checker.snapshots.send_replace(snapshot(Some(check()), &[("b", dead)]));
+    checker.expect("b", Health::Down, "connection refused").await;
+    checker.snapshots.send_replace(snapshot(None, &[("b", dead)]));
+    checker.expect("b", Health::Up, "not checked").await;
+    checker.expect_silence().await;
+}

@@ -1,0 +1,119 @@
+//! The worker that checks one server: waits, probes, lets the machine judge, and reports.
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    http,
+    machine::{CheckMachine, CheckResult, Verdict},
+    schedule,
+    task::{HealthEvent, Target},
+    tcp,
+};
+use crate::model::{
+    snapshot::{Check, CheckKind},
+    state::{Health, ServerId},
+};
+
+/// Checks one server until the target's sender or the events' receiver is gone.
+pub(super) async fn run(
+    server: ServerId,
+    mut targets: watch::Receiver<Target>,
+    known: Option<Health>,
+    events: mpsc::Sender<HealthEvent>,
+) {
+    let mut target = targets.borrow_and_update().clone();
+    let mut machine = machine(&target.check, known);
+    let mut start = first_start(&target.check);
+    let mut reported = None;
+    loop {
+        let (started, result) = tokio::select! {
+            biased;
+            changed = targets.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let new = targets.borrow_and_update().clone();
+                machine.set_thresholds(new.check.rise, new.check.fall);
+                if new.address != target.address || new.paused {
+                    machine.forget();
+                }
+                start = start.min(first_start(&new.check));
+                target = new;
+                reported = None;
+                continue;
+            }
+            finished = check_at(start, &target), if !target.paused => finished,
+        };
+        if let Some(transition) = machine.observe(&result, Instant::now().into_std()) {
+            let (backend, name) = &server;
+            tracing::info!(
+                %backend, server = %name, from = ?transition.from, to = ?transition.to,
+                reason = result.reason, "health changed"
+            );
+        }
+        start = next_start(started, &target.check, &machine);
+        let known = (machine.health(), reason(&machine, &result));
+        if reported.as_ref() != Some(&known) {
+            let (health, reason) = known.clone();
+            let event =
+                HealthEvent { server: server.clone(), health, reason, duration: result.duration };
+            if events.send(event).await.is_err() {
+                return;
+            }
+            reported = Some(known);
+        }
+    }
+}
+
+fn machine(check: &Check, known: Option<Health>) -> CheckMachine {
+    let now = Instant::now().into_std();
+    match known {
+        Some(health) => CheckMachine::decided(health, check.rise, check.fall, now),
+        None => CheckMachine::undecided(Health::Up, check.rise, check.fall, now),
+    }
+}
+
+fn first_start(check: &Check) -> Instant {
+    let now = Instant::now().into_std();
+    schedule::first_start(now, check.interval, fastrand::u32(..)).into()
+}
+
+fn next_start(started: Instant, check: &Check, machine: &CheckMachine) -> Instant {
+    let interval = if machine.in_transition() { check.fast_interval } else { check.interval };
+    let now = Instant::now().into_std();
+    schedule::next_start(started.into_std(), now, interval, fastrand::u32(..)).into()
+}
+
+/// Waits, then probes; returns when the probe began and what it found.
+async fn check_at(start: Instant, target: &Target) -> (Instant, CheckResult) {
+    sleep_until(start).await;
+    let started = Instant::now();
+    let (verdict, reason) = probe(target).await;
+    (started, CheckResult { verdict, reason, duration: started.elapsed() })
+}
+
+async fn probe(target: &Target) -> (Verdict, String) {
+    let Target { address, check, .. } = target;
+    let outcome = match &check.kind {
+        CheckKind::Tcp => tcp::check(*address, check.timeout)
+            .await
+            .map(|()| (Verdict::Passed, "connected".into())),
+        CheckKind::Http(http) => http::check(*address, http, check.timeout)
+            .await
+            .map(|answer| (answer.verdict, format!("status {}", answer.status))),
+    };
+    outcome.unwrap_or_else(|error| (Verdict::Failed, error.to_string()))
+}
+
+fn reason(machine: &CheckMachine, result: &CheckResult) -> String {
+    match machine.progress() {
+        Some((count, needed)) => {
+            let what = if result.verdict == Verdict::Failed { "failure" } else { "success" };
+            format!("{} ({what} {count} of {needed})", result.reason)
+        }
+        None => result.reason.clone(),
+    }
+}
