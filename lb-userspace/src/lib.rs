@@ -11,3 +11,4 @@ pub mod clock;
 pub mod health;
 pub mod logging;
 pub mod model;
+pub mod network;
