@@ -1,3 +1,15 @@
-//! BPF object.
+//! The BPF object of the product: one XDP program, `pointsman`.
 #![no_std]
 #![no_main]
+
+/// GPL-only helpers are used.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // No code path reaches this: the verifier would refuse the program.
+    loop {}
+}

@@ -1,0 +1,294 @@
+//! Brings the data plane up: maps from the pins or anew, a program that was tried before
+//! anybody relies on it, attachment through pinned links.
+//!
+//! The order matters: everything that can be refused is refused before the running
+//! program is touched, so whatever was forwarding goes on forwarding.
+
+use std::path::PathBuf;
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, TestRunOptions,
+    maps::{MapData, MapError},
+    programs::{ProgramError, TestRun as _, Xdp},
+};
+use aya_obj::Object;
+use lb_common::{
+    abi::{ABI_VERSION, PROGRAM, map},
+    settings::Settings,
+};
+
+use super::{
+    attach::{self, Attachment},
+    error::{DatapathError, HostError, MapAccessError, PinsError, ProgramFault},
+    host,
+    maps::Maps,
+    object::PROGRAM_OBJECT,
+    pins::LockedPins,
+    shape::{self, Capacities, CapacityKept},
+};
+use crate::model::snapshot::AttachMode;
+
+/// Verdict numbers (`enum xdp_action`).
+const XDP_PASS: u32 = 2;
+
+/// The loaded data plane. Dropping it leaves the kernel half as it is.
+#[derive(Debug)]
+pub struct DataPlane {
+    pins: LockedPins,
+    object: Ebpf,
+    adopted: bool,
+    kept: Vec<CapacityKept>,
+}
+
+impl DataPlane {
+    /// Loads the program and adopts the pinned maps, or makes and pins them. Nothing is
+    /// attached and no running program replaced.
+    ///
+    /// # Errors
+    /// If the host lacks something, the pinned maps are not ours to use, memory is short,
+    /// or the program is faulty. Pins that this call made are removed again.
+    pub fn load(pins: LockedPins, capacities: Capacities) -> Result<Self, DatapathError> {
+        host::require()?;
+        refuse_foreign(&pins)?;
+        let parsed = Object::parse(PROGRAM_OBJECT)
+            .map_err(|error| ProgramFault::Object(EbpfError::ParseError(error)))?;
+        let kept = shape::compare(&parsed, &pins, capacities)?;
+        let missing: Vec<PathBuf> =
+            map::ALL.iter().map(|name| pins.map(name)).filter(|path| !path.exists()).collect();
+        let adopted = missing.is_empty();
+        let loaded = load_object(&pins, capacities, &kept);
+        let object = loaded.inspect_err(|_| {
+            for pin in &missing {
+                // The first failure is the one to report.
+                drop(pins.remove(pin));
+            }
+        })?;
+        Ok(Self { pins, object, adopted, kept })
+    }
+
+    /// Whether every map was there already.
+    #[must_use]
+    pub const fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// The maps whose pinned capacity was kept against the configuration.
+    #[must_use]
+    pub fn capacities_kept(&self) -> &[CapacityKept] {
+        &self.kept
+    }
+
+    /// Where everything is pinned.
+    #[must_use]
+    pub const fn pins(&self) -> &LockedPins {
+        &self.pins
+    }
+
+    /// Opens the maps.
+    ///
+    /// # Errors
+    /// If a map can not be opened.
+    pub fn maps(&self) -> Result<Maps, DatapathError> {
+        Maps::open(&self.pins)
+    }
+
+    /// Attaches the program to an interface of the calling thread's network namespace, or
+    /// replaces the one its pinned link holds, without losing a packet. Does nothing if
+    /// `mode` is `Off`.
+    ///
+    /// # Errors
+    /// If the interface is missing, taken by another program, or its driver refuses.
+    /// What was attached before is then still attached.
+    pub fn attach(
+        &mut self,
+        interface: &str,
+        mode: AttachMode,
+    ) -> Result<Option<Attachment>, DatapathError> {
+        if mode == AttachMode::Off {
+            return Ok(None);
+        }
+        let program = program(&mut self.object)?;
+        let attachment = attach::attach(program, &self.pins, interface, mode)?;
+        attach::pin_program(program, &self.pins)?;
+        Ok(Some(attachment))
+    }
+
+    /// Takes the program off an interface; false if it was not attached there. Its flows
+    /// stay in the maps.
+    ///
+    /// # Errors
+    /// If the link's pin can not be removed.
+    pub fn detach(&mut self, interface: &str) -> Result<bool, DatapathError> {
+        attach::detach(&self.pins, interface)
+    }
+
+    /// Runs the program on one packet as `BPF_PROG_TEST_RUN` does: verdict and the packet
+    /// afterwards.
+    ///
+    /// # Errors
+    /// If the kernel refuses the packet (less than 14 bytes, for one).
+    pub fn test_run(&mut self, packet: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
+        test_run(program(&mut self.object)?, packet)
+    }
+}
+
+/// Takes the program off every interface and removes every pin: forwarding stops. With
+/// `keep_maps`, flows and configuration stay for the next start.
+///
+/// # Errors
+/// If a pin can not be removed; the others are removed all the same.
+pub fn remove(pins: &LockedPins, keep_maps: bool) -> Result<(), DatapathError> {
+    let links = pins.linked_interfaces()?.into_iter().map(|interface| pins.link(&interface));
+    let program = [pins.program(), pins.next_program()];
+    let maps = map::ALL.iter().filter(|_| !keep_maps).map(|name| pins.map(name));
+    let mut result = Ok(());
+    for pin in links.chain(program).chain(maps) {
+        if let Err(error) = pins.remove(&pin) {
+            result = Err(error.into());
+        }
+    }
+    result
+}
+
+/// The maps were made by this ABI version, or are not there, or were never used.
+fn refuse_foreign(pins: &LockedPins) -> Result<(), DatapathError> {
+    let path = pins.map(map::SETTINGS);
+    let foreign = |found: String| PinsError::ForeignAbi {
+        directory: pins.directory().to_owned(),
+        found,
+        expected: ABI_VERSION,
+    };
+    if !path.exists() {
+        let any = map::ALL.iter().any(|name| pins.map(name).exists());
+        return if any { Err(foreign("unknown".into()).into()) } else { Ok(()) };
+    }
+    let version = abi_version(path).map_err(|source| MapAccessError::Access {
+        action: "read",
+        map: map::SETTINGS,
+        source,
+    })?;
+    match version {
+        // 0: the agent that made the maps ended before it could use them.
+        Some(ABI_VERSION | 0) => Ok(()),
+        Some(other) => Err(foreign(other.to_string()).into()),
+        None => Err(foreign("unknown".into()).into()),
+    }
+}
+
+/// The version in a pinned `SETTINGS`; none if it has another layout.
+fn abi_version(path: PathBuf) -> Result<Option<u32>, MapError> {
+    let data = MapData::from_pin(path)?;
+    let Ok(settings) = aya::maps::Map::from_map_data(data)
+        .and_then(aya::maps::Array::<MapData, Settings>::try_from)
+    else {
+        return Ok(None);
+    };
+    settings.get(&0, 0).map(|settings| Some(settings.abi_version))
+}
+
+/// Makes or adopts the maps, loads the program and tries it.
+fn load_object(
+    pins: &LockedPins,
+    capacities: Capacities,
+    kept: &[CapacityKept],
+) -> Result<Ebpf, DatapathError> {
+    let mut loader = EbpfLoader::new();
+    for name in map::ALL {
+        loader.map_pin_path(name, pins.map(name));
+        let kept = kept.iter().find(|kept| kept.map == name).map(|kept| kept.pinned);
+        if let Some(entries) = kept.or_else(|| capacities.get(name)) {
+            loader.map_max_entries(name, entries);
+        }
+    }
+    let mut object = loader.load(PROGRAM_OBJECT).map_err(load_failed)?;
+    let mut maps = Maps::open(pins)?;
+    if maps.settings()?.abi_version == 0 {
+        maps.set_settings(&Settings::default())?;
+    }
+    let program = program(&mut object)?;
+    program.load().map_err(verify_failed)?;
+    try_canned(program)?;
+    Ok(object)
+}
+
+pub(crate) fn program(object: &mut Ebpf) -> Result<&mut Xdp, ProgramFault> {
+    let program = object.program_mut(PROGRAM).ok_or(ProgramFault::Lacks(PROGRAM))?;
+    program.try_into().map_err(|_: ProgramError| ProgramFault::Lacks(PROGRAM))
+}
+
+/// Who is to blame for an object that did not load.
+fn load_failed(error: EbpfError) -> DatapathError {
+    let (map, source) = match error {
+        EbpfError::MapError(MapError::CreateError { name, io_error }) => (name, io_error),
+        other => return ProgramFault::Object(other).into(),
+    };
+    match source.raw_os_error() {
+        Some(libc::ENOMEM | libc::E2BIG) => HostError::Memory { map, source }.into(),
+        Some(libc::EPERM | libc::EACCES) => {
+            HostError::Refused { action: "making maps", source }.into()
+        }
+        Some(libc::ENOSYS) => HostError::NoXdp { source }.into(),
+        _ => {
+            let error = MapError::CreateError { name: map, io_error: source };
+            ProgramFault::Object(EbpfError::MapError(error)).into()
+        }
+    }
+}
+
+/// Who is to blame for a program that did not load.
+fn verify_failed(error: ProgramError) -> DatapathError {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return ProgramFault::Verifier(error).into();
+    };
+    let silent = verifier_log.to_string().trim().is_empty();
+    match io_error.raw_os_error() {
+        Some(libc::EPERM) if silent => {
+            HostError::Refused { action: "loading the program", source: io_error }.into()
+        }
+        Some(libc::ENOMEM) => HostError::Memory { map: "unknown".into(), source: io_error }.into(),
+        // The kernel does not know the program type.
+        Some(libc::EINVAL | libc::ENOSYS) if silent => HostError::NoXdp { source: io_error }.into(),
+        _ => ProgramFault::Verifier(ProgramError::LoadError { io_error, verifier_log }).into(),
+    }
+}
+
+/// An ARP request is nobody's business but the kernel's.
+fn try_canned(program: &Xdp) -> Result<(), DatapathError> {
+    let (verdict, _) = test_run(program, &ARP_REQUEST)?;
+    if verdict == XDP_PASS {
+        return Ok(());
+    }
+    let fault = ProgramFault::CannedPacket { packet: "ARP", found: verdict, expected: XDP_PASS };
+    Err(fault.into())
+}
+
+fn test_run(program: &Xdp, packet: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
+    // Room for what the program may push in front.
+    let mut output = vec![0; packet.len() + 256];
+    let options = TestRunOptions {
+        data_in: Some(packet),
+        data_out: Some(&mut output),
+        repeat: 1,
+        ..TestRunOptions::default()
+    };
+    let result = program.test_run(options).map_err(ProgramFault::TestRun)?;
+    output.truncate(result.data_size_out as usize);
+    Ok((result.return_value, output))
+}
+
+/// Who has 192.0.2.1, asked by 192.0.2.2 (RFC 826), padded to the shortest frame.
+const ARP_REQUEST: [u8; 60] = {
+    let mut frame = [0; 60];
+    let text: [u8; 42] = [
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x08, 0x06, // Ethernet
+        0, 1, 0x08, 0, 6, 4, 0, 1, // Ethernet, IPv4, request
+        2, 0, 0, 0, 0, 1, 192, 0, 2, 2, // sender
+        0, 0, 0, 0, 0, 0, 192, 0, 2, 1, // target
+    ];
+    let mut index = 0;
+    while index < text.len() {
+        frame[index] = text[index];
+        index += 1;
+    }
+    frame
+};

@@ -1,0 +1,369 @@
+//! Typed access to the maps that configuration and status live in. The flow tables are
+//! `sweep`'s and `flows`', the ring buffer is `events`'.
+//!
+//! Ids are checked against the maps' sizes by aya. Nothing here caches: what it returns is
+//! what the data plane reads.
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+};
+use lb_common::{
+    abi::map,
+    backend::{BackendEntry, RingSlot},
+    counters::{DropCounter, TrafficCounters},
+    drop_reason::DropReason,
+    server::ServerEntry,
+    settings::Settings,
+    vip::{FilterWord, VipEntry, VipKey},
+};
+
+use super::{
+    error::{DatapathError, MapAccessError, PinsError, ProgramFault},
+    pins::Pins,
+    rings,
+};
+
+/// The maps of configuration and counters. Each value holds its own descriptors, so
+/// several may be open at once; only one of them should write.
+pub struct Maps {
+    settings: Array<MapData, Settings>,
+    filter: Array<MapData, FilterWord>,
+    vips: HashMap<MapData, VipKey, VipEntry>,
+    backends: Array<MapData, BackendEntry>,
+    servers: Array<MapData, ServerEntry>,
+    rings: ArrayOfMaps<MapData, Array<MapData, RingSlot>>,
+    /// The same map once more: aya's type has no removal.
+    ring_removal: MapData,
+    vip_counters: PerCpuArray<MapData, TrafficCounters>,
+    server_counters: PerCpuArray<MapData, TrafficCounters>,
+    drop_counters: PerCpuArray<MapData, DropCounter>,
+}
+
+impl std::fmt::Debug for Maps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Maps").finish_non_exhaustive()
+    }
+}
+
+/// Where maps are opened from.
+pub(crate) trait Source {
+    /// Opens the map of that name.
+    fn open(&self, name: &'static str) -> Result<MapData, DatapathError>;
+}
+
+impl Source for Pins {
+    fn open(&self, name: &'static str) -> Result<MapData, DatapathError> {
+        let path = self.map(name);
+        if !path.exists() {
+            return Err(PinsError::Missing { path }.into());
+        }
+        MapData::from_pin(path).map_err(|source| access("open", name, source).into())
+    }
+}
+
+impl Source for Ebpf {
+    fn open(&self, name: &'static str) -> Result<MapData, DatapathError> {
+        let map = self.map(name).ok_or(ProgramFault::Lacks(name))?;
+        let (Map::Array(data)
+        | Map::ArrayOfMaps(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::RingBuf(data)) = map
+        else {
+            return Err(ProgramFault::Lacks(name).into());
+        };
+        let duplicate = std::os::fd::AsFd::as_fd(data.fd())
+            .try_clone_to_owned()
+            .map_err(|error| access("open", name, MapError::IoError(error)))?;
+        MapData::from_fd(duplicate).map_err(|source| access("open", name, source).into())
+    }
+}
+
+impl Maps {
+    /// Opens the pinned maps.
+    ///
+    /// # Errors
+    /// If a map is not pinned, may not be opened, or has another layout.
+    pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
+        Self::from_source(pins)
+    }
+
+    /// Opens the maps of a loaded object, pinned or not.
+    ///
+    /// # Errors
+    /// If a map is missing from the object or has another layout.
+    pub fn of_object(object: &Ebpf) -> Result<Self, DatapathError> {
+        Self::from_source(object)
+    }
+
+    fn from_source(source: &impl Source) -> Result<Self, DatapathError> {
+        Ok(Self {
+            settings: typed(source, map::SETTINGS)?,
+            filter: typed(source, map::ADDRESS_FILTER)?,
+            vips: typed(source, map::VIPS)?,
+            backends: typed(source, map::BACKENDS)?,
+            servers: typed(source, map::SERVERS)?,
+            rings: typed(source, map::RINGS)?,
+            ring_removal: source.open(map::RINGS)?,
+            vip_counters: typed(source, map::VIP_COUNTERS)?,
+            server_counters: typed(source, map::SERVER_COUNTERS)?,
+            drop_counters: typed(source, map::DROP_COUNTERS)?,
+        })
+    }
+
+    /// The settings.
+    ///
+    /// # Errors
+    /// If the map can not be read.
+    pub fn settings(&self) -> Result<Settings, MapAccessError> {
+        self.settings.get(&0, 0).map_err(read(map::SETTINGS))
+    }
+
+    /// Writes the settings.
+    ///
+    /// # Errors
+    /// If the map can not be written.
+    pub fn set_settings(&mut self, settings: &Settings) -> Result<(), MapAccessError> {
+        self.settings.set(0, settings, 0).map_err(write(map::SETTINGS))
+    }
+
+    /// The words of the address filter, in order.
+    ///
+    /// # Errors
+    /// If the map can not be read.
+    pub fn filter(&self) -> Result<Vec<FilterWord>, MapAccessError> {
+        all(&self.filter, map::ADDRESS_FILTER)
+    }
+
+    /// Writes one word of the address filter.
+    ///
+    /// # Errors
+    /// If the map can not be written or has no such word.
+    pub fn set_filter_word(&mut self, index: u32, word: FilterWord) -> Result<(), MapAccessError> {
+        self.filter.set(index, word, 0).map_err(write(map::ADDRESS_FILTER))
+    }
+
+    /// VIPs and address records, in no order.
+    ///
+    /// # Errors
+    /// If the map can not be read.
+    pub fn vips(&self) -> Result<Vec<(VipKey, VipEntry)>, MapAccessError> {
+        self.vips.iter().collect::<Result<_, _>>().map_err(read(map::VIPS))
+    }
+
+    /// Writes a VIP or an address record.
+    ///
+    /// # Errors
+    /// If the map is full or can not be written.
+    pub fn put_vip(&mut self, key: &VipKey, entry: &VipEntry) -> Result<(), MapAccessError> {
+        self.vips.insert(key, entry, 0).map_err(|source| {
+            if os_error(&source) == Some(libc::E2BIG) {
+                // The map holds an address record beside each VIP at most.
+                return MapAccessError::Full {
+                    map: map::VIPS,
+                    capacity: 2 * lb_common::abi::MAX_VIPS,
+                };
+            }
+            write(map::VIPS)(source)
+        })
+    }
+
+    /// Removes a VIP or an address record; not an error if it is not there.
+    ///
+    /// # Errors
+    /// If the map can not be written.
+    pub fn remove_vip(&mut self, key: &VipKey) -> Result<(), MapAccessError> {
+        absent_is_fine(self.vips.remove(key)).map_err(write(map::VIPS))
+    }
+
+    /// Every backend entry, by id.
+    ///
+    /// # Errors
+    /// If the map can not be read.
+    pub fn backends(&self) -> Result<Vec<BackendEntry>, MapAccessError> {
+        all(&self.backends, map::BACKENDS)
+    }
+
+    /// Writes a backend entry.
+    ///
+    /// # Errors
+    /// If there is no such id or the map can not be written.
+    pub fn put_backend(&mut self, id: u16, entry: &BackendEntry) -> Result<(), MapAccessError> {
+        self.backends.set(u32::from(id), entry, 0).map_err(write(map::BACKENDS))
+    }
+
+    /// Every server entry, by id.
+    ///
+    /// # Errors
+    /// If the map can not be read.
+    pub fn servers(&self) -> Result<Vec<ServerEntry>, MapAccessError> {
+        all(&self.servers, map::SERVERS)
+    }
+
+    /// Writes a server entry.
+    ///
+    /// # Errors
+    /// If there is no such id or the map can not be written.
+    pub fn put_server(&mut self, id: u16, entry: &ServerEntry) -> Result<(), MapAccessError> {
+        self.servers.set(u32::from(id), entry, 0).map_err(write(map::SERVERS))
+    }
+
+    /// The slots of a backend's ring; none if it has no ring.
+    ///
+    /// # Errors
+    /// If the map can not be read.
+    pub fn ring(&self, backend: u16) -> Result<Option<Vec<RingSlot>>, MapAccessError> {
+        let ring = match self.rings.get(&u32::from(backend), 0) {
+            Ok(ring) => ring,
+            Err(MapError::KeyNotFound) => return Ok(None),
+            Err(source) => return Err(read(map::RINGS)(source)),
+        };
+        all(&ring, map::RINGS).map(Some)
+    }
+
+    /// Gives a backend a new ring in one step: a packet sees the old or the new one. Blocks
+    /// for 10 to 30 ms (it fills the ring and waits for an RCU grace period).
+    ///
+    /// # Errors
+    /// If `slots` are not `RING_SLOTS`, there is no such id, or the kernel has no memory.
+    pub fn set_ring(&mut self, backend: u16, slots: &[RingSlot]) -> Result<(), MapAccessError> {
+        let data = rings::build(slots)?;
+        let ring = Array::try_from(Map::Array(data)).map_err(write(map::RINGS))?;
+        self.rings.set(u32::from(backend), &ring, 0).map_err(write(map::RINGS))
+    }
+
+    /// Takes a backend's ring away; not an error if it has none.
+    ///
+    /// # Errors
+    /// If there is no such id or the map can not be written.
+    pub fn clear_ring(&mut self, backend: u16) -> Result<(), MapAccessError> {
+        rings::remove(&self.ring_removal, backend)
+    }
+
+    /// The ids whose backends have a ring, ascending.
+    ///
+    /// # Errors
+    /// If the map can not be read.
+    pub fn rings(&self) -> Result<Vec<u16>, MapAccessError> {
+        let mut ids = Vec::new();
+        for id in 0..u16::try_from(self.rings.len()).unwrap_or(u16::MAX) {
+            match self.rings.get(&u32::from(id), 0) {
+                Ok(_) => ids.push(id),
+                Err(MapError::KeyNotFound) => {}
+                Err(source) => return Err(read(map::RINGS)(source)),
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Traffic of a VIP, over all CPUs.
+    ///
+    /// # Errors
+    /// If there is no such id or the map can not be read.
+    pub fn vip_counters(&self, id: u16) -> Result<TrafficCounters, MapAccessError> {
+        traffic(&self.vip_counters, id).map_err(read(map::VIP_COUNTERS))
+    }
+
+    /// Traffic of a server, over all CPUs.
+    ///
+    /// # Errors
+    /// If there is no such id or the map can not be read.
+    pub fn server_counters(&self, id: u16) -> Result<TrafficCounters, MapAccessError> {
+        traffic(&self.server_counters, id).map_err(read(map::SERVER_COUNTERS))
+    }
+
+    /// Sets the counters of a VIP id to zero.
+    ///
+    /// # Errors
+    /// If there is no such id or the map can not be written.
+    pub fn zero_vip_counters(&mut self, id: u16) -> Result<(), MapAccessError> {
+        zero(&mut self.vip_counters, id).map_err(write(map::VIP_COUNTERS))
+    }
+
+    /// Sets the counters of a server id to zero.
+    ///
+    /// # Errors
+    /// If there is no such id or the map can not be written.
+    pub fn zero_server_counters(&mut self, id: u16) -> Result<(), MapAccessError> {
+        zero(&mut self.server_counters, id).map_err(write(map::SERVER_COUNTERS))
+    }
+
+    /// Packets dropped by reason, over all CPUs, in the order of the reasons.
+    ///
+    /// # Errors
+    /// If the map can not be read.
+    pub fn drops(&self) -> Result<Vec<(DropReason, u64)>, MapAccessError> {
+        let count = |reason: &DropReason| {
+            let values =
+                self.drop_counters.get(&(*reason as u32), 0).map_err(read(map::DROP_COUNTERS))?;
+            Ok((*reason, values.iter().map(|counter| counter.packets).sum()))
+        };
+        DropReason::ALL.iter().map(count).collect()
+    }
+}
+
+/// Opens a map and gives it its type.
+fn typed<M>(source: &impl Source, name: &'static str) -> Result<M, DatapathError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let data = source.open(name)?;
+    let typed = Map::from_map_data(data).and_then(M::try_from);
+    typed.map_err(|source| access("open", name, source).into())
+}
+
+fn access(action: &'static str, map: &'static str, source: MapError) -> MapAccessError {
+    MapAccessError::Access { action, map, source }
+}
+
+fn read(map: &'static str) -> impl Fn(MapError) -> MapAccessError {
+    move |source| access("read", map, source)
+}
+
+fn write(map: &'static str) -> impl Fn(MapError) -> MapAccessError {
+    move |source| access("write", map, source)
+}
+
+fn all<V: Pod>(array: &Array<MapData, V>, map: &'static str) -> Result<Vec<V>, MapAccessError> {
+    array.iter().collect::<Result<_, _>>().map_err(read(map))
+}
+
+/// The operating system's error number, if that is what an error is about.
+fn os_error(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        MapError::IoError(error) => error.raw_os_error(),
+        _ => None,
+    }
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
+        Err(error) if os_error(&error) == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn traffic(
+    counters: &PerCpuArray<MapData, TrafficCounters>,
+    id: u16,
+) -> Result<TrafficCounters, MapError> {
+    let values = counters.get(&u32::from(id), 0)?;
+    Ok(values.iter().fold(TrafficCounters::default(), |sum, cpu| TrafficCounters {
+        flows: sum.flows + cpu.flows,
+        forward_packets: sum.forward_packets + cpu.forward_packets,
+        forward_bytes: sum.forward_bytes + cpu.forward_bytes,
+        reply_packets: sum.reply_packets + cpu.reply_packets,
+        reply_bytes: sum.reply_bytes + cpu.reply_bytes,
+        resets: sum.resets + cpu.resets,
+    }))
+}
+
+fn zero(counters: &mut PerCpuArray<MapData, TrafficCounters>, id: u16) -> Result<(), MapError> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
+    let zeros = PerCpuValues::try_from(vec![TrafficCounters::default(); cpus])?;
+    counters.set(u32::from(id), zeros, 0)
+}

@@ -1,0 +1,26 @@
+//! The only place that knows aya: it loads, pins and attaches the XDP program and gives
+//! typed access to its maps. It decides nothing about servers or configuration.
+//!
+//! [`DataPlane`] is the loader's result; [`Maps`] is what `reconcile` and `admin` use;
+//! [`sweep`] and [`events`] watch flows end. Everything here blocks for the length of a
+//! system call or more (`Maps::set_ring`: 10 to 30 ms), so callers on an async runtime
+//! use a blocking thread, save for [`events`].
+
+mod attach;
+pub mod batch;
+pub mod error;
+mod host;
+pub mod loader;
+pub mod maps;
+pub mod object;
+pub mod pins;
+mod query;
+mod rings;
+mod shape;
+
+pub use attach::Attachment;
+pub use error::DatapathError;
+pub use loader::DataPlane;
+pub use maps::Maps;
+pub use pins::{LockedPins, Pins};
+pub use shape::{Capacities, CapacityKept};

@@ -1,0 +1,195 @@
+//! Where everything is pinned: `DIRECTORY/NAME` for maps, `DIRECTORY/program` for the
+//! program, `DIRECTORY/link-IFNAME` for links.
+//!
+//! The directory is on a BPF file system, which outlives the agent; whoever may write it
+//! owns the data plane, hence mode 0700. A BPF file system holds no ordinary file, so the
+//! lock is taken on the directory itself.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use super::error::{DatapathError, HostError, PinsError};
+
+const PROGRAM: &str = "program";
+const LINK_PREFIX: &str = "link-";
+const USUAL_MOUNT: &str = "/sys/fs/bpf";
+
+/// The paths of the pins; touches nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pins {
+    directory: PathBuf,
+}
+
+impl Pins {
+    /// Pins in `directory`, whether or not it exists.
+    #[must_use]
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into() }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The pin of a map.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// The pin of the program.
+    #[must_use]
+    pub fn program(&self) -> PathBuf {
+        self.directory.join(PROGRAM)
+    }
+
+    /// Where a new program is pinned before it takes the old one's place.
+    pub(crate) fn next_program(&self) -> PathBuf {
+        self.directory.join("program-next")
+    }
+
+    /// The pin of the link to an interface. A BPF file system refuses dots, which names of
+    /// VLAN devices have, so they become colons, which no interface name has.
+    #[must_use]
+    pub fn link(&self, interface: &str) -> PathBuf {
+        self.directory.join(format!("{LINK_PREFIX}{}", interface.replace('.', ":")))
+    }
+
+    /// The interfaces that have a pinned link, in order; none if there is no directory.
+    ///
+    /// # Errors
+    /// If the directory can not be read.
+    pub fn linked_interfaces(&self) -> Result<Vec<String>, PinsError> {
+        let entries = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(self.file("read", &self.directory, source)),
+        };
+        let mut interfaces = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|source| self.file("read", &self.directory, source))?;
+            let name = entry.file_name();
+            if let Some(interface) = name.to_str().and_then(|name| name.strip_prefix(LINK_PREFIX)) {
+                interfaces.push(interface.replace(':', "."));
+            }
+        }
+        interfaces.sort();
+        Ok(interfaces)
+    }
+
+    /// Removes a pin; false if there was none.
+    ///
+    /// # Errors
+    /// If it can not be removed.
+    pub(crate) fn remove(&self, pin: &Path) -> Result<bool, PinsError> {
+        match fs::remove_file(pin) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(self.file("remove", pin, source)),
+        }
+    }
+
+    #[expect(clippy::unused_self, reason = "reads better at the call than a free function")]
+    fn file(&self, action: &'static str, path: &Path, source: io::Error) -> PinsError {
+        PinsError::File { action, path: path.to_owned(), source }
+    }
+}
+
+/// Pins that no other agent uses while this value lives.
+#[derive(Debug)]
+pub struct LockedPins {
+    pins: Pins,
+    /// Held for its lock.
+    _directory: Flock<File>,
+}
+
+impl LockedPins {
+    /// Makes the directory if it is missing and locks it.
+    ///
+    /// # Errors
+    /// If it is not on a BPF file system, can not be made, or another agent holds it.
+    pub fn acquire(pins: Pins) -> Result<Self, DatapathError> {
+        let directory = &pins.directory;
+        require_bpffs(directory)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|source| pins.file("make", directory, source))?;
+        let file = File::open(directory).map_err(|source| pins.file("open", directory, source))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { pins, _directory: lock }),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                Err(PinsError::Locked { directory: directory.clone() }.into())
+            }
+            Err((_, errno)) => Err(pins.file("lock", directory, errno.into()).into()),
+        }
+    }
+}
+
+impl std::ops::Deref for LockedPins {
+    type Target = Pins;
+
+    fn deref(&self) -> &Pins {
+        &self.pins
+    }
+}
+
+/// The directory, or the nearest above it that exists, is on a BPF file system.
+fn require_bpffs(directory: &Path) -> Result<(), HostError> {
+    let nearest = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let found = statfs(nearest).is_ok_and(|status| status.filesystem_type() == BPF_FS_MAGIC);
+    if found {
+        return Ok(());
+    }
+    let usual = Path::new(USUAL_MOUNT);
+    let mount_point = if directory.starts_with(usual) { usual } else { directory };
+    Err(HostError::NotBpffs {
+        directory: directory.to_owned(),
+        mount_point: mount_point.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_of_vlan_devices_have_no_dot() {
+        let pins = Pins::new("/sys/fs/bpf/pointsman");
+        assert_eq!(pins.link("eth0.100"), Path::new("/sys/fs/bpf/pointsman/link-eth0:100"));
+        assert_eq!(pins.map("VIPS"), Path::new("/sys/fs/bpf/pointsman/VIPS"));
+    }
+
+    #[test]
+    fn linked_interfaces_are_read_back_from_their_pins() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let pins = Pins::new(directory.path());
+        for interface in ["eth1", "eth0.100"] {
+            fs::write(pins.link(interface), "").expect("writable");
+        }
+        fs::write(pins.map("VIPS"), "").expect("writable");
+        assert_eq!(pins.linked_interfaces().expect("readable"), ["eth0.100", "eth1"]);
+    }
+
+    #[test]
+    fn an_ordinary_directory_is_refused_with_the_mount_command() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let wanted = directory.path().join("pins");
+        let error = LockedPins::acquire(Pins::new(&wanted)).expect_err("not a BPF file system");
+        let text = error.to_string();
+        assert!(text.contains(&format!("mount -t bpf bpf {}", wanted.display())), "{text}");
+    }
+}
