@@ -8,6 +8,7 @@ pub mod access_log;
 pub mod admin;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod datapath;
 pub mod health;
 pub mod logging;

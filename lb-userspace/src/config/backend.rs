@@ -1,0 +1,174 @@
+//! `backends.NAME`: a pool of servers and how a server is selected.
+
+use std::net::SocketAddr;
+
+use super::{
+    address::{judge_server, socket_address},
+    check::{CheckShape, RawCheck},
+    decode::{Cursor, Entries},
+    fault::Refusal,
+    schema::{
+        Bool, Choice, Integer, Key, Named, NamedItems, Nested, Presence, Section, Shape, Text,
+        Unbuilt,
+    },
+};
+use crate::model::snapshot::{HashBy, OnDown, Server};
+
+/// `backends.NAME` as given; `resolve` completes its check and judges its servers together.
+#[derive(Debug)]
+pub(super) struct RawBackend {
+    /// What selects the server; none if at fault.
+    pub(super) hash: Option<HashBy>,
+    /// What happens to flows of dead servers; none if at fault.
+    pub(super) on_down: Option<OnDown>,
+    /// Its check; none if there is none or it is at fault.
+    pub(super) check: Option<RawCheck>,
+    /// Its servers; none in place of one that is at fault.
+    pub(super) servers: NamedItems<Server>,
+}
+
+/// `backends` as a shape.
+pub(super) const SHAPE: Named<Nested<RawBackend>> =
+    Named { item: Nested { section: &SECTION, decode } };
+
+static SECTION: Section = Section {
+    path: "backends.NAME",
+    doc: "A pool of servers. A name has 1 to 63 letters, digits, `-`, `_` and `.`, and starts \
+          with a letter or a digit.",
+    keys: &[&BALANCE, &HASH, &ON_DOWN, &CHECK, &SERVERS],
+    unbuilt: &[],
+};
+
+static BALANCE: Key<Choice<()>> = Key {
+    name: "balance",
+    shape: Choice {
+        words: &[("maglev", ())],
+        unbuilt: &[
+            Unbuilt { name: "least-connections", hint: USE_MAGLEV },
+            Unbuilt { name: "round-robin", hint: USE_MAGLEV },
+            Unbuilt { name: "random", hint: USE_MAGLEV },
+            Unbuilt { name: "first", hint: "mark the other servers with `backup: true`" },
+            Unbuilt { name: "source", hint: "use `balance: maglev` with `hash: source`" },
+        ],
+        unbuilt_message: "is a balancing algorithm that is not built for layer 4 in this version",
+    },
+    presence: Presence::Default("maglev"),
+    doc: "`maglev`: consistent hashing. The same servers give the same choice on every node, and \
+          a change of one server moves few flows of the others.",
+};
+
+const USE_MAGLEV: &str = "use `balance: maglev`, which spreads flows evenly by weight";
+
+static HASH: Key<Choice<HashBy>> = Key {
+    name: "hash",
+    shape: Choice::of(&[("tuple", HashBy::Tuple), ("source", HashBy::Source)]),
+    presence: Presence::Default("tuple"),
+    doc: "What selects the server: `tuple`, every connection on its own; `source`, all \
+          connections of one client address go to one server.",
+};
+
+static ON_DOWN: Key<Choice<OnDown>> = Key {
+    name: "on_down",
+    shape: Choice::of(&[
+        ("reset", OnDown::Reset),
+        ("reroute", OnDown::Reroute),
+        ("keep", OnDown::Keep),
+    ]),
+    presence: Presence::Default("reset"),
+    doc: "Flows of a dead server: `reset` answers the client's next TCP packet with a RST, so \
+          that it reconnects at once (UDP is rerouted); `reroute` selects a server again; `keep` \
+          leaves them.",
+};
+
+static CHECK: Key<CheckShape> = Key {
+    name: "check",
+    shape: CheckShape,
+    presence: Presence::Optional("no check: its servers are always taken to be up"),
+    doc: "How its servers are checked.",
+};
+
+static SERVERS: Key<Named<ServerShape>> = Key {
+    name: "servers",
+    shape: Named { item: ServerShape },
+    presence: Presence::Required("servers: {db1: \"10.0.1.20:5432\"}, or {} for none yet"),
+    doc: "Its servers, all IPv4 or all IPv6. `{}` is allowed: clients are answered with a RST \
+          until a server is there.",
+};
+
+static SERVER_SECTION: Section = Section {
+    path: "backends.NAME.servers.NAME",
+    doc: "A server as a mapping. `db1: \"10.0.1.20:5432\"` is short for \
+          `db1: {address: \"10.0.1.20:5432\"}`.",
+    keys: &[&ADDRESS, &WEIGHT, &BACKUP],
+    unbuilt: &[],
+};
+
+static ADDRESS: Key<Text<SocketAddr>> = Key {
+    name: "address",
+    shape: Text { what: "an address and a port", parse: server_address },
+    presence: Presence::Required("address: \"10.0.1.20:5432\""),
+    doc: "Address and port: `10.0.1.20:5432`, `\"[2001:db8:1::20]:5432\"`.",
+};
+
+static WEIGHT: Key<Integer<u16>> = Key {
+    name: "weight",
+    shape: Integer { min: 0, max: 256 },
+    presence: Presence::Default("100"),
+    doc: "Share of new flows relative to the other servers; 0 gets none.",
+};
+
+static BACKUP: Key<Bool> = Key {
+    name: "backup",
+    shape: Bool,
+    presence: Presence::Default("false"),
+    doc: "Used only while no server without this mark is usable.",
+};
+
+/// A server: a text or a mapping.
+struct ServerShape;
+
+impl Shape for ServerShape {
+    type Output = Server;
+
+    fn describe(&self) -> String {
+        "`\"ADDRESS:PORT\"` or a mapping".into()
+    }
+
+    fn decode(&self, cursor: &Cursor<'_>) -> Option<Server> {
+        if cursor.value.is_mapping() {
+            return decode_server(&cursor.clone().entries(&SERVER_SECTION)?);
+        }
+        Some(Server { address: ADDRESS.shape.decode(cursor)?, weight: 100, backup: false })
+    }
+
+    fn section(&self) -> Option<&'static Section> {
+        Some(&SERVER_SECTION)
+    }
+}
+
+fn decode_server(entries: &Entries<'_>) -> Option<Server> {
+    let address = entries.get(&ADDRESS);
+    let weight = entries.get(&WEIGHT);
+    let backup = entries.get(&BACKUP);
+    Some(Server { address: address?, weight: weight?, backup: backup? })
+}
+
+fn decode(entries: &Entries<'_>) -> Option<RawBackend> {
+    entries.get(&BALANCE);
+    Some(RawBackend {
+        hash: entries.get(&HASH),
+        on_down: entries.get(&ON_DOWN),
+        check: entries.get(&CHECK).flatten(),
+        servers: entries.get(&SERVERS).unwrap_or_default(),
+    })
+}
+
+fn server_address(text: &str) -> Result<SocketAddr, Refusal> {
+    if let Some((address, "tcp" | "udp")) = text.split_once('/') {
+        let refusal = Refusal::new("a server has no protocol of its own");
+        return Err(refusal.hint(format!("write {address}; the frontend's bind says which")));
+    }
+    let address = socket_address(text)?;
+    judge_server(address)?;
+    Ok(address)
+}

@@ -1,0 +1,261 @@
+//! `datapath`: where and how the kernel half is attached, and how large it is.
+
+use std::{collections::HashMap, path::PathBuf, time::Duration};
+
+use super::{
+    decode::Entries,
+    duration::Period,
+    fault::{Refusal, quoted},
+    schema::{Bool, Choice, Integer, Key, List, Nested, Presence, Section, Text},
+};
+use crate::model::snapshot::{AttachMode, Datapath, FlowTimeouts};
+
+/// Longest name of an interface in bytes: the kernel's `IFNAMSIZ` with its final zero.
+const MAX_INTERFACE_BYTES: usize = 15;
+/// Highest port that is clear of Linux's own (`net.ipv4.ip_local_port_range`).
+const LAST_CLEAR_PORT: u16 = 32_767;
+
+pub(super) static SECTION: Section = Section {
+    path: "datapath",
+    doc: "The kernel half: where the XDP program is attached and how much it can track.",
+    keys: &[
+        &INTERFACES,
+        &MODE,
+        &PIN_DIRECTORY,
+        &MANAGE_ADDRESSES,
+        &SNAT_PORTS,
+        &MAX_FLOWS,
+        &MAX_HALF_OPEN,
+        &TIMEOUTS,
+        &SWEEP_INTERVAL,
+    ],
+    unbuilt: &[],
+};
+
+static INTERFACES: Key<List<Text<String>>> = Key {
+    name: "interfaces",
+    shape: List { item: Text { what: "an interface name", parse: interface_name } },
+    presence: Presence::Default("[]"),
+    doc: "Interfaces the program is attached to: where clients' packets come in and where \
+          servers' replies come in. At least one, unless `mode` is `off`.",
+};
+
+static MODE: Key<Choice<AttachMode>> = Key {
+    name: "mode",
+    shape: Choice::of(&[
+        ("auto", AttachMode::Auto),
+        ("native", AttachMode::Native),
+        ("generic", AttachMode::Generic),
+        ("off", AttachMode::Off),
+    ]),
+    presence: Presence::Default("auto"),
+    doc: "How the program is attached: `native` in the driver, `generic` in the network stack \
+          (any interface, slower), `auto` native where the driver can and generic with a \
+          warning where it can not, `off` not at all.",
+};
+
+static PIN_DIRECTORY: Key<Text<PathBuf>> = Key {
+    name: "pin_directory",
+    shape: Text { what: "an absolute path", parse: absolute_path },
+    presence: Presence::Default("/sys/fs/bpf/pointsman"),
+    doc: "Directory of the pinned maps, program and links, on a bpffs. What is pinned here \
+          goes on forwarding while no agent runs.",
+};
+
+static MANAGE_ADDRESSES: Key<Bool> = Key {
+    name: "manage_addresses",
+    shape: Bool,
+    presence: Presence::Default("false"),
+    doc: "Put VIP addresses on the first interface, and take them off when they leave the \
+          configuration.",
+};
+
+static SNAT_PORTS: Key<Text<(u16, u16)>> = Key {
+    name: "snat_ports",
+    shape: Text { what: "a range of ports", parse: port_range },
+    presence: Presence::Default("1024-32767"),
+    doc: "Source ports of flows towards servers, inclusive. Keep it clear of the ports this \
+          host takes for its own connections (`sysctl net.ipv4.ip_local_port_range`).",
+};
+
+static MAX_FLOWS: Key<Integer<u32>> = Key {
+    name: "max_flows",
+    shape: Integer { min: 16, max: 16_777_216 },
+    presence: Presence::Default("1000000"),
+    doc: "Most established flows of each family. Memory for all of them is taken at start: \
+          about 250 bytes an IPv4 flow, 350 an IPv6 flow.",
+};
+
+static MAX_HALF_OPEN: Key<Integer<u32>> = Key {
+    name: "max_half_open",
+    shape: Integer { min: 1024, max: 16_777_216 },
+    presence: Presence::Default("65536"),
+    doc: "Most flows of each family whose handshake is not finished. When full, the least \
+          recently used one goes; established flows are never touched.",
+};
+
+static TIMEOUTS: Key<Nested<FlowTimeouts>> = Key {
+    name: "timeouts",
+    shape: Nested { section: &TIMEOUTS_SECTION, decode: decode_timeouts },
+    presence: Presence::Default("{}"),
+    doc: "After how much idleness a flow is forgotten, by its state.",
+};
+
+static SWEEP_INTERVAL: Key<Period> = Key {
+    name: "sweep_interval",
+    shape: Period { min: Duration::from_millis(100), max: Duration::from_secs(3600) },
+    presence: Presence::Default("5s"),
+    doc: "Time between two sweeps of the flow tables for flows that are idle too long.",
+};
+
+static TIMEOUTS_SECTION: Section = Section {
+    path: "datapath.timeouts",
+    doc: "Idle timeouts of flows by state.",
+    keys: &[&HALF_OPEN, &ESTABLISHED, &CLOSING, &CLOSED, &UDP],
+    unbuilt: &[],
+};
+
+/// Any idle timeout.
+const IDLE: Period =
+    Period { min: Duration::from_millis(100), max: Duration::from_secs(30 * 86_400) };
+
+static HALF_OPEN: Key<Period> = Key {
+    name: "half_open",
+    shape: IDLE,
+    presence: Presence::Default("30s"),
+    doc: "TCP before the handshake is finished, UDP before the first reply.",
+};
+
+static ESTABLISHED: Key<Period> = Key {
+    name: "established",
+    shape: IDLE,
+    presence: Presence::Default("3h"),
+    doc: "TCP, established. Longer than the keep-alive of clients and servers (Linux: 2 h), \
+          or idle connections break.",
+};
+
+static CLOSING: Key<Period> = Key {
+    name: "closing",
+    shape: IDLE,
+    presence: Presence::Default("10m"),
+    doc: "TCP after one side has sent FIN; the other may go on sending.",
+};
+
+static CLOSED: Key<Period> = Key {
+    name: "closed",
+    shape: IDLE,
+    presence: Presence::Default("10s"),
+    doc: "TCP after both sides have sent FIN, or one a RST.",
+};
+
+static UDP: Key<Period> =
+    Key { name: "udp", shape: IDLE, presence: Presence::Default("60s"), doc: "UDP with replies." };
+
+/// The section as a shape.
+pub(super) const SHAPE: Nested<Datapath> = Nested { section: &SECTION, decode };
+
+fn decode(entries: &Entries<'_>) -> Option<Datapath> {
+    let interfaces = decode_interfaces(entries);
+    let mode = entries.get(&MODE);
+    if let (Some([]), Some(AttachMode::Auto | AttachMode::Native | AttachMode::Generic)) =
+        (interfaces.as_deref(), mode)
+    {
+        let missing = if entries.has(&INTERFACES) { "names no interface" } else { "is missing" };
+        entries.reject(&INTERFACES, Refusal::new(missing).hint("interfaces: [eth0]"));
+    }
+    let pin_directory = entries.get(&PIN_DIRECTORY);
+    let manage_addresses = entries.get(&MANAGE_ADDRESSES);
+    let snat_ports = entries.get(&SNAT_PORTS);
+    if let Some((_, last)) = snat_ports
+        && last > LAST_CLEAR_PORT
+    {
+        let message = "reaches into the ports Linux takes for its own connections by default";
+        let hint = format!("end it at {LAST_CLEAR_PORT}, or move net.ipv4.ip_local_port_range");
+        entries.warn(&SNAT_PORTS, Refusal::new(message).hint(hint));
+    }
+    let max_flows = entries.get(&MAX_FLOWS);
+    let max_half_open = entries.get(&MAX_HALF_OPEN);
+    let timeouts = entries.get(&TIMEOUTS);
+    let sweep_interval = entries.get(&SWEEP_INTERVAL);
+    Some(Datapath {
+        interfaces: interfaces?.into_iter().collect::<Option<_>>()?,
+        mode: mode?,
+        pin_directory: pin_directory?,
+        manage_addresses: manage_addresses?,
+        snat_ports: snat_ports?,
+        max_flows: max_flows?,
+        max_half_open: max_half_open?,
+        timeouts: timeouts?,
+        sweep_interval: sweep_interval?,
+    })
+}
+
+fn decode_interfaces(entries: &Entries<'_>) -> Option<Vec<Option<String>>> {
+    let interfaces = entries.get(&INTERFACES)?;
+    let mut first_lines = HashMap::new();
+    for interface in &interfaces {
+        let line = interface.place.mark.line;
+        let Some(name) = &interface.value else { continue };
+        if let Some(first) = first_lines.insert(name, line) {
+            let name = quoted(name);
+            let message = format!("{name} is listed twice, first in line {first}");
+            entries.reject_at(&interface.place, Refusal::new(message).hint("keep one of the two"));
+        }
+    }
+    Some(interfaces.into_iter().map(|interface| interface.value).collect())
+}
+
+fn decode_timeouts(entries: &Entries<'_>) -> Option<FlowTimeouts> {
+    let half_open = entries.get(&HALF_OPEN);
+    let established = entries.get(&ESTABLISHED);
+    let closing = entries.get(&CLOSING);
+    let closed = entries.get(&CLOSED);
+    let udp = entries.get(&UDP);
+    Some(FlowTimeouts {
+        half_open: half_open?,
+        established: established?,
+        closing: closing?,
+        closed: closed?,
+        udp: udp?,
+    })
+}
+
+/// The kernel's rule for names of interfaces (`dev_valid_name` in net/core/dev.c).
+fn interface_name(text: &str) -> Result<String, Refusal> {
+    let not_one = Refusal::new(format!("{} is not an interface name", quoted(text)));
+    if text.is_empty() || text.len() > MAX_INTERFACE_BYTES {
+        return Err(not_one.hint(format!("it has 1 to {MAX_INTERFACE_BYTES} bytes")));
+    }
+    let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    if text == "." || text == ".." || text.contains(forbidden) {
+        return Err(not_one.hint("`ip link` lists them"));
+    }
+    Ok(text.to_owned())
+}
+
+/// An absolute path: the agent's working directory means nothing.
+pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Refusal> {
+    if !text.starts_with('/') || text.contains('\0') {
+        let message = format!("{} is not an absolute path", quoted(text));
+        return Err(Refusal::new(message).hint("start it with '/'"));
+    }
+    Ok(PathBuf::from(text))
+}
+
+fn port_range(text: &str) -> Result<(u16, u16), Refusal> {
+    let ends = text.split_once('-');
+    let parsed = ends.and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
+    let Some((low, high)) = parsed else {
+        let message = format!("{} is not a range of ports", quoted(text));
+        return Err(Refusal::new(message).hint("write it like 1024-32767"));
+    };
+    if low > high {
+        let message = format!("{text} is empty: {low} is more than {high}");
+        return Err(Refusal::new(message).hint(format!("write {high}-{low}")));
+    }
+    if low < 1024 {
+        let message = format!("{low} is less than 1024");
+        return Err(Refusal::new(message).hint("lower ports belong to this host's services"));
+    }
+    Ok((low, high))
+}
