@@ -1,6 +1,6 @@
 //! `docs`: regenerate the parts of the manual that are written from code.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use super::setup::{self, Level};
@@ -10,13 +10,22 @@ use crate::process;
 #[derive(Args)]
 pub(crate) struct Options {}
 
+/// The tests that compare documents with the code; they write them when asked to.
+const TESTS: &str = "the_manual";
+
 /// Runs the command.
 ///
 /// # Errors
 /// Something is missing, or a document could not be generated.
 pub(crate) fn run(_options: &Options) -> Result<()> {
     setup::ensure(Level::Build)?;
-    // The tests that compare documents with the code write them when asked to.
-    let arguments = ["test", "--locked", "--package", "lb-userspace", "--lib", "documentation"];
-    process::run(process::cargo(arguments).env("POINTSMAN_BLESS", "1"))
+    let mut command = process::cargo(["test", "--locked", "--package", "lb-userspace", "--lib"]);
+    command.arg(TESTS).env("POINTSMAN_BLESS", "1");
+    let mut written = 0;
+    let succeeded = process::watch(&mut command, |line| {
+        written += usize::from(line.starts_with("test ") && line.ends_with(" ok"));
+    })?;
+    ensure!(succeeded, "a document could not be generated");
+    ensure!(written > 0, "no test named {TESTS}... writes a document");
+    Ok(())
 }

@@ -210,8 +210,8 @@ fn clippy() -> Command {
     command
 }
 
-/// Code that only exists for the BPF target. The same command and directory as in
-/// `lb-userspace/build.rs`, so that `core` is built once.
+/// Code that only exists for the BPF target, in the directory where
+/// `lb-userspace/build.rs` builds it.
 fn clippy_bpf() -> Command {
     let mut command = Command::new("rustup");
     command
@@ -221,7 +221,13 @@ fn clippy_bpf() -> Command {
         .arg(workspace::target().join("ebpf"))
         .args(["--", "-D", "warnings"])
         .current_dir(workspace::root())
-        .env("RUSTC_BOOTSTRAP", "1");
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTFLAGS", "--cfg=bpf_target_arch=\"x86_64\" -Ctarget-cpu=v3");
+    // What Cargo sets for us is meant for the host.
+    for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTC", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN"]
+    {
+        command.env_remove(name);
+    }
     command
 }
 
@@ -255,14 +261,22 @@ fn suites() -> Result<Vec<Stage>> {
     if names.is_empty() {
         bail!("{} holds no suite", directory.display());
     }
-    let stage = |name: String| {
-        let mut command = process::cargo(["test", "--locked", "--no-fail-fast"]);
-        command
-            .args(["--package", "pointsman-tests", "--test", &name])
-            .env("POINTSMAN_PYTHON", python::interpreter());
-        Stage { name: format!("suite {name}"), work: Work::Tests(command) }
-    };
-    Ok(names.into_iter().map(stage).collect())
+    // The suites run the agent's binary; built with them, it is compiled once.
+    let mut build = process::cargo(["build", "--locked", "--quiet"]);
+    build.args(["--package", "lb-userspace", "--package", "pointsman-tests"]);
+    let mut stages = vec![Stage::command("build", build)];
+    stages.extend(names.iter().map(|name| suite(name, "native")));
+    Ok(stages)
+}
+
+/// One suite with the XDP program attached in the given mode.
+fn suite(name: &str, mode: &str) -> Stage {
+    let mut command = process::cargo(["test", "--locked", "--no-fail-fast"]);
+    command
+        .args(["--package", "pointsman-tests", "--test", name])
+        .env("POINTSMAN_TEST_MODE", mode)
+        .env("POINTSMAN_PYTHON", python::interpreter());
+    Stage { name: format!("suite {name}, {mode}"), work: Work::Tests(command) }
 }
 
 #[cfg(test)]

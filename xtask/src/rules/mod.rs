@@ -94,6 +94,11 @@ impl Repository {
         Ok(Self { files })
     }
 
+    /// The file at `path`.
+    fn file(&self, path: &str) -> Option<&File> {
+        self.files.iter().find(|file| file.path == path)
+    }
+
     /// The Rust sources.
     fn sources(&self) -> impl Iterator<Item = &File> {
         self.files.iter().filter(|file| file.path.ends_with(".rs"))
