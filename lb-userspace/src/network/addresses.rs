@@ -1,7 +1,7 @@
 //! The VIP addresses that the agent puts on an interface.
 //!
-//! An address the agent added carries [`OWNER`] in `IFA_PROTO` (Linux 5.18; `ip address`
-//! shows it as `proto 80`). That mark is the only memory of ownership: it survives the
+//! An address the agent added carries [`OWNER`] in `IFA_PROTO` (Linux 5.18; recent versions
+//! of iproute2 show it as `proto 80`). That mark is the only memory of ownership: it survives the
 //! agent, so a restarted agent knows which addresses it may take off, and addresses of
 //! the operator or of other daemons are never touched.
 
