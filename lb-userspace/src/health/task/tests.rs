@@ -31,7 +31,7 @@ fn check() -> Check {
         kind: CheckKind::Tcp,
         interval: INTERVAL,
         fast_interval: INTERVAL,
-        timeout: Duration::from_millis(200),
+        timeout: Duration::from_secs(2),
         fall: 3,
         rise: 2,
         port: None,
@@ -99,8 +99,8 @@ impl Running {
     }
 
     async fn next(&mut self) -> (ServerId, Health, String) {
-        let event = timeout(Duration::from_secs(3), self.events.recv()).await;
-        let event = event.expect("an event within three seconds").expect("the checker runs");
+        let event = timeout(Duration::from_secs(5), self.events.recv()).await;
+        let event = event.expect("an event within five seconds").expect("the checker runs");
         (event.server, event.health, event.reason)
     }
 
@@ -174,8 +174,7 @@ async fn a_server_that_never_answers_delays_no_other() {
         body: None,
         disable_on_404: false,
     };
-    let slow =
-        Check { kind: CheckKind::Http(Box::new(http)), timeout: Duration::from_secs(2), ..check() };
+    let slow = Check { kind: CheckKind::Http(Box::new(http)), ..check() };
     let mut snapshot = Arc::unwrap_or_clone(snapshot(Some(slow), &[("hanging", hanging)]));
     let quick = self::snapshot(Some(check()), &[("dead", dead), ("well", address)]);
     snapshot.backends.insert(name("quick"), quick.backends[&name("pool")].clone());
@@ -193,7 +192,7 @@ async fn maintenance_stops_checks_and_ready_decides_at_once() {
     let mut checker = Running::start(snapshot(Some(check()), &[("a", address)]), BTreeMap::new());
     checker.expect("a", Health::Up, "connected").await;
     checker.maintenance.send_replace(BTreeSet::from([id("a")]));
-    sleep(INTERVAL).await;
+    sleep(INTERVAL * 5).await;
     drop(listener);
     checker.expect_silence().await;
     checker.maintenance.send_replace(BTreeSet::new());
@@ -239,4 +238,20 @@ async fn servers_come_and_go_with_the_configuration() {
     checker.snapshots.send_replace(snapshot(None, &[("b", dead)]));
     checker.expect("b", Health::Up, "not checked").await;
     checker.expect_silence().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_is_started_again() {
+    let (_listener, address) = listener().await;
+    let snapshot = snapshot(Some(check()), &[("a", address)]);
+    let (events, mut received) = mpsc::channel(8);
+    let mut workers =
+        Workers { known: BTreeMap::new(), running: BTreeMap::new(), tasks: JoinSet::new(), events };
+    workers.reconcile(&snapshot, &BTreeSet::new()).await;
+    received.recv().await.unwrap();
+    workers.running[&id("a")].task.abort();
+    workers.one_died().await;
+    assert!(workers.running.is_empty());
+    workers.reconcile(&snapshot, &BTreeSet::new()).await;
+    assert_eq!(received.recv().await.unwrap().server, id("a"));
 }
