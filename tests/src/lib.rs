@@ -2,11 +2,16 @@
 //! clients, and everything put back as it was.
 //!
 //! Nothing here is part of the product, and nothing here helps it: the bed prepares what a
-//! veth pair needs, the agent does the rest.
+//! veth pair needs ([`bed`]), the agent does the rest.
 
+pub mod agent;
+pub mod bed;
 pub mod bpffs;
 pub mod clients;
+pub mod configuration;
 pub mod content;
 pub mod namespace;
 pub mod process;
+pub mod real;
 pub mod servers;
+mod stub;

@@ -6,12 +6,15 @@ use std::{
     panic,
     path::Path,
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Result, ensure};
 use testbed::{
+    bed::{Bed, Family, Mode},
     clients::{self, Conversation, FailureKind, HttpAnswer},
     namespace::Namespace,
+    process::wait_until,
     servers::{Embedded, port},
 };
 
@@ -106,5 +109,43 @@ fn a_killed_server_ends_connections_and_refuses_new_ones() -> Result<()> {
     let _again = Embedded::start(&namespace, "again")?;
     let name = namespace.run(|| Ok(clients::ask(v4(port::LINE))?))?;
     ensure!(name == "again", "{name}");
+    Ok(())
+}
+
+#[test]
+fn a_bed_is_wired_and_leaves_nothing_behind() -> Result<()> {
+    let bed = Bed::new(3, Mode::Native)?;
+    let directory = bed.directory().to_owned();
+    let namespace = bed.balancer.path();
+    for index in 0..3 {
+        let _server = Embedded::start(bed.server(index)?, "direct")?;
+        // From the balancer itself: servers have no route beyond their link.
+        for family in Family::BOTH {
+            let target = SocketAddr::new(Bed::server_address(index, family), port::LINE);
+            bed.balancer.run(|| clients::short_connections(target, 100, 2).require_all(100))?;
+        }
+    }
+    let unserved = bed.client.run(|| Ok(clients::ask(Bed::vip(Family::V4, port::LINE))))?;
+    ensure!(unserved.is_err(), "a VIP answers without a balancer: {unserved:?}");
+    drop(bed);
+    ensure!(!namespace.exists() && !directory.exists(), "{namespace:?} or {directory:?} is left");
+    Ok(())
+}
+
+#[test]
+fn a_cut_server_is_silent_until_it_is_reconnected() -> Result<()> {
+    let bed = Bed::new(1, Mode::Native)?;
+    let _server = Embedded::start(bed.server(0)?, "cut")?;
+    let targets =
+        Family::BOTH.map(|family| SocketAddr::new(Bed::server_address(0, family), port::LINE));
+    let ask_all = || targets.map(|target| bed.balancer.run(|| Ok(clients::ask(target)?)).is_ok());
+    ensure!(ask_all() == [true, true]);
+    bed.cut(0)?;
+    ensure!(ask_all() == [false, false]);
+    bed.reconnect(0)?;
+    wait_until("the link to be back", Duration::from_secs(5), || {
+        ensure!(ask_all() == [true, true]);
+        Ok(())
+    })?;
     Ok(())
 }
