@@ -4,6 +4,28 @@
 //! A ring is a pure function of the set of its members: every node that knows the same
 //! servers builds the same ring, in whatever order it learned of them. Only the agent
 //! builds rings; the data plane reads slots.
+//!
+//! As in the paper each member has a permutation of the slots (an offset and a stride,
+//! from its seed) and members take turns. Two things differ:
+//!
+//! - A member's turn looks at *one* slot of its permutation and takes it if it is free,
+//!   where the paper's goes on to the next free one. So a slot belongs to whoever comes
+//!   to it first, whatever became of other slots, and a member that leaves disturbs
+//!   fewer of the others' slots. The paper makes shares even by letting each turn
+//!   succeed; here a member stops at its quota, the exact share rounded by largest
+//!   remainder.
+//! - A member of weight `w` that has looked at `k` slots moves at a speed proportional
+//!   to `w * (RING_SLOTS - k)`. That makes the chance to be first at a slot proportional
+//!   to the weight, so quotas correct only noise. (Speeds proportional to `w` alone give
+//!   heavy members more than their share first, and their quota cuts it off.)
+//!
+//! Measured, removing one of 10, 100 and 1000 members of equal weight, over many sets of
+//! members: 0.17, 0.30 and 0.34 % of the slots of the others move in the mean (the paper's
+//! turns with the same quotas: 0.26, 0.56 and 0.58 %). Exact shares have that price: what
+//! the leaver frees falls to the others unevenly, by chance, and must be evened out. With
+//! 10 members one removal in thirty moves more than 0.3 %,
+//! when two strides are nearly in a simple ratio; random permutations have no such pairs
+//! but move 0.22 % in the mean. Building takes 2 to 4 ms, whatever the number of members.
 
 use core::fmt;
 
@@ -22,10 +44,19 @@ pub struct Member {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scratch {
     seed: u64,
+    /// What rounding the quota down left over.
     remainder: u64,
-    next: u32,
-    skip: u32,
+    /// Slots still to get.
     quota: u32,
+    /// The slot to look at next.
+    next: u32,
+    /// Slots from one to the next in the permutation.
+    stride: u32,
+    /// Slots not yet looked at.
+    unseen: u32,
+    /// How far this member is on the way to its next turn.
+    credit: u32,
+    weight: u16,
     member: u16,
 }
 
@@ -41,10 +72,12 @@ pub enum BuildError {
         /// How many there may be.
         most: usize,
     },
-    /// A member has weight 0.
-    ZeroWeight {
+    /// A member's weight is not 1 to 256.
+    Weight {
         /// Index of the member.
         member: usize,
+        /// Its weight.
+        got: u16,
     },
     /// The working memory is too small.
     ScratchTooSmall {
@@ -69,7 +102,8 @@ pub const fn scratch_len(members: usize) -> usize {
     members
 }
 
-/// Fills `slots` with indexes into `members`.
+/// Fills `slots` with indexes into `members`. Each gets its share of the slots to within
+/// one; a member whose share is less than half a slot may get none.
 ///
 /// # Errors
 /// [`BuildError`]; `slots` is then as it was.
@@ -78,20 +112,25 @@ pub fn build(
     slots: &mut [u16; RING_SLOTS as usize],
     scratch: &mut [Scratch],
 ) -> Result<(), BuildError> {
-    let takers = prepare(members, scratch)?;
+    let mut takers = prepare(members, scratch)?;
     slots.fill(FREE);
-    let mut left = RING_SLOTS;
-    while left > 0 {
-        for taker in takers.iter_mut().filter(|taker| taker.quota > 0) {
-            taker.quota -= 1;
-            left -= 1;
-            while let Some(slot) = slots.get_mut(taker.next as usize) {
-                taker.next = (taker.next + taker.skip) % RING_SLOTS;
-                if *slot == FREE {
-                    *slot = taker.member;
-                    break;
-                }
+    // In each round the fastest member takes one turn, the others take their part of one.
+    let mut turn = takers.iter().map(Scratch::speed).max().unwrap_or(0);
+    while !takers.is_empty() {
+        let mut fastest = 0;
+        let mut full = 0;
+        for taker in takers.iter_mut() {
+            taker.credit += taker.speed();
+            if taker.credit >= turn {
+                taker.credit -= turn;
+                taker.look(slots);
             }
+            fastest = fastest.max(taker.speed());
+            full += usize::from(taker.quota == 0);
+        }
+        turn = fastest;
+        if full > 0 {
+            takers = drop_full(takers);
         }
     }
     Ok(())
@@ -115,8 +154,8 @@ impl fmt::Display for BuildError {
             Self::TooManyMembers { got, most } => {
                 write!(f, "a ring takes at most {most} members, got {got}")
             }
-            Self::ZeroWeight { member } => {
-                write!(f, "a member's weight is 1 to 256, member {member} has 0")
+            Self::Weight { member, got } => {
+                write!(f, "a weight is 1 to {MOST_WEIGHT}, member {member} has {got}")
             }
             Self::ScratchTooSmall { got, needed } => {
                 write!(f, "the working memory needs {needed} elements, got {got}")
@@ -129,6 +168,8 @@ impl core::error::Error for BuildError {}
 
 /// The most members: one slot each.
 const MOST_MEMBERS: usize = u16::MAX as usize;
+/// The greatest weight; HAProxy's, so that weights carry over.
+const MOST_WEIGHT: u16 = 256;
 const FREE: u16 = u16::MAX;
 
 /// Checks the members and lays them out by seed, each with its quota.
@@ -142,8 +183,10 @@ fn prepare<'a>(
     if members.len() > MOST_MEMBERS {
         return Err(BuildError::TooManyMembers { got: members.len(), most: MOST_MEMBERS });
     }
-    if let Some(member) = members.iter().position(|member| member.weight == 0) {
-        return Err(BuildError::ZeroWeight { member });
+    for (index, member) in members.iter().enumerate() {
+        if !(1..=MOST_WEIGHT).contains(&member.weight) {
+            return Err(BuildError::Weight { member: index, got: member.weight });
+        }
     }
     let got = scratch.len();
     let needed = scratch_len(members.len());
@@ -155,14 +198,17 @@ fn prepare<'a>(
         *taker = Scratch {
             seed: member.seed,
             remainder: share % weights,
-            next: hash::ring_slot(permutation),
-            skip: 1 + hash::ring_slot(hash::mix(permutation)) % (RING_SLOTS - 1),
             quota: u32::try_from(share / weights).unwrap_or(RING_SLOTS),
+            next: hash::ring_slot(permutation),
+            stride: 1 + hash::ring_slot(hash::mix(permutation)) % (RING_SLOTS - 1),
+            unseen: RING_SLOTS,
+            credit: 0,
+            weight: member.weight,
             member: index,
         };
     }
     round_quotas(takers);
-    Ok(takers)
+    Ok(drop_full(takers))
 }
 
 /// Gives the slots that rounding down left over to the largest remainders, one each.
@@ -175,4 +221,36 @@ fn round_quotas(takers: &mut [Scratch]) {
         taker.quota += 1;
     }
     takers.sort_unstable_by_key(|taker| (taker.seed, taker.member));
+}
+
+/// The members with a quota left, in their order.
+fn drop_full(takers: &mut [Scratch]) -> &mut [Scratch] {
+    let mut kept = 0;
+    for index in 0..takers.len() {
+        if takers.get(index).is_some_and(|taker| taker.quota > 0) {
+            takers.swap(kept, index);
+            kept += 1;
+        }
+    }
+    takers.get_mut(..kept).unwrap_or_default()
+}
+
+impl Scratch {
+    /// How fast the member walks. It never stands still with a quota left: it has then
+    /// not seen all slots, because those it has seen are taken, and not all are.
+    fn speed(&self) -> u32 {
+        self.unseen * u32::from(self.weight)
+    }
+
+    /// Looks at the next slot of the permutation and takes it if it is free.
+    fn look(&mut self, slots: &mut [u16; RING_SLOTS as usize]) {
+        if let Some(slot) = slots.get_mut(self.next as usize)
+            && *slot == FREE
+        {
+            *slot = self.member;
+            self.quota -= 1;
+        }
+        self.next = (self.next + self.stride) % RING_SLOTS;
+        self.unseen -= 1;
+    }
 }

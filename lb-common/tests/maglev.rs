@@ -1,0 +1,246 @@
+//! Rings: balance, disruption, weights, and independence of order.
+
+use lb_common::{
+    abi::RING_SLOTS,
+    address::{Address4, Address6},
+    flow::Handle,
+    maglev::{self, BuildError, Member, Scratch},
+};
+use proptest::prelude::*;
+
+const SLOTS: usize = RING_SLOTS as usize;
+
+fn build(members: &[Member]) -> Result<Box<[u16; SLOTS]>, BuildError> {
+    let mut slots: Box<[u16; SLOTS]> =
+        vec![0; SLOTS].into_boxed_slice().try_into().expect("the length is SLOTS");
+    let mut scratch = vec![Scratch::default(); maglev::scratch_len(members.len())];
+    maglev::build(members, &mut slots, &mut scratch)?;
+    Ok(slots)
+}
+
+/// The seed of the owner of every slot.
+fn owners(members: &[Member]) -> Vec<u64> {
+    let ring = build(members).expect("valid members");
+    ring.iter().map(|index| members[usize::from(*index)].seed).collect()
+}
+
+fn shares(members: &[Member]) -> Vec<u32> {
+    let mut shares = vec![0; members.len()];
+    for index in build(members).expect("valid members").iter() {
+        shares[usize::from(*index)] += 1;
+    }
+    shares
+}
+
+/// Servers as people number them: 10.NET.0.1, 10.NET.0.2, and so on.
+fn servers(net: u8, count: u16) -> Vec<Member> {
+    (1..=count)
+        .map(|host| {
+            let [high, low] = host.to_be_bytes();
+            let address = Address6::mapped(Address4::new([10, net, high, low]));
+            Member { seed: maglev::member_seed(&address, 5432), weight: 100 }
+        })
+        .collect()
+}
+
+/// Per cent of the slots of the others that move when `gone` leaves.
+fn disruption(members: &[Member], before: &[u64], gone: usize) -> f64 {
+    let mut left = members.to_vec();
+    let gone = left.remove(gone).seed;
+    let after = owners(&left);
+    let others = before.iter().filter(|owner| **owner != gone).count();
+    let moved = before.iter().zip(&after).filter(|(old, new)| **old != gone && old != new).count();
+    100.0 * moved as f64 / others as f64
+}
+
+#[track_caller]
+fn check_balance(count: u16, most_over_ideal: f64) {
+    let shares = shares(&servers(0, count));
+    let ideal = f64::from(RING_SLOTS) / f64::from(count);
+    let most = f64::from(*shares.iter().max().expect("not empty"));
+    let least = f64::from(*shares.iter().min().expect("not empty"));
+    assert!(most / ideal <= most_over_ideal, "{count} servers: most {most}, ideal {ideal}");
+    assert!(most - least <= 1.0, "{count} servers: most {most}, least {least}");
+}
+
+#[test]
+fn equal_servers_get_equal_shares() {
+    check_balance(1, 1.0);
+    check_balance(3, 1.001);
+    check_balance(10, 1.001);
+    check_balance(100, 1.002);
+    check_balance(1000, 1.01);
+}
+
+/// The disruption of some removals from each of several sets of servers.
+fn removals(count: u16, nets: u8, removed: usize) -> Vec<f64> {
+    let mut found = Vec::new();
+    for net in 0..nets {
+        let members = servers(net, count);
+        let before = owners(&members);
+        let step = members.len() / removed;
+        found.extend((0..removed).map(|turn| disruption(&members, &before, turn * step)));
+    }
+    found
+}
+
+fn mean(of: &[f64]) -> f64 {
+    of.iter().sum::<f64>() / of.len() as f64
+}
+
+fn worst(of: &[f64]) -> f64 {
+    of.iter().copied().fold(0.0, f64::max)
+}
+
+/// With few members, two whose strides happen to be in a simple ratio stand out, so the
+/// bound holds for the mean and for nearly every removal, not for each.
+#[test]
+fn a_server_that_leaves_of_10_disturbs_few_of_the_others_slots() {
+    let found = removals(10, 20, 10);
+    let beyond = found.iter().filter(|moved| **moved > 0.3).count();
+    println!("10 servers: mean {:.3} %, worst {:.3} %", mean(&found), worst(&found));
+    assert!(mean(&found) <= 0.2);
+    assert!(beyond * 20 <= found.len(), "{beyond} of {} move more than 0.3 %", found.len());
+    assert!(worst(&found) <= 0.8);
+}
+
+#[test]
+fn a_server_that_leaves_of_100_disturbs_few_of_the_others_slots() {
+    let found = removals(100, 3, 10);
+    println!("100 servers: mean {:.3} %, worst {:.3} %", mean(&found), worst(&found));
+    assert!(worst(&found) <= 0.8);
+}
+
+#[test]
+fn a_server_that_leaves_of_1000_disturbs_few_of_the_others_slots() {
+    let found = removals(1000, 2, 4);
+    println!("1000 servers: mean {:.3} %, worst {:.3} %", mean(&found), worst(&found));
+    assert!(worst(&found) <= 0.8);
+}
+
+/// A set of different members with any weights.
+fn members() -> impl Strategy<Value = Vec<Member>> {
+    let weights = prop::collection::btree_map(any::<u64>(), 1_u16..=256, 1..40);
+    weights.prop_map(|map| map.into_iter().map(|(seed, weight)| Member { seed, weight }).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn weights_are_honoured_to_within_one_slot(members in members()) {
+        let total: u32 = members.iter().map(|member| u32::from(member.weight)).sum();
+        for (member, share) in members.iter().zip(shares(&members)) {
+            let ideal = f64::from(RING_SLOTS) * f64::from(member.weight) / f64::from(total);
+            prop_assert!((f64::from(share) - ideal).abs() < 1.0, "share {share}, ideal {ideal}");
+        }
+    }
+
+    #[test]
+    fn the_order_of_members_does_not_matter(
+        (members, shuffled) in members().prop_flat_map(|members| {
+            (Just(members.clone()), Just(members).prop_shuffle())
+        }),
+    ) {
+        prop_assert!(owners(&members) == owners(&shuffled));
+    }
+
+    #[test]
+    fn equal_weights_are_the_same_whatever_their_number(
+        members in members(),
+        weight in 1_u16..=256,
+    ) {
+        let weighed = |weight| -> Vec<Member> {
+            members.iter().map(|member| Member { weight, ..*member }).collect()
+        };
+        prop_assert!(owners(&weighed(1)) == owners(&weighed(weight)));
+    }
+
+    #[test]
+    fn a_member_that_leaves_disturbs_few_whatever_the_weights(members in members()) {
+        prop_assume!(members.len() > 1);
+        let before = owners(&members);
+        let moved = disruption(&members, &before, 0);
+        prop_assert!(moved < 5.0, "moved {moved} %");
+    }
+
+    #[test]
+    fn signatures_ignore_order_and_notice_changes(
+        members in prop::collection::vec((any::<u64>(), 1_u16..=256, any::<u16>(), 1_u16..), 1..20),
+        changed in any::<prop::sample::Index>(),
+        bit in 0_u32..64,
+    ) {
+        let of = |members: &[(u64, u16, u16, u16)]| {
+            maglev::signature(members.iter().map(|(seed, weight, id, generation)| {
+                (*seed, *weight, Handle { id: *id, generation: *generation })
+            }))
+        };
+        let signature = of(&members);
+        prop_assert_ne!(signature, 0);
+        let mut other = members.clone();
+        other.reverse();
+        prop_assert_eq!(of(&other), signature);
+        let member = other.get_mut(changed.index(members.len())).expect("an index of it");
+        match bit % 4 {
+            0 => member.0 ^= 1 << bit,
+            1 => member.1 ^= 1 << (bit % 16),
+            2 => member.2 ^= 1 << (bit % 16),
+            _ => member.3 ^= 1 << (bit % 16),
+        }
+        prop_assert_ne!(of(&other), signature);
+        other.pop();
+        prop_assert_ne!(of(&other), signature);
+    }
+}
+
+#[test]
+fn an_empty_set_has_a_signature_too() {
+    assert_ne!(maglev::signature(core::iter::empty()), 0);
+}
+
+#[test]
+fn twins_share_what_is_theirs() {
+    let twin = Member { seed: 7, weight: 3 };
+    let ring = build(&[twin, twin]).expect("valid members");
+    let first = ring.iter().filter(|index| **index == 0).count();
+    assert!(first.abs_diff(SLOTS - first) <= 1);
+    assert!(ring.iter().all(|index| *index < 2));
+}
+
+#[test]
+fn more_members_than_the_ring_can_tell_apart_are_refused() {
+    let members = vec![Member { seed: 1, weight: 1 }; 65_536];
+    assert_eq!(build(&members), Err(BuildError::TooManyMembers { got: 65_536, most: 65_535 }));
+}
+
+#[test]
+fn invalid_input_is_refused_and_leaves_the_ring_alone() {
+    let mut slots: Box<[u16; SLOTS]> =
+        vec![5; SLOTS].into_boxed_slice().try_into().expect("the length is SLOTS");
+    let good = Member { seed: 1, weight: 1 };
+    let mut check = |members: &[Member], scratch: usize, expected: BuildError| {
+        let mut scratch = vec![Scratch::default(); scratch];
+        assert_eq!(maglev::build(members, &mut slots, &mut scratch), Err(expected));
+        assert!(slots.iter().all(|slot| *slot == 5));
+    };
+    check(&[], 0, BuildError::NoMembers);
+    let none = Member { seed: 2, weight: 0 };
+    check(&[good, none], 2, BuildError::Weight { member: 1, got: 0 });
+    let heavy = Member { seed: 2, weight: 257 };
+    check(&[good, heavy], 2, BuildError::Weight { member: 1, got: 257 });
+    check(&[good], 0, BuildError::ScratchTooSmall { got: 0, needed: 1 });
+}
+
+#[test]
+fn seeds_tell_addresses_and_ports_apart() {
+    let address = |last| Address6::mapped(Address4::new([10, 0, 0, last]));
+    let seeds = [
+        maglev::member_seed(&address(1), 80),
+        maglev::member_seed(&address(2), 80),
+        maglev::member_seed(&address(1), 81),
+        maglev::member_seed(&address(2), 79),
+    ];
+    for (index, seed) in seeds.iter().enumerate() {
+        assert!(!seeds[index + 1..].contains(seed));
+    }
+}
