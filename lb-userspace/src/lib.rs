@@ -9,6 +9,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod datapath;
 pub mod health;
 pub mod logging;

@@ -80,9 +80,10 @@ fn a_refusal_of_the_agent_exits_with_1() {
 fn a_refused_reload_lists_every_fault_and_exits_with_1() {
     let directory = tempfile::tempdir().unwrap();
     let body = r#"{"accepted": false, "warnings": [], "faults": [
-        {"file": "p.yaml", "line": 4, "key": "backends.pg.check.fall", "value": "0",
-         "message": "must be at least 1", "hint": "3 is the default"},
-        {"file": "p.yaml", "line": null, "key": "", "value": null, "message": "no frontends", "hint": null}]}"#;
+        {"file": "p.yaml", "line": 4, "column": 9, "path": "backends.pg.check.fall",
+         "value": "0", "message": "0 is less than 1", "hint": "3 is the default"},
+        {"file": "p.yaml", "line": null, "column": null, "path": "", "value": null,
+         "message": "no frontends", "hint": null}]}"#;
     for json in [false, true] {
         let socket = directory.path().join(format!("{json}.sock"));
         agent_that_answers(&socket, "200 OK", body);
@@ -96,7 +97,7 @@ fn a_refused_reload_lists_every_fault_and_exits_with_1() {
             assert_eq!(value["faults"][0]["line"], 4);
         } else {
             assert!(text.contains(
-                "p.yaml:4: backends.pg.check.fall: must be at least 1 (got '0')\n    hint: 3 is the default\n"
+                "p.yaml:4: backends.pg.check.fall: 0 is less than 1\n    hint: 3 is the default\n"
             ), "{text}");
             assert!(text.contains("2 faults") && text.contains("stays in force"), "{text}");
         }

@@ -135,58 +135,15 @@ fn cause_name(number: u8) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, time::SystemTime};
+    use std::time::SystemTime;
 
     use lb_common::address::{Address4, Address6, Be16};
 
     use super::*;
-    use crate::model::{
-        name::Name,
-        snapshot::{self, Backend, Bind, Frontend, HashBy, OnDown, Server, Snapshot},
-    };
-
-    fn name(text: &str) -> Name {
-        Name::new(text).unwrap()
-    }
+    use crate::model::fixture;
 
     fn names() -> NameIndex {
-        let server =
-            Server { address: "10.0.1.20:5432".parse().unwrap(), weight: 100, backup: false };
-        let bind = Bind { address: "10.0.0.100:5432".parse().unwrap(), protocol: Protocol::Tcp };
-        NameIndex::new(&Snapshot {
-            datapath: snapshot::Datapath {
-                interfaces: vec!["eth0".into()],
-                mode: snapshot::AttachMode::Auto,
-                pin_directory: lb_common::abi::PIN_DIRECTORY.into(),
-                manage_addresses: false,
-                snat_ports: (1024, 32767),
-                max_flows: 1,
-                max_half_open: 1,
-                timeouts: snapshot::FlowTimeouts {
-                    half_open: Duration::from_secs(30),
-                    established: Duration::from_secs(30),
-                    closing: Duration::from_secs(30),
-                    closed: Duration::from_secs(30),
-                    udp: Duration::from_secs(30),
-                },
-                sweep_interval: Duration::from_secs(5),
-            },
-            admin: snapshot::Admin { socket: "admin.sock".into(), listen: None },
-            log: snapshot::Log { target: snapshot::LogTarget::Stderr, access: None },
-            frontends: BTreeMap::from([(
-                name("postgres"),
-                Frontend { bind: vec![bind], backend: name("pg") },
-            )]),
-            backends: BTreeMap::from([(
-                name("pg"),
-                Backend {
-                    hash: HashBy::Tuple,
-                    on_down: OnDown::Reset,
-                    check: None,
-                    servers: BTreeMap::from([(name("pg1"), server)]),
-                },
-            )]),
-        })
+        NameIndex::new(&fixture::snapshot(&[("pg1", "10.0.1.20:5432")]))
     }
 
     fn event() -> FlowEnd {

@@ -3,7 +3,7 @@
 //! The agent writes them, the command line and everybody's `curl | jq` read them, so
 //! fields are added but never change their meaning. Names carry units: `_s` seconds.
 
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr};
 
 use lb_common::counters::TrafficCounters;
 use serde::{Deserialize, Serialize};
@@ -308,16 +308,36 @@ pub struct ReloadResult {
 pub struct FaultView {
     /// The file.
     pub file: String,
-    /// Line in the file, from 1; none if the fault has no place.
-    pub line: Option<u64>,
+    /// Line in the file, from 1; none if the fault is not in the file itself.
+    pub line: Option<usize>,
+    /// Column, from 1, in characters.
+    pub column: Option<usize>,
     /// Path of the key, such as `backends.pg.servers.pg1.weight`; may be empty.
-    pub key: String,
+    pub path: String,
     /// The value at fault, if there is one.
     pub value: Option<String>,
     /// What is wrong.
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+}
+
+impl fmt::Display for FaultView {
+    /// `FILE:LINE: PATH: MESSAGE`, and the hint on a line of its own.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, ": {}", self.path)?;
+        }
+        write!(f, ": {}", self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n    hint: {hint}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Body of every answer that is not a success.

@@ -27,29 +27,12 @@ pub fn run(args: &ReloadArgs, output: &mut Output) -> anyhow::Result<Outcome> {
 /// The faults of a configuration, one after the other, and their number.
 #[must_use]
 pub fn render_faults(faults: &[FaultView]) -> String {
-    let mut text = String::new();
-    for fault in faults {
-        text += &fault.file;
-        if let Some(line) = fault.line {
-            text += &format!(":{line}");
-        }
-        text += ": ";
-        if !fault.key.is_empty() {
-            text += &format!("{}: ", fault.key);
-        }
-        text += &fault.message;
-        if let Some(value) = &fault.value {
-            text += &format!(" (got '{value}')");
-        }
-        text.push('\n');
-        if let Some(hint) = &fault.hint {
-            text += &format!("    hint: {hint}\n");
-        }
-    }
-    match faults.len() {
-        1 => text + "1 fault\n",
-        number => text + &format!("{number} faults\n"),
-    }
+    let mut text: String = faults.iter().map(|fault| format!("{fault}\n")).collect();
+    text += &match faults.len() {
+        1 => "1 fault\n".to_owned(),
+        number => format!("{number} faults\n"),
+    };
+    text
 }
 
 fn render(result: &ReloadResult) -> String {

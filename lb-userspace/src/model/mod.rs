@@ -1,6 +1,8 @@
 //! What the agent knows, as values: the validated configuration and the state of servers.
 //! Pure: no I/O, no clock, no async.
 
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod index;
 pub mod name;
 pub mod snapshot;

@@ -1,0 +1,244 @@
+//! What outlives the agent besides the maps: the operator's words and what the checks
+//! found, in a JSON file beside the admin socket.
+//!
+//! A restarted agent goes on where the last one stopped: a dead server stays evicted until
+//! a check says otherwise, a healthy one is not put to the test anew, a drained one stays
+//! drained. The file lives in `/run`, which a reboot clears, as it clears the maps.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::book::{Memory, Record, ServerBook};
+use crate::{
+    clock::rfc3339,
+    model::{
+        name::Name,
+        snapshot::Server,
+        state::{AdminState, Health, ServerStatus},
+    },
+};
+
+/// Version of the file's format; another version is not read.
+const VERSION: u32 = 1;
+
+/// The file, and what it held when it was last written.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+    written: Option<Vec<u8>>,
+}
+
+/// Why the file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateFileError {
+    /// The file system failed.
+    #[error("can not {action} {}", path.display())]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The content makes no sense.
+    #[error("can not read {}; it is left aside", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: serde_json::Error,
+    },
+    /// The content is of another version.
+    #[error("{} has version {found}, not {VERSION}; it is left aside", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version found.
+        found: u32,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    version: u32,
+    servers: Vec<Line>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    backend: String,
+    server: String,
+    address: SocketAddr,
+    configured_weight: u16,
+    admin: AdminState,
+    weight: Option<u16>,
+    checked: bool,
+    health: Health,
+    reason: String,
+    since: String,
+}
+
+impl StateFile {
+    /// The file beside the admin socket `socket`.
+    #[must_use]
+    pub fn beside(socket: &Path) -> Self {
+        Self { path: socket.with_extension("state.json"), written: None }
+    }
+
+    /// What an earlier process knew; nothing if there is no file.
+    ///
+    /// # Errors
+    /// [`StateFileError`] if the file can not be read or makes no sense.
+    pub fn read(&self) -> Result<Vec<Memory>, StateFileError> {
+        let bytes = match fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(self.failed("read")(error)),
+        };
+        let content: Content = serde_json::from_slice(&bytes)
+            .map_err(|source| StateFileError::Content { path: self.path.clone(), source })?;
+        if content.version != VERSION {
+            let path = self.path.clone();
+            return Err(StateFileError::Version { path, found: content.version });
+        }
+        // A line with a name that can not be configured belongs to no server.
+        Ok(content.servers.into_iter().filter_map(memory_of).collect())
+    }
+
+    /// Writes what is known, in one step, if it differs from what was last written.
+    ///
+    /// # Errors
+    /// [`StateFileError`] if the file system refuses; the old file is still there.
+    pub fn write(&mut self, book: &ServerBook) -> Result<(), StateFileError> {
+        let content = Content { version: VERSION, servers: book.iter().map(line_of).collect() };
+        let bytes = serde_json::to_vec_pretty(&content)
+            .map_err(|source| StateFileError::Content { path: self.path.clone(), source })?;
+        if self.written.as_ref() == Some(&bytes) {
+            return Ok(());
+        }
+        let new = self.path.with_extension("json.new");
+        let written = File::create(&new).and_then(|mut file| file.write_all(&bytes));
+        written.and_then(|()| fs::rename(&new, &self.path)).map_err(self.failed("write"))?;
+        self.written = Some(bytes);
+        Ok(())
+    }
+
+    /// Removes the file; not an error if there is none.
+    ///
+    /// # Errors
+    /// [`StateFileError`] if the file system refuses.
+    pub fn remove(&mut self) -> Result<(), StateFileError> {
+        self.written = None;
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.failed("remove")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> StateFileError {
+        let path = self.path.clone();
+        move |source| StateFileError::File { action, path, source }
+    }
+}
+
+fn line_of((id, record): (&(Name, Name), &Record)) -> Line {
+    Line {
+        backend: id.0.to_string(),
+        server: id.1.to_string(),
+        address: record.server.address,
+        configured_weight: record.server.weight,
+        admin: record.status.admin,
+        weight: record.status.weight,
+        checked: record.checked,
+        health: record.status.health,
+        reason: record.status.reason.clone(),
+        since: rfc3339(record.since),
+    }
+}
+
+fn memory_of(line: Line) -> Option<Memory> {
+    let id = (Name::new(&line.backend).ok()?, Name::new(&line.server).ok()?);
+    let server = Server { address: line.address, weight: line.configured_weight, backup: false };
+    let status = ServerStatus {
+        admin: line.admin,
+        health: line.health,
+        weight: line.weight,
+        reason: line.reason,
+    };
+    let since = humantime::parse_rfc3339(&line.since).unwrap_or(SystemTime::UNIX_EPOCH);
+    Some(Memory { id, record: Record { server, status, checked: line.checked, since } })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        admin::api::ServerSet,
+        model::fixture::{pg, snapshot},
+    };
+
+    fn bed() -> (tempfile::TempDir, StateFile) {
+        let directory = tempfile::tempdir().expect("a directory for the test");
+        let file = StateFile::beside(&directory.path().join("admin.sock"));
+        (directory, file)
+    }
+
+    fn book() -> ServerBook {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        let servers = [("pg1", "10.0.1.20:5432"), ("pg2", "10.0.1.21:5432")];
+        let mut book = ServerBook::new(&snapshot(&servers), Vec::new(), now);
+        let set = ServerSet { state: Some(AdminState::Drain), weight: Some(5) };
+        book.set(&pg("pg1"), set, now);
+        book.note_health(&pg("pg2"), Health::Down, "connection refused".into(), now);
+        book
+    }
+
+    #[test]
+    fn a_restarted_agent_knows_what_the_last_one_knew() {
+        let (_directory, mut file) = bed();
+        assert!(file.read().unwrap().is_empty());
+        file.write(&book()).unwrap();
+        let memories = file.read().unwrap();
+        let servers = [("pg1", "10.0.1.20:5432"), ("pg2", "10.0.1.21:5432")];
+        let later = SystemTime::now();
+        assert_eq!(ServerBook::new(&snapshot(&servers), memories, later), book());
+    }
+
+    #[test]
+    fn nothing_is_left_beside_the_file_and_removing_it_twice_is_fine() {
+        let (directory, mut file) = bed();
+        file.write(&book()).unwrap();
+        file.write(&book()).unwrap();
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        file.remove().unwrap();
+        file.remove().unwrap();
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_that_makes_no_sense_is_an_error_and_not_a_panic() {
+        let (directory, file) = bed();
+        let path = directory.path().join("admin.state.json");
+        for content in ["", "[]", r#"{"version": 2, "servers": []}"#, r#"{"version": 1}"#] {
+            fs::write(&path, content).unwrap();
+            assert!(file.read().is_err(), "{content}");
+        }
+        let unnamed = r#"{"version": 1, "servers": [{"backend": "", "server": "x",
+            "address": "10.0.0.1:1", "configured_weight": 1, "admin": "ready", "weight": null,
+            "checked": true, "health": "up", "reason": "", "since": "?"}]}"#;
+        fs::write(&path, unnamed).unwrap();
+        assert!(file.read().unwrap().is_empty());
+    }
+}

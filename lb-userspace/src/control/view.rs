@@ -1,0 +1,190 @@
+//! What the operator sees, made from what the control loop knows. Pure.
+
+use std::{collections::HashMap, net::SocketAddr, time::SystemTime};
+
+use super::book::{Record, ServerBook};
+use crate::{
+    admin::api::{BackendView, ServerView, Traffic, VipView},
+    clock::rfc3339,
+    model::{
+        name::Name,
+        snapshot::{Backend, Bind, CheckKind, Snapshot},
+        state::{ServerId, ServerState},
+    },
+};
+
+/// Counters of the data plane under names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrafficBook {
+    /// By VIP.
+    pub vips: HashMap<Bind, Traffic>,
+    /// By backend and address of the server.
+    pub servers: HashMap<(Name, SocketAddr), Traffic>,
+}
+
+/// Every VIP of every frontend.
+#[must_use]
+pub fn vips(snapshot: &Snapshot, traffic: &TrafficBook) -> Vec<VipView> {
+    let frontends = snapshot.frontends.iter();
+    let vips = frontends.flat_map(|(name, frontend)| {
+        frontend.bind.iter().map(move |bind| VipView {
+            frontend: name.to_string(),
+            address: bind.address,
+            protocol: bind.protocol,
+            backend: frontend.backend.to_string(),
+            traffic: traffic.vips.get(bind).copied().unwrap_or_default(),
+        })
+    });
+    vips.collect()
+}
+
+/// Every backend with its servers.
+#[must_use]
+pub fn backends(
+    snapshot: &Snapshot,
+    book: &ServerBook,
+    traffic: &TrafficBook,
+    now: SystemTime,
+) -> Vec<BackendView> {
+    let backends = snapshot.backends.iter();
+    let views = backends.map(|(name, backend)| {
+        let records = backend.servers.keys().filter_map(|server| {
+            let id = (name.clone(), server.clone());
+            book.get(&id).map(|record| (id, record))
+        });
+        let servers: Vec<_> =
+            records.map(|(id, record)| server(&id, record, traffic, now)).collect();
+        BackendView {
+            name: name.to_string(),
+            hash: backend.hash,
+            on_down: backend.on_down,
+            check: check_name(backend).to_owned(),
+            usable: usable(&servers),
+            servers,
+        }
+    });
+    views.collect()
+}
+
+/// One server.
+#[must_use]
+pub fn server(
+    (backend, name): &ServerId,
+    record: &Record,
+    traffic: &TrafficBook,
+    now: SystemTime,
+) -> ServerView {
+    let place = (backend.clone(), record.server.address);
+    ServerView {
+        name: name.to_string(),
+        address: record.server.address,
+        state: record.state(),
+        admin: record.status.admin,
+        health: record.status.health,
+        reason: record.status.reason.clone(),
+        since: rfc3339(record.since),
+        state_s: now.duration_since(record.since).unwrap_or_default().as_secs(),
+        weight: record.weight(),
+        configured_weight: record.server.weight,
+        backup: record.server.backup,
+        traffic: traffic.servers.get(&place).copied().unwrap_or_default(),
+    }
+}
+
+/// A warning for each backend that is used and has no server for new flows.
+#[must_use]
+pub fn warnings(snapshot: &Snapshot, backends: &[BackendView]) -> Vec<String> {
+    let used = |backend: &&BackendView| {
+        snapshot.frontends.values().any(|frontend| frontend.backend.as_str() == backend.name)
+    };
+    let empty = backends.iter().filter(used).filter(|backend| backend.usable == 0);
+    empty.map(|backend| format!("backend {} has no usable server", backend.name)).collect()
+}
+
+fn check_name(backend: &Backend) -> &'static str {
+    match backend.check.as_ref().map(|check| &check.kind) {
+        None => "none",
+        Some(CheckKind::Tcp) => "tcp",
+        Some(CheckKind::Http(_)) => "http",
+    }
+}
+
+/// How many servers take new flows: backups do while no other can.
+fn usable(servers: &[ServerView]) -> usize {
+    let count = |backup| {
+        let takes = |server: &&ServerView| {
+            server.state == ServerState::Up && server.weight > 0 && server.backup == backup
+        };
+        servers.iter().filter(takes).count()
+    };
+    match count(false) {
+        0 => count(true),
+        number => number,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{
+        fixture::{name, pg, snapshot},
+        state::Health,
+    };
+
+    const START: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn views(
+        configure: impl FnOnce(&mut Snapshot, &mut ServerBook),
+    ) -> (Vec<BackendView>, Vec<String>) {
+        let mut snapshot = snapshot(&[("pg1", "10.0.1.20:5432"), ("pg2", "10.0.1.21:5432")]);
+        let pg2 = snapshot.backends.get_mut(&name("pg")).expect("is there");
+        pg2.servers.get_mut(&name("pg2")).expect("is there").backup = true;
+        let mut book = ServerBook::new(&snapshot, Vec::new(), START);
+        configure(&mut snapshot, &mut book);
+        let traffic = TrafficBook {
+            servers: [(
+                (name("pg"), "10.0.1.20:5432".parse().expect("is an address")),
+                Traffic { flows: 7, ..Traffic::default() },
+            )]
+            .into(),
+            ..TrafficBook::default()
+        };
+        let views = backends(&snapshot, &book, &traffic, START + Duration::from_secs(90));
+        let warnings = warnings(&snapshot, &views);
+        (views, warnings)
+    }
+
+    #[test]
+    fn servers_are_shown_with_state_and_traffic() {
+        let (views, warnings) = views(|_, book| {
+            let now = START + Duration::from_secs(30);
+            book.note_health(&pg("pg2"), Health::Down, "status 503".into(), now);
+        });
+        assert_eq!((views[0].usable, views[0].check.as_str()), (1, "tcp"));
+        let [pg1, pg2] = views[0].servers.as_slice() else { panic!("two servers") };
+        assert_eq!((pg1.state, pg1.state_s, pg1.traffic.flows), (ServerState::Up, 90, 7));
+        assert_eq!((pg2.state, pg2.state_s, pg2.traffic.flows), (ServerState::Down, 60, 0));
+        assert_eq!(
+            (pg2.reason.as_str(), pg2.since.as_str()),
+            ("status 503", "1970-01-01T00:00:30.000Z")
+        );
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn a_backup_counts_when_nothing_else_is_usable() {
+        let down = |book: &mut ServerBook, server| {
+            book.note_health(&pg(server), Health::Down, String::new(), START);
+        };
+        let (views_with_backup, warnings) = views(|_, book| down(book, "pg1"));
+        assert_eq!((views_with_backup[0].usable, warnings.len()), (1, 0));
+        let (views, warnings) = views(|_, book| {
+            down(book, "pg1");
+            down(book, "pg2");
+        });
+        assert_eq!(views[0].usable, 0);
+        assert_eq!(warnings, ["backend pg has no usable server"]);
+    }
+}

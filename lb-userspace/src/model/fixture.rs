@@ -1,0 +1,79 @@
+//! A small configuration for unit tests.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    name::Name,
+    snapshot::{
+        Admin, AttachMode, Backend, Bind, Check, CheckKind, Datapath, FlowTimeouts, Frontend,
+        HashBy, Log, LogTarget, OnDown, Protocol, Server, Snapshot,
+    },
+    state::ServerId,
+};
+
+/// A name that is known to be one.
+pub(crate) fn name(text: &str) -> Name {
+    Name::new(text).expect("tests use good names")
+}
+
+/// The place of `server` in the backend `pg`.
+pub(crate) fn pg(server: &str) -> ServerId {
+    (name("pg"), name(server))
+}
+
+/// Frontend `postgres` on 10.0.0.100:5432/tcp with the checked backend `pg` of these
+/// servers, by name and address, of weight 100.
+pub(crate) fn snapshot(servers: &[(&str, &str)]) -> Snapshot {
+    let servers = servers.iter().map(|(server, address)| {
+        let address = address.parse().expect("tests use good addresses");
+        (name(server), Server { address, weight: 100, backup: false })
+    });
+    let backend = Backend {
+        hash: HashBy::Tuple,
+        on_down: OnDown::Reset,
+        check: Some(check()),
+        servers: servers.collect(),
+    };
+    let address = "10.0.0.100:5432".parse().expect("is an address");
+    let bind = vec![Bind { address, protocol: Protocol::Tcp }];
+    Snapshot {
+        datapath: datapath(),
+        admin: Admin { socket: "/run/pointsman/admin.sock".into(), listen: None },
+        log: Log { target: LogTarget::Stderr, access: None },
+        frontends: BTreeMap::from([(name("postgres"), Frontend { bind, backend: name("pg") })]),
+        backends: BTreeMap::from([(name("pg"), backend)]),
+    }
+}
+
+fn check() -> Check {
+    Check {
+        kind: CheckKind::Tcp,
+        interval: Duration::from_secs(2),
+        fast_interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(1),
+        fall: 3,
+        rise: 2,
+        port: None,
+    }
+}
+
+fn datapath() -> Datapath {
+    let minute = Duration::from_secs(60);
+    Datapath {
+        interfaces: vec!["eth0".into()],
+        mode: AttachMode::Auto,
+        pin_directory: lb_common::abi::PIN_DIRECTORY.into(),
+        manage_addresses: false,
+        snat_ports: (1024, 32767),
+        max_flows: 1000,
+        max_half_open: 1000,
+        timeouts: FlowTimeouts {
+            half_open: minute,
+            established: minute,
+            closing: minute,
+            closed: minute,
+            udp: minute,
+        },
+        sweep_interval: Duration::from_secs(5),
+    }
+}
