@@ -5,6 +5,9 @@
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrafficCounters {
+    /// Generation of the id these numbers belong to; the agent sets it when it zeroes
+    /// them, and the data plane counts only flows of this generation.
+    pub generation: u64,
     /// Flows created.
     pub flows: u64,
     /// Packets client to server.

@@ -46,7 +46,7 @@ drop_reasons! {
     ServerDown = 6, "server_down";
     /// Every probed source port towards the server is in use.
     PortsExhausted = 7, "ports_exhausted";
-    /// The table of confirmed flows is full.
+    /// The table of confirmed flows is full; the packet was forwarded, its flow stays half-open.
     FlowTableFull = 8, "flow_table_full";
     /// The table of half-open flows refused an entry.
     HalfOpenTableFull = 9, "half_open_table_full";
@@ -56,11 +56,13 @@ drop_reasons! {
     Resize = 11, "resize";
     /// An invariant of the data plane did not hold; please report it.
     Internal = 12, "internal";
+    /// A finished flow could not be reported, the ring buffer was full; the packet was forwarded.
+    EventLost = 13, "event_lost";
 }
 
 impl DropReason {
     /// How many reasons there are; the size of `DROP_COUNTERS`.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 14;
 
     /// From the index into `DROP_COUNTERS`.
     #[must_use]

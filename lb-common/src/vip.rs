@@ -16,7 +16,25 @@ pub struct VipKey {
     /// 6 (TCP), 17 (UDP); 0 in an address record.
     pub protocol: u8,
     /// Zero; part of the key.
-    pub padding: [u8; 5],
+    pub padding0: u8,
+    /// Zero; part of the key.
+    pub padding1: u32,
+}
+
+impl VipKey {
+    /// The key of a VIP.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(address: Address6, port: Be16, protocol: u8) -> Self {
+        Self { address, port, protocol, padding0: 0, padding1: 0 }
+    }
+
+    /// The key of an address record.
+    #[inline(always)]
+    #[must_use]
+    pub const fn address_record(address: Address6) -> Self {
+        Self::new(address, Be16::from_wire(0), 0)
+    }
 }
 
 /// How packets of one VIP are handled.

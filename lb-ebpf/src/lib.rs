@@ -1,2 +1,33 @@
-//! pointsman's XDP data plane.
+//! pointsman's data plane: packet access, map access and dispatch around the decisions of
+//! `lb_common`.
+//!
+//! A packet passes through the modules in this order: [`parse`] finds out what it is,
+//! [`balance`] looks for its flow, [`hit`] handles packets of known flows, [`admit`] opens
+//! new ones ([`select`] picks the server, [`track`] the port), [`rewrite`] and
+//! [`transmit`] send it on its way. [`reset`] answers in place of a dead server.
+//!
+//! Within a stage everything is inlined: the verifier follows packet pointers only within
+//! a function.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+pub mod admit;
+pub mod atomic;
+pub mod balance;
+pub mod clock;
+pub mod counters;
+pub mod dead;
+pub mod event;
+pub mod family;
+pub mod hit;
+pub mod maps;
+pub mod packet;
+pub mod parse;
+pub mod promote;
+pub mod reset;
+pub mod rewrite;
+pub mod select;
+pub mod track;
+pub mod transmit;
+pub mod verdict;
+pub mod verifier;

@@ -2,6 +2,15 @@
 #![no_std]
 #![no_main]
 
+use aya_ebpf::{macros::xdp, programs::XdpContext};
+use lb_ebpf::balance::balance;
+
+/// Handles every packet of an interface.
+#[xdp]
+fn pointsman(ctx: XdpContext) -> u32 {
+    balance(ctx.ctx)
+}
+
 /// GPL-only helpers are used.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -1,0 +1,96 @@
+//! Packets of no known flow: VIP lookup and the opening of a flow.
+
+use aya_ebpf::bindings::xdp_md;
+use lb_common::{
+    address::Address,
+    drop_reason::DropReason,
+    flow::Handle,
+    hash, source,
+    tcp_state::{self, FirstPacket, Progress},
+    vip::{VipEntry, VipKey, hash_by, on_down},
+};
+
+use crate::{
+    clock, counters,
+    family::Family,
+    hit,
+    maps::VIPS,
+    parse::{Segment, TCP},
+    rewrite, select,
+    track::{self, Opening},
+    transmit,
+    verdict::{Step, Verdict},
+};
+
+/// Opens a flow if the packet is for a VIP; otherwise it is the kernel's.
+#[inline(always)]
+pub fn admit<F: Family>(ctx: *mut xdp_md, segment: &Segment<F>) -> Step {
+    let key = VipKey::new(
+        segment.key.destination.to_common(),
+        segment.key.destination_port,
+        segment.key.protocol,
+    );
+    // SAFETY: the value is copied, the reference is not kept.
+    let Some(vip) = unsafe { VIPS.get(&key) }.copied() else {
+        return Step::Settled(Verdict::Pass);
+    };
+    open(ctx, segment, &vip).unwrap_or_else(|refusal| refusal)
+}
+
+#[inline(always)]
+fn open<F: Family>(ctx: *mut xdp_md, segment: &Segment<F>, vip: &VipEntry) -> Result<Step, Step> {
+    let progress = first_progress(segment)?;
+    if !source::can_be_client(segment.key.source) || segment.key.source == segment.key.destination {
+        return Err(drop(DropReason::BadSource));
+    }
+    rewrite::check_ttl(segment).map_err(Step::Settled)?;
+    let tuple_hash = hash::tuple_hash(&segment.key);
+    let ring_hash =
+        if vip.hash_by == hash_by::SOURCE { hash::source_hash(&segment.key) } else { tuple_hash };
+    let vip_handle = Handle { id: vip.id, generation: vip.generation };
+    let Some((handle, server)) = select::select(vip.backend, ring_hash) else {
+        return Err(no_server(segment, vip, vip_handle));
+    };
+    let hop = hit::server_hop::<F>(ctx, server).map_err(Step::Settled)?;
+    let pair = F::scratch().ok_or(drop(DropReason::Internal))?;
+    let opening = Opening {
+        vip: vip_handle,
+        server: handle,
+        client_hop: transmit::arrival_hop(ctx, segment.ethernet),
+        now_ns: clock::now_ns(),
+        hash: tuple_hash,
+        progress,
+    };
+    track::track::<F>(segment, server, &opening, pair).map_err(drop)?;
+    counters::count_open(vip_handle, handle, segment.bytes);
+    rewrite::translate(segment, &pair.forward);
+    Ok(Step::Settled(transmit::transmit(ctx, segment.ethernet, &hop)))
+}
+
+/// What the first packet says about the connection.
+#[inline(always)]
+fn first_progress<F: Family>(segment: &Segment<F>) -> Result<u32, Step> {
+    if segment.key.protocol != TCP {
+        return Ok(0);
+    }
+    match tcp_state::first_packet(segment.flags) {
+        FirstPacket::Open => Ok(Progress::SYN),
+        FirstPacket::PickUp => Ok(Progress::PICKED_UP),
+        FirstPacket::Refuse => Err(drop(DropReason::NoFlow)),
+    }
+}
+
+/// No server takes new flows: a client learns it from a RST, not from a timeout.
+#[inline(always)]
+fn no_server<F: Family>(segment: &Segment<F>, vip: &VipEntry, handle: Handle) -> Step {
+    if segment.key.protocol != TCP || vip.on_down != on_down::RESET {
+        return drop(DropReason::NoServer);
+    }
+    counters::count_reset(handle, Handle::default());
+    Step::Reset(DropReason::NoServer)
+}
+
+#[inline(always)]
+fn drop(reason: DropReason) -> Step {
+    Step::Settled(Verdict::Drop(reason))
+}

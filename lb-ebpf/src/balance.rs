@@ -1,0 +1,149 @@
+//! The way of a packet through the data plane: flow hit, else VIP hit, else the kernel's.
+//!
+//! Three stages, each a BPF function of its own, because each needs most of the 512 bytes
+//! of stack that a chain of calls shares. The verifier follows packet pointers within a
+//! function only, so the later stages, which few packets reach, parse again. Between the
+//! stages travels a number: an XDP action, or one of the codes below.
+
+use aya_ebpf::bindings::{xdp_action, xdp_md};
+use lb_common::drop_reason::DropReason;
+
+use crate::{
+    admit,
+    family::{V4, V6},
+    hit,
+    packet::Packet,
+    parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Segment},
+    reset,
+    verdict::{Step, Verdict},
+};
+
+/// No flow: admit an IPv4 packet.
+const ADMIT4: u32 = 0x100;
+/// No flow: admit an IPv6 packet.
+const ADMIT6: u32 = 0x101;
+/// Plus a drop reason: answer an IPv4 packet with a RST.
+const RESET4: u32 = 0x200;
+/// Plus a drop reason: answer an IPv6 packet with a RST.
+const RESET6: u32 = 0x300;
+/// The bits of a code that are not its drop reason.
+const KIND: u32 = 0x300;
+
+/// Handles one packet; returns the XDP action.
+#[inline(always)]
+#[must_use]
+pub fn balance(ctx: *mut xdp_md) -> u32 {
+    let mut code = flow(ctx);
+    if code < ADMIT4 {
+        return code;
+    }
+    if code == ADMIT4 {
+        code = admit4(ctx);
+    } else if code == ADMIT6 {
+        code = admit6(ctx);
+    }
+    match code & KIND {
+        RESET4 => reset4(ctx, code & !KIND),
+        RESET6 => reset6(ctx, code & !KIND),
+        _ => code,
+    }
+}
+
+// The functions keep their C names: `bpftool prog` and verifier logs show them.
+
+/// First stage: parses the packet and handles it if its flow is known.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow(ctx: *mut xdp_md) -> u32 {
+    let packet = Packet::new(ctx);
+    let Some(link) = parse::link(&packet) else {
+        return xdp_action::XDP_PASS;
+    };
+    match link.ether_type {
+        ETHERTYPE_IPV4 => match parse::parse_v4(&packet, &link) {
+            Ok(segment) => hit::find_and_hit(ctx, &segment).into_code(ADMIT4, RESET4),
+            Err(verdict) => verdict.into_action(),
+        },
+        ETHERTYPE_IPV6 => match parse::parse_v6(&packet, &link) {
+            Ok(segment) => hit::find_and_hit(ctx, &segment).into_code(ADMIT6, RESET6),
+            Err(verdict) => verdict.into_action(),
+        },
+        _ => xdp_action::XDP_PASS,
+    }
+}
+
+/// Second stage, IPv4: opens a flow if the packet is for a VIP.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn admit4(ctx: *mut xdp_md) -> u32 {
+    match parse_again4(ctx) {
+        Some(segment) => admit::admit(ctx, &segment).into_code(ADMIT4, RESET4),
+        None => internal(),
+    }
+}
+
+/// Second stage, IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn admit6(ctx: *mut xdp_md) -> u32 {
+    match parse_again6(ctx) {
+        Some(segment) => admit::admit(ctx, &segment).into_code(ADMIT6, RESET6),
+        None => internal(),
+    }
+}
+
+/// Third stage, IPv4: answers with a RST.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn reset4(ctx: *mut xdp_md, reason: u32) -> u32 {
+    match parse_again4(ctx) {
+        Some(segment) => reset::answer(ctx, &segment, reset_reason(reason)).into_action(),
+        None => internal(),
+    }
+}
+
+/// Third stage, IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn reset6(ctx: *mut xdp_md, reason: u32) -> u32 {
+    match parse_again6(ctx) {
+        Some(segment) => reset::answer(ctx, &segment, reset_reason(reason)).into_action(),
+        None => internal(),
+    }
+}
+
+#[inline(always)]
+fn parse_again4(ctx: *mut xdp_md) -> Option<Segment<V4>> {
+    let packet = Packet::new(ctx);
+    parse::parse_v4(&packet, &parse::link(&packet)?).ok()
+}
+
+#[inline(always)]
+fn parse_again6(ctx: *mut xdp_md) -> Option<Segment<V6>> {
+    let packet = Packet::new(ctx);
+    parse::parse_v6(&packet, &parse::link(&packet)?).ok()
+}
+
+/// A packet does not change between two stages.
+#[inline(always)]
+fn internal() -> u32 {
+    Verdict::Drop(DropReason::Internal).into_action()
+}
+
+/// The two reasons for which clients are reset.
+#[inline(always)]
+fn reset_reason(code: u32) -> DropReason {
+    if code == DropReason::NoServer as u32 { DropReason::NoServer } else { DropReason::ServerDown }
+}
+
+impl Step {
+    /// The XDP action, or the code of the next stage.
+    #[inline(always)]
+    fn into_code(self, admit: u32, reset: u32) -> u32 {
+        match self {
+            Self::Settled(verdict) => verdict.into_action(),
+            Self::Admit => admit,
+            Self::Reset(reason) => reset + reason as u32,
+        }
+    }
+}

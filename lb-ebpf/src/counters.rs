@@ -1,0 +1,71 @@
+//! Per-CPU counters. Plain additions: a CPU runs one XDP program at a time.
+
+use lb_common::{
+    counters::TrafficCounters,
+    drop_reason::DropReason,
+    flow::{Direction, Handle},
+};
+
+use crate::maps::{DROP_COUNTERS, SERVER_COUNTERS, VIP_COUNTERS};
+
+/// Counts one packet that was not forwarded for a reason.
+#[inline(always)]
+pub fn count_drop(reason: DropReason) {
+    if let Some(counter) = DROP_COUNTERS.get_ptr_mut(reason as u32) {
+        // SAFETY: the value belongs to this CPU.
+        unsafe { (*counter).packets += 1 };
+    }
+}
+
+/// Counts one packet of a flow for its VIP and its server.
+#[inline(always)]
+pub fn count_packet(vip: Handle, server: Handle, direction: Direction, bytes: u64) {
+    for_both(vip, server, |counters| match direction {
+        Direction::Forward => {
+            counters.forward_packets += 1;
+            counters.forward_bytes += bytes;
+        }
+        Direction::Reply => {
+            counters.reply_packets += 1;
+            counters.reply_bytes += bytes;
+        }
+    });
+}
+
+/// Counts a new flow and its first packet.
+#[inline(always)]
+pub fn count_open(vip: Handle, server: Handle, bytes: u64) {
+    for_both(vip, server, |counters| {
+        counters.flows += 1;
+        counters.forward_packets += 1;
+        counters.forward_bytes += bytes;
+    });
+}
+
+/// Counts a client that was answered with a RST. A server of generation 0 is none.
+#[inline(always)]
+pub fn count_reset(vip: Handle, server: Handle) {
+    for_both(vip, server, |counters| counters.resets += 1);
+}
+
+/// Does the same to the counters of the VIP and of the server, where they are current.
+#[inline(always)]
+fn for_both(vip: Handle, server: Handle, mut count: impl FnMut(&mut TrafficCounters)) {
+    if let Some(counters) = current(VIP_COUNTERS.get_ptr_mut(u32::from(vip.id)), vip) {
+        count(counters);
+    }
+    if let Some(counters) = current(SERVER_COUNTERS.get_ptr_mut(u32::from(server.id)), server) {
+        count(counters);
+    }
+}
+
+/// The counters, unless the id has been given to something else since.
+#[inline(always)]
+fn current(
+    counters: Option<*mut TrafficCounters>,
+    handle: Handle,
+) -> Option<&'static mut TrafficCounters> {
+    // SAFETY: the value belongs to this CPU and array elements are never freed.
+    let counters = unsafe { &mut *counters? };
+    (counters.generation == u64::from(handle.generation)).then_some(counters)
+}

@@ -1,0 +1,124 @@
+//! What differs between IPv4 and IPv6 in the data plane: tables and headers.
+
+use aya_ebpf::btf_maps::{HashMap, LruHashMap};
+use lb_common::{
+    abi,
+    address::{Address, Address4, Address6},
+    checksum,
+    flow::{FlowEntry, FlowKey},
+};
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+
+use crate::maps::{FLOWS4, FLOWS6, HALF_OPEN4, HALF_OPEN6, Pair, SCRATCH};
+
+/// The table of confirmed flows of a family.
+pub type Flows<A> = HashMap<FlowKey<A>, FlowEntry<A>, { abi::DEFAULT_FLOW_ENTRIES as usize }>;
+/// The table of half-open flows of a family.
+pub type HalfOpen<A> =
+    LruHashMap<FlowKey<A>, FlowEntry<A>, { abi::DEFAULT_HALF_OPEN_ENTRIES as usize }>;
+
+/// One of the two families.
+pub trait Family: Sized + 'static {
+    /// Its addresses.
+    type Address: Address;
+    /// Its header without options or extension headers.
+    type Header: 'static;
+    /// Length of that header in bytes.
+    const HEADER_BYTES: usize;
+    /// The address family's number for `bpf_fib_lookup`.
+    const AF: u8;
+
+    /// Flows confirmed by both sides.
+    fn flows() -> &'static Flows<Self::Address>;
+    /// Flows not yet confirmed by both sides.
+    fn half_open() -> &'static HalfOpen<Self::Address>;
+    /// Room to build the two entries of a flow.
+    fn scratch() -> Option<&'static mut Pair<FlowEntry<Self::Address>>>;
+    /// TTL or hop limit.
+    fn ttl(header: &Self::Header) -> u8;
+    /// Writes both addresses, counts the TTL or hop limit down by one, and repairs the
+    /// header checksum by `delta`.
+    fn translate(
+        header: &mut Self::Header,
+        source: Self::Address,
+        destination: Self::Address,
+        delta: u16,
+    );
+}
+
+/// IPv4, RFC 791.
+pub struct V4;
+/// IPv6, RFC 8200.
+pub struct V6;
+
+impl Family for V4 {
+    type Address = Address4;
+    type Header = Ipv4Hdr;
+    const HEADER_BYTES: usize = 20;
+    const AF: u8 = 2;
+
+    #[inline(always)]
+    fn flows() -> &'static Flows<Address4> {
+        &FLOWS4
+    }
+
+    #[inline(always)]
+    fn half_open() -> &'static HalfOpen<Address4> {
+        &HALF_OPEN4
+    }
+
+    #[inline(always)]
+    fn scratch() -> Option<&'static mut Pair<FlowEntry<Address4>>> {
+        // SAFETY: the value belongs to this CPU, and only one caller holds it at a time.
+        SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut (*scratch).pair4 })
+    }
+
+    #[inline(always)]
+    fn ttl(header: &Ipv4Hdr) -> u8 {
+        header.ttl
+    }
+
+    #[inline(always)]
+    fn translate(header: &mut Ipv4Hdr, source: Address4, destination: Address4, delta: u16) {
+        let check = u16::from_ne_bytes(header.check);
+        header.check = checksum::apply_and_decrement_ttl(check, delta).to_ne_bytes();
+        header.ttl = header.ttl.wrapping_sub(1);
+        header.src_addr = source.octets;
+        header.dst_addr = destination.octets;
+    }
+}
+
+impl Family for V6 {
+    type Address = Address6;
+    type Header = Ipv6Hdr;
+    const HEADER_BYTES: usize = 40;
+    const AF: u8 = 10;
+
+    #[inline(always)]
+    fn flows() -> &'static Flows<Address6> {
+        &FLOWS6
+    }
+
+    #[inline(always)]
+    fn half_open() -> &'static HalfOpen<Address6> {
+        &HALF_OPEN6
+    }
+
+    #[inline(always)]
+    fn scratch() -> Option<&'static mut Pair<FlowEntry<Address6>>> {
+        // SAFETY: the value belongs to this CPU, and only one caller holds it at a time.
+        SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut (*scratch).pair6 })
+    }
+
+    #[inline(always)]
+    fn ttl(header: &Ipv6Hdr) -> u8 {
+        header.hop_limit
+    }
+
+    #[inline(always)]
+    fn translate(header: &mut Ipv6Hdr, source: Address6, destination: Address6, _delta: u16) {
+        header.hop_limit = header.hop_limit.wrapping_sub(1);
+        header.src_addr = source.octets;
+        header.dst_addr = destination.octets;
+    }
+}

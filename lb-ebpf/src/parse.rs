@@ -1,0 +1,347 @@
+//! From bytes to a [`Segment`]: Ethernet, up to two VLAN tags, IPv4 with options or IPv6
+//! with extension headers, TCP or UDP.
+//!
+//! Nothing is dropped for being strange unless it is addressed to one of our VIPs: what
+//! is not ours is the kernel's.
+
+use lb_common::{
+    address::{Address, Address4, Address6, Be16},
+    drop_reason::DropReason,
+    flow::FlowKey,
+    hash,
+    tcp_state::TcpFlags,
+    vip::{VipKey, address_flag},
+};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+    udp::UdpHdr,
+    vlan::VlanHdr,
+};
+
+use crate::{
+    family::{Family, V4, V6},
+    maps::{ADDRESS_FILTER, VIPS},
+    packet::Packet,
+    verdict::Verdict,
+    verifier,
+};
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// Ethertype of IPv4, network byte order.
+pub const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
+/// Ethertype of IPv6, network byte order.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
+const ETHERTYPE_VLAN: u16 = 0x8100_u16.to_be();
+const ETHERTYPE_QINQ: u16 = 0x88a8_u16.to_be();
+
+/// Offset of the checksum in a TCP header.
+const TCP_CHECKSUM: usize = 16;
+/// Most VLAN tags that are looked through.
+const MAX_VLAN_TAGS: usize = 2;
+/// Most IPv6 extension headers that are looked through.
+const MAX_EXTENSION_HEADERS: usize = 6;
+
+/// A TCP segment or UDP datagram that may be ours, every header within the packet.
+pub struct Segment<F: Family> {
+    /// The Ethernet header.
+    pub ethernet: *mut EthHdr,
+    /// The IP header.
+    pub ip: *mut F::Header,
+    /// Offset of the IP header.
+    pub ip_offset: usize,
+    /// Source and destination port in the packet.
+    pub ports: *mut [[u8; 2]; 2],
+    /// The TCP or UDP checksum in the packet. A pointer of its own, because the verifier
+    /// does not connect the protocol with the length that was checked for it.
+    pub checksum: *mut [u8; 2],
+    /// The tuple.
+    pub key: FlowKey<F::Address>,
+    /// TCP flags; none for UDP.
+    pub flags: TcpFlags,
+    /// Bytes of TCP payload; 0 for UDP.
+    pub payload: u32,
+    /// Length of the frame in bytes.
+    pub bytes: u64,
+}
+
+/// What the link layer says of a packet.
+pub struct Link {
+    /// The Ethernet header.
+    pub ethernet: *mut EthHdr,
+    /// Offset of the network header, behind any VLAN tags.
+    pub offset: usize,
+    /// Ethertype of the network header, network byte order.
+    pub ether_type: u16,
+}
+
+/// The transport part of a segment, before the tuple is put together.
+struct Transport {
+    ports: *mut [[u8; 2]; 2],
+    checksum: *mut [u8; 2],
+    source_port: Be16,
+    destination_port: Be16,
+    flags: TcpFlags,
+    payload: u32,
+}
+
+/// Reads the Ethernet header and the VLAN tags; none if the packet ends within them.
+#[inline(always)]
+#[must_use]
+pub fn link(packet: &Packet) -> Option<Link> {
+    let ethernet = packet.at::<EthHdr>(0)?;
+    // SAFETY: `at` checked the bounds.
+    let mut ether_type = unsafe { (*ethernet).ether_type };
+    let mut offset = EthHdr::LEN;
+    for _ in 0..MAX_VLAN_TAGS {
+        if ether_type != ETHERTYPE_VLAN && ether_type != ETHERTYPE_QINQ {
+            break;
+        }
+        let tag = packet.at::<VlanHdr>(offset)?;
+        // SAFETY: `at` checked the bounds.
+        ether_type = unsafe { (*tag).ether_type };
+        offset += VlanHdr::LEN;
+    }
+    if offset != EthHdr::LEN {
+        // One walk for one tag and for two.
+        offset = (verifier::forget(offset as u32) & 0x1e) as usize;
+    }
+    Some(Link { ethernet, offset, ether_type })
+}
+
+/// Reads an IPv4 packet up to its ports.
+///
+/// # Errors
+/// The verdict for a packet that is not ours, or not one that can be balanced.
+#[inline(always)]
+pub fn parse_v4(packet: &Packet, link: &Link) -> Result<Segment<V4>, Verdict> {
+    let Link { ethernet, offset, .. } = *link;
+    let header = packet.at::<Ipv4Hdr>(offset).ok_or(Verdict::Pass)?;
+    // SAFETY: `at` checked the bounds; nothing else refers to these bytes.
+    let ip = unsafe { &*header };
+    let destination = Address4::new(ip.dst_addr);
+    if !may_be_ours(destination) {
+        return Err(Verdict::Pass);
+    }
+    let header_bytes = usize::from(ip.vihl & 0x0f) * 4;
+    let total = usize::from(u16::from_be_bytes(ip.tot_len));
+    if ip.vihl >> 4 != 4 || header_bytes < Ipv4Hdr::LEN || total < header_bytes {
+        return Err(refuse(destination, ip.proto, DropReason::Malformed));
+    }
+    if ip.proto != TCP && ip.proto != UDP {
+        return Err(Verdict::Pass);
+    }
+    // More-fragments flag or an offset: ports are missing here or in later fragments.
+    if u16::from_be_bytes(ip.frags) & 0x3fff != 0 {
+        return Err(refuse(destination, ip.proto, DropReason::Fragment));
+    }
+    if total > packet.remaining(offset) {
+        return Err(refuse(destination, ip.proto, DropReason::Malformed));
+    }
+    let transport_offset = offset + header_bytes;
+    let Some(transport) = parse_transport(packet, transport_offset, ip.proto, total - header_bytes)
+    else {
+        return Err(refuse(destination, ip.proto, DropReason::Malformed));
+    };
+    Ok(Segment {
+        ethernet,
+        ip: header,
+        ip_offset: offset,
+        ports: transport.ports,
+        checksum: transport.checksum,
+        key: FlowKey {
+            source: Address4::new(ip.src_addr),
+            destination,
+            source_port: transport.source_port,
+            destination_port: transport.destination_port,
+            protocol: ip.proto,
+            padding: [0; 3],
+        },
+        flags: transport.flags,
+        payload: transport.payload,
+        bytes: packet.len() as u64,
+    })
+}
+
+/// Reads an IPv6 packet up to its ports.
+///
+/// # Errors
+/// The verdict for a packet that is not ours, or not one that can be balanced.
+#[inline(always)]
+pub fn parse_v6(packet: &Packet, link: &Link) -> Result<Segment<V6>, Verdict> {
+    let Link { ethernet, offset, .. } = *link;
+    let header = packet.at::<Ipv6Hdr>(offset).ok_or(Verdict::Pass)?;
+    // SAFETY: `at` checked the bounds; nothing else refers to these bytes.
+    let ip = unsafe { &*header };
+    let destination = Address6::new(ip.dst_addr);
+    if !may_be_ours(destination) {
+        return Err(Verdict::Pass);
+    }
+    let payload_bytes = usize::from(u16::from_be_bytes(ip.payload_len));
+    if ip.vcf[0] >> 4 != 6 || payload_bytes > packet.remaining(offset + Ipv6Hdr::LEN) {
+        return Err(refuse(destination, TCP, DropReason::Malformed));
+    }
+    let (protocol, extension_bytes) = if ip.next_hdr == TCP || ip.next_hdr == UDP {
+        (ip.next_hdr, 0)
+    } else {
+        let (protocol, bytes) =
+            skip_extensions(packet, offset + Ipv6Hdr::LEN, ip.next_hdr, destination)?;
+        // One walk of the rest for any number of extension headers.
+        (verifier::forget(u32::from(protocol)) as u8, (verifier::forget(bytes) & 0xff8) as usize)
+    };
+    if extension_bytes > payload_bytes {
+        return Err(refuse(destination, protocol, DropReason::Malformed));
+    }
+    let transport_offset = offset + Ipv6Hdr::LEN + extension_bytes;
+    let Some(transport) =
+        parse_transport(packet, transport_offset, protocol, payload_bytes - extension_bytes)
+    else {
+        return Err(refuse(destination, protocol, DropReason::Malformed));
+    };
+    Ok(Segment {
+        ethernet,
+        ip: header,
+        ip_offset: offset,
+        ports: transport.ports,
+        checksum: transport.checksum,
+        key: FlowKey {
+            source: Address6::new(ip.src_addr),
+            destination,
+            source_port: transport.source_port,
+            destination_port: transport.destination_port,
+            protocol,
+            padding: [0; 3],
+        },
+        flags: transport.flags,
+        payload: transport.payload,
+        bytes: packet.len() as u64,
+    })
+}
+
+/// Walks the extension headers (RFC 8200 section 4) to TCP or UDP; gives the protocol and
+/// the bytes walked over. Anything else, and routing headers that are not at their last
+/// hop, are left to the kernel.
+#[inline(always)]
+fn skip_extensions(
+    packet: &Packet,
+    start: usize,
+    first: u8,
+    destination: Address6,
+) -> Result<(u8, u32), Verdict> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const DESTINATION: u8 = 60;
+
+    let mut next = first;
+    let mut walked = 0;
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        match next {
+            TCP | UDP => return Ok((next, walked as u32)),
+            FRAGMENT => {
+                let Some(header) = packet.at::<[u8; 8]>(start + walked) else {
+                    return Err(refuse(destination, TCP, DropReason::Malformed));
+                };
+                // SAFETY: `at` checked the bounds.
+                let [protocol, _, offset_high, offset_low, ..] = unsafe { *header };
+                // An atomic fragment (RFC 6946) has neither offset nor followers.
+                if offset_high != 0 || offset_low & 0xf9 != 0 {
+                    return Err(refuse(destination, protocol, DropReason::Fragment));
+                }
+                next = protocol;
+                walked += 8;
+            }
+            HOP_BY_HOP | ROUTING | DESTINATION => {
+                let Some(header) = packet.at::<[u8; 8]>(start + walked) else {
+                    return Err(refuse(destination, TCP, DropReason::Malformed));
+                };
+                // SAFETY: `at` checked the bounds.
+                let [following, length, _, segments_left, ..] = unsafe { *header };
+                if next == ROUTING && segments_left != 0 {
+                    return Err(Verdict::Pass);
+                }
+                next = following;
+                walked += (usize::from(length) + 1) * 8;
+            }
+            _ => return Err(Verdict::Pass),
+        }
+    }
+    match next {
+        TCP | UDP => Ok((next, walked as u32)),
+        _ => Err(Verdict::Pass),
+    }
+}
+
+/// Reads the ports and flags; none if the header contradicts the length of the datagram.
+/// `length` is what the IP header leaves for header and payload.
+#[inline(always)]
+fn parse_transport(
+    packet: &Packet,
+    offset: usize,
+    protocol: u8,
+    length: usize,
+) -> Option<Transport> {
+    if protocol == TCP {
+        let header = packet.at::<[u8; TcpHdr::LEN]>(offset)?;
+        // SAFETY: `at` checked the bounds.
+        let tcp = unsafe { &*header };
+        let header_bytes = usize::from(tcp[12] >> 4) * 4;
+        if header_bytes < TcpHdr::LEN || header_bytes > length {
+            return None;
+        }
+        Some(Transport {
+            ports: header.cast(),
+            // SAFETY: within the header.
+            checksum: unsafe { header.cast::<u8>().add(TCP_CHECKSUM).cast() },
+            source_port: Be16::from_wire(u16::from_ne_bytes([tcp[0], tcp[1]])),
+            destination_port: Be16::from_wire(u16::from_ne_bytes([tcp[2], tcp[3]])),
+            flags: TcpFlags(tcp[13]),
+            payload: (length - header_bytes) as u32,
+        })
+    } else {
+        let header = packet.at::<UdpHdr>(offset)?;
+        // SAFETY: `at` checked the bounds.
+        let udp = unsafe { &*header };
+        if length < UdpHdr::LEN || usize::from(u16::from_be_bytes(udp.len)) > length {
+            return None;
+        }
+        Some(Transport {
+            ports: header.cast(),
+            // SAFETY: within the header.
+            checksum: unsafe { (&raw mut (*header).check).cast() },
+            source_port: Be16::from_wire(u16::from_ne_bytes(udp.src)),
+            destination_port: Be16::from_wire(u16::from_ne_bytes(udp.dst)),
+            flags: TcpFlags(0),
+            payload: 0,
+        })
+    }
+}
+
+/// Whether the filter knows the address. It may err, but never for an address of ours.
+#[inline(always)]
+fn may_be_ours<A: Address>(address: A) -> bool {
+    let bit = hash::filter_bit(address);
+    ADDRESS_FILTER.get(bit / 64).is_some_and(|word| word.bits >> (bit % 64) & 1 != 0)
+}
+
+/// Drops a packet for a reason if its address has a VIP of its protocol, else leaves it
+/// to the kernel.
+#[inline(always)]
+fn refuse<A: Address>(destination: A, protocol: u8, reason: DropReason) -> Verdict {
+    let record = VipKey::address_record(destination.to_common());
+    let wanted = match protocol {
+        TCP => address_flag::TCP,
+        UDP => address_flag::UDP,
+        _ => return Verdict::Pass,
+    };
+    // SAFETY: the reference is not kept.
+    match unsafe { VIPS.get(&record) } {
+        Some(entry) if entry.flags & wanted != 0 => Verdict::Drop(reason),
+        _ => Verdict::Pass,
+    }
+}

@@ -1,0 +1,89 @@
+//! Sending a packet out: to a known hop, or to the one the kernel's FIB knows.
+
+use aya_ebpf::{
+    bindings::{bpf_fib_lookup as FibLookup, xdp_action, xdp_md},
+    helpers::generated::{bpf_fib_lookup, bpf_redirect},
+};
+use lb_common::{address::Address, drop_reason::DropReason, flow::Hop, server::ServerEntry};
+use network_types::eth::EthHdr;
+
+use crate::{family::Family, maps::SCRATCH, verdict::Verdict};
+
+/// Addresses the frame to a hop and sends it: back out of the interface it came from, or
+/// out of another one.
+#[inline(always)]
+pub fn transmit(ctx: *mut xdp_md, ethernet: *mut EthHdr, hop: &Hop) -> Verdict {
+    // SAFETY: the parser checked the bounds.
+    unsafe {
+        (*ethernet).dst_addr = hop.neighbour;
+        (*ethernet).src_addr = hop.own;
+    }
+    // SAFETY: the context is valid for the run of the program.
+    if unsafe { (*ctx).ingress_ifindex } == hop.ifindex {
+        return Verdict::Send(xdp_action::XDP_TX);
+    }
+    // SAFETY: the helper takes numbers only. It returns an action.
+    Verdict::Send(unsafe { bpf_redirect(hop.ifindex, 0) } as u32)
+}
+
+/// The hop a packet came from, as the way back.
+#[inline(always)]
+pub fn arrival_hop(ctx: *mut xdp_md, ethernet: *mut EthHdr) -> Hop {
+    // SAFETY: the parser checked the bounds; the context is valid.
+    unsafe {
+        Hop {
+            neighbour: (*ethernet).src_addr,
+            own: (*ethernet).dst_addr,
+            ifindex: (*ctx).ingress_ifindex,
+        }
+    }
+}
+
+/// Asks the kernel for the next hop towards a server.
+///
+/// # Errors
+/// The verdict if there is no route or the neighbour is not resolved.
+#[inline(always)]
+pub fn resolve<F: Family>(ctx: *mut xdp_md, server: &ServerEntry) -> Result<Hop, Verdict> {
+    const { assert!(size_of::<FibLookup>() == 64 && align_of::<FibLookup>() <= 8) };
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return Err(Verdict::Drop(DropReason::Internal));
+    };
+    // SAFETY: the scratch belongs to this CPU, has the struct's size and alignment, and
+    // all zero is a valid value of that plain struct.
+    let lookup = unsafe {
+        (*scratch).fib = [0; 8];
+        &mut *(&raw mut (*scratch).fib).cast::<FibLookup>()
+    };
+    lookup.family = F::AF;
+    // SAFETY: the context is valid.
+    lookup.ifindex = unsafe { (*ctx).ingress_ifindex };
+    let source = server.snat_address;
+    let destination = server.address;
+    if <F::Address as Address>::HEADER_CHECKSUM {
+        let [.., a, b, c, d] = source.octets;
+        lookup.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes([a, b, c, d]);
+        let [.., a, b, c, d] = destination.octets;
+        lookup.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes([a, b, c, d]);
+    } else {
+        lookup.__bindgen_anon_3.ipv6_src = words(source.octets);
+        lookup.__bindgen_anon_4.ipv6_dst = words(destination.octets);
+    }
+    // SAFETY: pointer and size describe `lookup`.
+    let found = unsafe { bpf_fib_lookup(ctx.cast(), lookup, size_of::<FibLookup>() as i32, 0) };
+    if found != 0 {
+        return Err(Verdict::Drop(DropReason::NoNeighbour));
+    }
+    Ok(Hop { neighbour: lookup.dmac, own: lookup.smac, ifindex: lookup.ifindex })
+}
+
+#[inline(always)]
+fn words(octets: [u8; 16]) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+        u32::from_ne_bytes([m, n, o, p]),
+    ]
+}
