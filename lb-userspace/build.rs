@@ -144,8 +144,10 @@ fn target_directory(out: &Path) -> Result<PathBuf> {
     directory.map(Path::to_path_buf).context("OUT_DIR has an unknown shape")
 }
 
-/// `target-cpu=v3`: the oldest that has the atomic instructions the counters need. Paths
-/// are remapped so that every machine builds the same bytes.
+/// `target-cpu=v3`: the oldest that has the atomic instructions the counters need.
+/// `allows-misaligned-mem-access`: header fields stand at odd multiples of two; without it
+/// every one is loaded byte by byte. Paths are remapped so that every machine builds the
+/// same bytes.
 fn flags(root: &Path, sysroot: &Path) -> Result<Vec<String>> {
     let cargo_home = match env::var_os("CARGO_HOME") {
         Some(home) => PathBuf::from(home),
@@ -156,6 +158,7 @@ fn flags(root: &Path, sysroot: &Path) -> Result<Vec<String>> {
         format!("--cfg=bpf_target_arch=\"{architecture}\""),
         "-Cdebuginfo=2".into(),
         "-Ctarget-cpu=v3".into(),
+        "-Ctarget-feature=+allows-misaligned-mem-access".into(),
         "-Clink-arg=--btf".into(),
         format!("--remap-path-prefix={}=.", root.display()),
         format!("--remap-path-prefix={}=/cargo", cargo_home.display()),

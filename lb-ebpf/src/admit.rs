@@ -1,6 +1,5 @@
 //! Packets of no known flow: VIP lookup and the opening of a flow.
 
-use aya_ebpf::bindings::xdp_md;
 use lb_common::{
     address::Address,
     drop_reason::DropReason,
@@ -11,7 +10,9 @@ use lb_common::{
 };
 
 use crate::{
-    clock, counters,
+    clock,
+    context::Context,
+    counters,
     family::Family,
     hit,
     maps::VIPS,
@@ -24,21 +25,21 @@ use crate::{
 
 /// Opens a flow if the packet is for a VIP; otherwise it is the kernel's.
 #[inline(always)]
-pub fn admit<F: Family>(ctx: *mut xdp_md, segment: &Segment<F>) -> Step {
+pub fn admit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
     let key = VipKey::new(
         segment.key.destination.to_common(),
         segment.key.destination_port,
         segment.key.protocol,
     );
     // SAFETY: the value is copied, the reference is not kept.
-    let Some(vip) = unsafe { VIPS.get(&key) }.copied() else {
+    let Some(vip) = unsafe { VIPS.get(key) }.copied() else {
         return Step::Settled(Verdict::Pass);
     };
     open(ctx, segment, &vip).unwrap_or_else(|refusal| refusal)
 }
 
 #[inline(always)]
-fn open<F: Family>(ctx: *mut xdp_md, segment: &Segment<F>, vip: &VipEntry) -> Result<Step, Step> {
+fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result<Step, Step> {
     let progress = first_progress(segment)?;
     if !source::can_be_client(segment.key.source) || segment.key.source == segment.key.destination {
         return Err(drop(DropReason::BadSource));

@@ -10,6 +10,7 @@ use lb_common::drop_reason::DropReason;
 
 use crate::{
     admit,
+    context::Context,
     family::{V4, V6},
     hit,
     packet::Packet,
@@ -32,19 +33,19 @@ const KIND: u32 = 0x300;
 /// Handles one packet; returns the XDP action.
 #[inline(always)]
 #[must_use]
-pub fn balance(ctx: *mut xdp_md) -> u32 {
-    let mut code = flow(ctx);
+pub fn balance(ctx: Context) -> u32 {
+    let mut code = flow(ctx.raw());
     if code < ADMIT4 {
         return code;
     }
     if code == ADMIT4 {
-        code = admit4(ctx);
+        code = admit4(ctx.raw());
     } else if code == ADMIT6 {
-        code = admit6(ctx);
+        code = admit6(ctx.raw());
     }
     match code & KIND {
-        RESET4 => reset4(ctx, code & !KIND),
-        RESET6 => reset6(ctx, code & !KIND),
+        RESET4 => reset4(ctx.raw(), code & !KIND),
+        RESET6 => reset6(ctx.raw(), code & !KIND),
         _ => code,
     }
 }
@@ -54,7 +55,9 @@ pub fn balance(ctx: *mut xdp_md) -> u32 {
 /// First stage: parses the packet and handles it if its flow is known.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow(ctx: *mut xdp_md) -> u32 {
+extern "C" fn flow(raw: *mut xdp_md) -> u32 {
+    // SAFETY: the caller passes its own context on.
+    let ctx = unsafe { Context::new(raw) };
     let packet = Packet::new(ctx);
     let Some(link) = parse::link(&packet) else {
         return xdp_action::XDP_PASS;
@@ -75,7 +78,9 @@ extern "C" fn flow(ctx: *mut xdp_md) -> u32 {
 /// Second stage, IPv4: opens a flow if the packet is for a VIP.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn admit4(ctx: *mut xdp_md) -> u32 {
+extern "C" fn admit4(raw: *mut xdp_md) -> u32 {
+    // SAFETY: the caller passes its own context on.
+    let ctx = unsafe { Context::new(raw) };
     match parse_again4(ctx) {
         Some(segment) => admit::admit(ctx, &segment).into_code(ADMIT4, RESET4),
         None => internal(),
@@ -85,7 +90,9 @@ extern "C" fn admit4(ctx: *mut xdp_md) -> u32 {
 /// Second stage, IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn admit6(ctx: *mut xdp_md) -> u32 {
+extern "C" fn admit6(raw: *mut xdp_md) -> u32 {
+    // SAFETY: the caller passes its own context on.
+    let ctx = unsafe { Context::new(raw) };
     match parse_again6(ctx) {
         Some(segment) => admit::admit(ctx, &segment).into_code(ADMIT6, RESET6),
         None => internal(),
@@ -95,7 +102,9 @@ extern "C" fn admit6(ctx: *mut xdp_md) -> u32 {
 /// Third stage, IPv4: answers with a RST.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn reset4(ctx: *mut xdp_md, reason: u32) -> u32 {
+extern "C" fn reset4(raw: *mut xdp_md, reason: u32) -> u32 {
+    // SAFETY: the caller passes its own context on.
+    let ctx = unsafe { Context::new(raw) };
     match parse_again4(ctx) {
         Some(segment) => reset::answer(ctx, &segment, reset_reason(reason)).into_action(),
         None => internal(),
@@ -105,7 +114,9 @@ extern "C" fn reset4(ctx: *mut xdp_md, reason: u32) -> u32 {
 /// Third stage, IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn reset6(ctx: *mut xdp_md, reason: u32) -> u32 {
+extern "C" fn reset6(raw: *mut xdp_md, reason: u32) -> u32 {
+    // SAFETY: the caller passes its own context on.
+    let ctx = unsafe { Context::new(raw) };
     match parse_again6(ctx) {
         Some(segment) => reset::answer(ctx, &segment, reset_reason(reason)).into_action(),
         None => internal(),
@@ -113,13 +124,13 @@ extern "C" fn reset6(ctx: *mut xdp_md, reason: u32) -> u32 {
 }
 
 #[inline(always)]
-fn parse_again4(ctx: *mut xdp_md) -> Option<Segment<V4>> {
+fn parse_again4(ctx: Context) -> Option<Segment<V4>> {
     let packet = Packet::new(ctx);
     parse::parse_v4(&packet, &parse::link(&packet)?).ok()
 }
 
 #[inline(always)]
-fn parse_again6(ctx: *mut xdp_md) -> Option<Segment<V6>> {
+fn parse_again6(ctx: Context) -> Option<Segment<V6>> {
     let packet = Packet::new(ctx);
     parse::parse_v6(&packet, &parse::link(&packet)?).ok()
 }

@@ -65,5 +65,5 @@ fn policy<F: Family>(segment: &Segment<F>) -> u8 {
         segment.key.protocol,
     );
     // SAFETY: the reference is not kept.
-    unsafe { VIPS.get(&key) }.map_or(on_down::RESET, |vip| vip.on_down)
+    unsafe { VIPS.get(key) }.map_or(on_down::RESET, |vip| vip.on_down)
 }

@@ -23,7 +23,7 @@ pub fn report<A: Address>(
     partner: Option<&FlowEntry<A>>,
     cause: u8,
 ) {
-    if !SETTINGS.get(0).is_some_and(|settings| settings.flags & flag::FLOW_EVENTS != 0) {
+    if SETTINGS.get(0).is_none_or(|settings| settings.flags & flag::FLOW_EVENTS == 0) {
         return;
     }
     let Some(mut record) = EVENTS.reserve(0) else {

@@ -1,6 +1,5 @@
 //! Packets of flows that are known.
 
-use aya_ebpf::bindings::xdp_md;
 use lb_common::{
     address::Address,
     drop_reason::DropReason,
@@ -11,7 +10,9 @@ use lb_common::{
 };
 
 use crate::{
-    atomic, clock, counters, dead, event,
+    atomic, clock,
+    context::Context,
+    counters, dead, event,
     family::Family,
     maps::SERVERS,
     parse::{Segment, TCP},
@@ -51,10 +52,10 @@ impl Table {
 
 /// Looks for the flow of a packet and handles the packet if there is one.
 #[inline(always)]
-pub fn find_and_hit<F: Family>(ctx: *mut xdp_md, segment: &Segment<F>) -> Step {
-    let (table, entry) = if let Some(entry) = F::flows().get_ptr_mut(&segment.key) {
+pub fn find_and_hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
+    let (table, entry) = if let Some(entry) = F::flows().get_ptr_mut(segment.key) {
         (Table::Flows, entry)
-    } else if let Some(entry) = F::half_open().get_ptr_mut(&segment.key) {
+    } else if let Some(entry) = F::half_open().get_ptr_mut(segment.key) {
         (Table::HalfOpen, entry)
     } else {
         return Step::Admit;
@@ -67,7 +68,7 @@ pub fn find_and_hit<F: Family>(ctx: *mut xdp_md, segment: &Segment<F>) -> Step {
 /// Handles a packet of a known flow.
 #[inline(always)]
 fn hit<F: Family>(
-    ctx: *mut xdp_md,
+    ctx: Context,
     segment: &Segment<F>,
     table: Table,
     entry: &mut FlowEntry<F::Address>,
@@ -163,7 +164,7 @@ pub fn forget<F: Family>(
 /// Rewrites the packet and sends it, if the server lives.
 #[inline(always)]
 fn forward<F: Family>(
-    ctx: *mut xdp_md,
+    ctx: Context,
     table: Table,
     segment: &Segment<F>,
     entry: &mut FlowEntry<F::Address>,
@@ -202,7 +203,7 @@ fn forward<F: Family>(
 
 /// The next hop towards a server: the agent's, else the kernel's.
 #[inline(always)]
-pub fn server_hop<F: Family>(ctx: *mut xdp_md, server: &ServerEntry) -> Result<Hop, Verdict> {
+pub fn server_hop<F: Family>(ctx: Context, server: &ServerEntry) -> Result<Hop, Verdict> {
     if server.ifindex == 0 {
         return transmit::resolve::<F>(ctx, server);
     }
@@ -213,7 +214,7 @@ pub fn server_hop<F: Family>(ctx: *mut xdp_md, server: &ServerEntry) -> Result<H
 /// in front fail over, and the new one has another MAC address.
 #[inline(always)]
 fn follow_client<F: Family>(
-    ctx: *mut xdp_md,
+    ctx: Context,
     table: Table,
     segment: &Segment<F>,
     entry: &mut FlowEntry<F::Address>,

@@ -9,12 +9,21 @@
 //! Within a stage everything is inlined: the verifier follows packet pointers only within
 //! a function.
 #![no_std]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "lengths and offsets of packets fit 32 bits; checked conversions would panic"
+)]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "keys passed by value are copied to a stack of 512 bytes again"
+)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod admit;
 pub mod atomic;
 pub mod balance;
 pub mod clock;
+pub mod context;
 pub mod counters;
 pub mod dead;
 pub mod event;

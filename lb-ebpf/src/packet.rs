@@ -1,6 +1,6 @@
 //! Bounds-checked access to the bytes of a packet.
 
-use aya_ebpf::bindings::xdp_md;
+use crate::context::Context;
 
 /// The linear part of a packet. Invalid after the packet was resized.
 #[derive(Clone, Copy)]
@@ -13,15 +13,9 @@ impl Packet {
     /// The packet of a program's context.
     #[inline(always)]
     #[must_use]
-    pub fn new(ctx: *mut xdp_md) -> Self {
-        // SAFETY: the kernel passes a valid context; volatile keeps the two loads in the
-        // form the verifier recognises as packet pointers.
-        unsafe {
-            Self {
-                start: (&raw const (*ctx).data).read_volatile() as usize,
-                end: (&raw const (*ctx).data_end).read_volatile() as usize,
-            }
-        }
+    pub fn new(ctx: Context) -> Self {
+        let (start, end) = ctx.data();
+        Self { start, end }
     }
 
     /// The header of type `T` at an offset; none if the packet ends before it does.

@@ -1,6 +1,6 @@
 //! A TCP RST in place of a server's answer, built in the client's own packet.
 
-use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_adjust_tail};
+use aya_ebpf::helpers::generated::bpf_xdp_adjust_tail;
 use lb_common::{address::Address, checksum, drop_reason::DropReason, rst, tcp_state::TcpFlags};
 use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -8,6 +8,7 @@ use network_types::{
 };
 
 use crate::{
+    context::Context,
     counters,
     family::{Family, V4, V6},
     packet::Packet,
@@ -65,11 +66,7 @@ impl AnswerHeader for V6 {
 /// Turns the client's segment into a RST and sends it back, or drops a segment that gets
 /// no answer. Counts `reason` either way.
 #[inline(always)]
-pub fn answer<F: AnswerHeader>(
-    ctx: *mut xdp_md,
-    segment: &Segment<F>,
-    reason: DropReason,
-) -> Verdict {
+pub fn answer<F: AnswerHeader>(ctx: Context, segment: &Segment<F>, reason: DropReason) -> Verdict {
     let packet = Packet::new(ctx);
     let Some(tcp) = packet.at_pointer::<[u8; TcpHdr::LEN]>(segment.ports.cast()) else {
         return Verdict::Drop(DropReason::Internal);
@@ -131,7 +128,7 @@ pub fn answer<F: AnswerHeader>(
     let wanted = segment.ip_offset + F::HEADER_BYTES + TcpHdr::LEN;
     let excess = packet.remaining(wanted) as i32;
     // SAFETY: the context is valid; no packet pointer is used afterwards.
-    if unsafe { bpf_xdp_adjust_tail(ctx, -excess) } != 0 {
+    if unsafe { bpf_xdp_adjust_tail(ctx.raw(), -excess) } != 0 {
         return Verdict::Drop(DropReason::Resize);
     }
     counters::count_drop(reason);

@@ -1,25 +1,24 @@
 //! Sending a packet out: to a known hop, or to the one the kernel's FIB knows.
 
 use aya_ebpf::{
-    bindings::{bpf_fib_lookup as FibLookup, xdp_action, xdp_md},
+    bindings::{bpf_fib_lookup as FibLookup, xdp_action},
     helpers::generated::{bpf_fib_lookup, bpf_redirect},
 };
 use lb_common::{address::Address, drop_reason::DropReason, flow::Hop, server::ServerEntry};
 use network_types::eth::EthHdr;
 
-use crate::{family::Family, maps::SCRATCH, verdict::Verdict};
+use crate::{context::Context, family::Family, maps::SCRATCH, verdict::Verdict};
 
 /// Addresses the frame to a hop and sends it: back out of the interface it came from, or
 /// out of another one.
 #[inline(always)]
-pub fn transmit(ctx: *mut xdp_md, ethernet: *mut EthHdr, hop: &Hop) -> Verdict {
+pub fn transmit(ctx: Context, ethernet: *mut EthHdr, hop: &Hop) -> Verdict {
     // SAFETY: the parser checked the bounds.
     unsafe {
         (*ethernet).dst_addr = hop.neighbour;
         (*ethernet).src_addr = hop.own;
     }
-    // SAFETY: the context is valid for the run of the program.
-    if unsafe { (*ctx).ingress_ifindex } == hop.ifindex {
+    if ctx.ingress_ifindex() == hop.ifindex {
         return Verdict::Send(xdp_action::XDP_TX);
     }
     // SAFETY: the helper takes numbers only. It returns an action.
@@ -28,13 +27,13 @@ pub fn transmit(ctx: *mut xdp_md, ethernet: *mut EthHdr, hop: &Hop) -> Verdict {
 
 /// The hop a packet came from, as the way back.
 #[inline(always)]
-pub fn arrival_hop(ctx: *mut xdp_md, ethernet: *mut EthHdr) -> Hop {
-    // SAFETY: the parser checked the bounds; the context is valid.
+pub fn arrival_hop(ctx: Context, ethernet: *mut EthHdr) -> Hop {
+    // SAFETY: the parser checked the bounds.
     unsafe {
         Hop {
             neighbour: (*ethernet).src_addr,
             own: (*ethernet).dst_addr,
-            ifindex: (*ctx).ingress_ifindex,
+            ifindex: ctx.ingress_ifindex(),
         }
     }
 }
@@ -44,7 +43,7 @@ pub fn arrival_hop(ctx: *mut xdp_md, ethernet: *mut EthHdr) -> Hop {
 /// # Errors
 /// The verdict if there is no route or the neighbour is not resolved.
 #[inline(always)]
-pub fn resolve<F: Family>(ctx: *mut xdp_md, server: &ServerEntry) -> Result<Hop, Verdict> {
+pub fn resolve<F: Family>(ctx: Context, server: &ServerEntry) -> Result<Hop, Verdict> {
     const { assert!(size_of::<FibLookup>() == 64 && align_of::<FibLookup>() <= 8) };
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return Err(Verdict::Drop(DropReason::Internal));
@@ -56,8 +55,7 @@ pub fn resolve<F: Family>(ctx: *mut xdp_md, server: &ServerEntry) -> Result<Hop,
         &mut *(&raw mut (*scratch).fib).cast::<FibLookup>()
     };
     lookup.family = F::AF;
-    // SAFETY: the context is valid.
-    lookup.ifindex = unsafe { (*ctx).ingress_ifindex };
+    lookup.ifindex = ctx.ingress_ifindex();
     let source = server.snat_address;
     let destination = server.address;
     if <F::Address as Address>::HEADER_CHECKSUM {
@@ -70,7 +68,8 @@ pub fn resolve<F: Family>(ctx: *mut xdp_md, server: &ServerEntry) -> Result<Hop,
         lookup.__bindgen_anon_4.ipv6_dst = words(destination.octets);
     }
     // SAFETY: pointer and size describe `lookup`.
-    let found = unsafe { bpf_fib_lookup(ctx.cast(), lookup, size_of::<FibLookup>() as i32, 0) };
+    let found =
+        unsafe { bpf_fib_lookup(ctx.raw().cast(), lookup, size_of::<FibLookup>() as i32, 0) };
     if found != 0 {
         return Err(Verdict::Drop(DropReason::NoNeighbour));
     }

@@ -3,12 +3,13 @@
 #![no_main]
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};
-use lb_ebpf::balance::balance;
+use lb_ebpf::{balance::balance, context::Context};
 
 /// Handles every packet of an interface.
 #[xdp]
 fn pointsman(ctx: XdpContext) -> u32 {
-    balance(ctx.ctx)
+    // SAFETY: the kernel's own argument.
+    balance(unsafe { Context::new(ctx.ctx) })
 }
 
 /// GPL-only helpers are used.

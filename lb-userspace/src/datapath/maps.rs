@@ -13,6 +13,7 @@ use lb_common::{
     backend::{BackendEntry, RingSlot},
     counters::{DropCounter, TrafficCounters},
     drop_reason::DropReason,
+    flow::Handle,
     server::ServerEntry,
     settings::Settings,
     vip::{FilterWord, VipEntry, VipKey},
@@ -274,20 +275,20 @@ impl Maps {
         traffic(&self.server_counters, id).map_err(read(map::SERVER_COUNTERS))
     }
 
-    /// Sets the counters of a VIP id to zero.
+    /// Sets the counters of a VIP id to zero and binds them to the id's generation.
     ///
     /// # Errors
     /// If there is no such id or the map can not be written.
-    pub fn zero_vip_counters(&mut self, id: u16) -> Result<(), MapAccessError> {
-        zero(&mut self.vip_counters, id).map_err(write(map::VIP_COUNTERS))
+    pub fn zero_vip_counters(&mut self, vip: Handle) -> Result<(), MapAccessError> {
+        zero(&mut self.vip_counters, vip).map_err(write(map::VIP_COUNTERS))
     }
 
-    /// Sets the counters of a server id to zero.
+    /// Sets the counters of a server id to zero and binds them to the id's generation.
     ///
     /// # Errors
     /// If there is no such id or the map can not be written.
-    pub fn zero_server_counters(&mut self, id: u16) -> Result<(), MapAccessError> {
-        zero(&mut self.server_counters, id).map_err(write(map::SERVER_COUNTERS))
+    pub fn zero_server_counters(&mut self, server: Handle) -> Result<(), MapAccessError> {
+        zero(&mut self.server_counters, server).map_err(write(map::SERVER_COUNTERS))
     }
 
     /// Packets dropped by reason, over all CPUs, in the order of the reasons.
@@ -353,6 +354,7 @@ fn traffic(
 ) -> Result<TrafficCounters, MapError> {
     let values = counters.get(&u32::from(id), 0)?;
     Ok(values.iter().fold(TrafficCounters::default(), |sum, cpu| TrafficCounters {
+        generation: cpu.generation,
         flows: sum.flows + cpu.flows,
         forward_packets: sum.forward_packets + cpu.forward_packets,
         forward_bytes: sum.forward_bytes + cpu.forward_bytes,
@@ -362,8 +364,13 @@ fn traffic(
     }))
 }
 
-fn zero(counters: &mut PerCpuArray<MapData, TrafficCounters>, id: u16) -> Result<(), MapError> {
+fn zero(
+    counters: &mut PerCpuArray<MapData, TrafficCounters>,
+    handle: Handle,
+) -> Result<(), MapError> {
     let cpus = aya::util::nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
-    let zeros = PerCpuValues::try_from(vec![TrafficCounters::default(); cpus])?;
-    counters.set(u32::from(id), zeros, 0)
+    let zero =
+        TrafficCounters { generation: u64::from(handle.generation), ..TrafficCounters::default() };
+    let zeros = PerCpuValues::try_from(vec![zero; cpus])?;
+    counters.set(u32::from(handle.id), zeros, 0)
 }
