@@ -57,7 +57,7 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
     let opening = Opening {
         vip: vip_handle,
         server: handle,
-        client_hop: transmit::arrival_hop(ctx, segment.ethernet),
+        client_hop: transmit::arrival_hop(ctx, segment),
         now_ns: clock::now_ns(),
         hash: tuple_hash,
         progress,
@@ -65,7 +65,7 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
     track::track::<F>(segment, server, &opening, pair).map_err(drop)?;
     counters::count_open(vip_handle, handle, segment.bytes);
     rewrite::translate(segment, &pair.forward);
-    Ok(Step::Settled(transmit::transmit(ctx, segment.ethernet, &hop)))
+    Ok(Step::Settled(transmit::transmit(ctx, segment, &hop)))
 }
 
 /// What the first packet says about the connection.

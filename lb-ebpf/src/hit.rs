@@ -198,7 +198,7 @@ fn forward<F: Family>(
     entry.bytes += segment.bytes;
     counters::count_packet(entry.vip, entry.server, direction, segment.bytes);
     rewrite::translate(segment, entry);
-    Step::Settled(transmit::transmit(ctx, segment.ethernet, &hop))
+    Step::Settled(transmit::transmit(ctx, segment, &hop))
 }
 
 /// The next hop towards a server: the agent's, else the kernel's.
@@ -219,7 +219,7 @@ fn follow_client<F: Family>(
     segment: &Segment<F>,
     entry: &mut FlowEntry<F::Address>,
 ) {
-    let hop = transmit::arrival_hop(ctx, segment.ethernet);
+    let hop = transmit::arrival_hop(ctx, segment);
     if hop == entry.client_hop {
         return;
     }

@@ -86,7 +86,7 @@ pub fn answer<F: AnswerHeader>(ctx: Context, segment: &Segment<F>, reason: DropR
         return Verdict::Drop(DropReason::Internal);
     };
     let (source, destination) = (segment.key.destination, segment.key.source);
-    let hop = transmit::arrival_hop(ctx, segment.ethernet);
+    let hop = transmit::arrival_hop(ctx, segment);
     let [s0, s1, s2, s3] = reset.sequence.to_be_bytes();
     let [a0, a1, a2, a3] = reset.acknowledgement.to_be_bytes();
     let [p0, p1] = segment.key.destination_port.wire().to_ne_bytes();
@@ -124,7 +124,7 @@ pub fn answer<F: AnswerHeader>(ctx: Context, segment: &Segment<F>, reason: DropR
         *segment.ip = F::answer_header(source, destination);
         *transport = header;
     }
-    let verdict = transmit::transmit(ctx, segment.ethernet, &hop);
+    let verdict = transmit::transmit(ctx, segment, &hop);
     let wanted = segment.ip_offset + F::HEADER_BYTES + TcpHdr::LEN;
     let excess = packet.remaining(wanted) as i32;
     // SAFETY: the context is valid; no packet pointer is used afterwards.

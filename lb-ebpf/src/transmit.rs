@@ -5,18 +5,17 @@ use aya_ebpf::{
     helpers::generated::{bpf_fib_lookup, bpf_redirect},
 };
 use lb_common::{address::Address, drop_reason::DropReason, flow::Hop, server::ServerEntry};
-use network_types::eth::EthHdr;
 
-use crate::{context::Context, family::Family, maps::SCRATCH, verdict::Verdict};
+use crate::{context::Context, family::Family, maps::SCRATCH, parse::Segment, verdict::Verdict};
 
 /// Addresses the frame to a hop and sends it: back out of the interface it came from, or
 /// out of another one.
 #[inline(always)]
-pub fn transmit(ctx: Context, ethernet: *mut EthHdr, hop: &Hop) -> Verdict {
+pub fn transmit<F: Family>(ctx: Context, segment: &Segment<F>, hop: &Hop) -> Verdict {
     // SAFETY: the parser checked the bounds.
     unsafe {
-        (*ethernet).dst_addr = hop.neighbour;
-        (*ethernet).src_addr = hop.own;
+        (*segment.ethernet).dst_addr = hop.neighbour;
+        (*segment.ethernet).src_addr = hop.own;
     }
     if ctx.ingress_ifindex() == hop.ifindex {
         return Verdict::Send(xdp_action::XDP_TX);
@@ -27,12 +26,12 @@ pub fn transmit(ctx: Context, ethernet: *mut EthHdr, hop: &Hop) -> Verdict {
 
 /// The hop a packet came from, as the way back.
 #[inline(always)]
-pub fn arrival_hop(ctx: Context, ethernet: *mut EthHdr) -> Hop {
+pub fn arrival_hop<F: Family>(ctx: Context, segment: &Segment<F>) -> Hop {
     // SAFETY: the parser checked the bounds.
     unsafe {
         Hop {
-            neighbour: (*ethernet).src_addr,
-            own: (*ethernet).dst_addr,
+            neighbour: (*segment.ethernet).src_addr,
+            own: (*segment.ethernet).dst_addr,
             ifindex: ctx.ingress_ifindex(),
         }
     }

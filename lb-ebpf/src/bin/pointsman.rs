@@ -7,6 +7,7 @@ use lb_ebpf::{balance::balance, context::Context};
 
 /// Handles every packet of an interface.
 #[xdp]
+#[expect(clippy::needless_pass_by_value, reason = "the macro's calling convention")]
 fn pointsman(ctx: XdpContext) -> u32 {
     // SAFETY: the kernel's own argument.
     balance(unsafe { Context::new(ctx.ctx) })
@@ -17,7 +18,6 @@ fn pointsman(ctx: XdpContext) -> u32 {
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // No code path reaches this: the verifier would refuse the program.

@@ -16,7 +16,6 @@ fn stub(_ctx: XdpContext) -> u32 {
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // No code path reaches this: the verifier would refuse the program.
