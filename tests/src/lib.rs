@@ -14,4 +14,4 @@ pub mod namespace;
 pub mod process;
 pub mod real;
 pub mod servers;
-mod stub;
+pub mod stub;

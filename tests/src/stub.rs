@@ -14,7 +14,7 @@ const PROGRAM: &str = "stub";
 
 /// An attached program; dropping it detaches.
 #[derive(Debug)]
-pub(crate) struct Stub {
+pub struct Stub {
     _object: Ebpf,
 }
 
@@ -23,7 +23,7 @@ impl Stub {
     ///
     /// # Errors
     /// When the kernel refuses the program or there is one already.
-    pub(crate) fn attach(namespace: &Namespace, device: &str) -> Result<Self> {
+    pub fn attach(namespace: &Namespace, device: &str) -> Result<Self> {
         // Links are made in the namespace of the calling thread.
         let object = namespace.run(|| {
             let mut object = Ebpf::load(TESTBED_OBJECT).context("load the test bed's object")?;

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -250,26 +251,44 @@ fn unit_tests() -> Vec<Stage> {
 
 /// The suites of the tests crate, one stage each; the packet fixtures first, because they
 /// are quick and explain most failures of the others.
+///
+/// A suite that asks for the mode of the XDP program runs once in each.
 fn suites() -> Result<Vec<Stage>> {
     let directory = workspace::root().join("tests/tests");
-    let mut names = Vec::new();
+    let mut suites = Vec::new();
     for entry in fs::read_dir(&directory).context("could not list tests/tests")? {
         let path = entry?.path();
-        let is_suite = path.extension().is_some_and(|extension| extension == "rs");
+        let main = if path.is_dir() { path.join("main.rs") } else { path.clone() };
+        let is_suite = main.is_file() && main.extension().is_some_and(|kind| kind == "rs");
         if let (true, Some(name)) = (is_suite, path.file_stem().and_then(|name| name.to_str())) {
-            names.push(name.to_owned());
+            suites.push((name.to_owned(), asks_for_mode(&path)?));
         }
     }
-    names.sort_by_key(|name| (!name.contains("fixtures"), name.clone()));
-    if names.is_empty() {
+    if suites.is_empty() {
         bail!("{} holds no suite", directory.display());
     }
+    suites.sort_by_key(|(name, _)| (name != "fixtures", name.clone()));
     // The suites run the agent's binary; built with them, it is compiled once.
     let mut build = process::cargo(["build", "--locked", "--quiet"]);
     build.args(["--package", "lb-userspace", "--package", "pointsman-tests"]);
     let mut stages = vec![Stage::command("build", build)];
-    stages.extend(names.iter().map(|name| suite(name, "native")));
+    stages.extend(suites.iter().map(|(name, _)| suite(name, "native")));
+    stages.extend(suites.iter().filter(|(_, both)| *both).map(|(name, _)| suite(name, "generic")));
     Ok(stages)
+}
+
+/// Whether a suite, a file or a directory of files, asks for the mode.
+fn asks_for_mode(path: &Path) -> Result<bool> {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).with_context(|| format!("list {}", path.display()))? {
+            if asks_for_mode(&entry?.path())? {
+                return Ok(true);
+            }
+        }
+        return Ok(false);
+    }
+    let text = fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
+    Ok(String::from_utf8_lossy(&text).contains("Mode::from_environment"))
 }
 
 /// One suite with the XDP program attached in the given mode.

@@ -1,0 +1,58 @@
+//! The servers: one nginx in each server's namespace, with an answer of a few bytes, so
+//! that what is measured is connections and packets.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use testbed::{
+    bed::{Bed, Family},
+    process::{Process, wait_until},
+};
+
+/// Where nginx listens, and the port of the VIPs in front of it.
+pub(crate) const PORT: u16 = 8080;
+
+/// Where the nginx of a server answers.
+pub(crate) const fn address(server: u8) -> SocketAddr {
+    SocketAddr::new(Bed::server_address(server, Family::V4), PORT)
+}
+
+/// Starts nginx in every server's namespace.
+///
+/// # Errors
+/// When one does not get ready.
+pub(crate) fn start(bed: &Bed) -> Result<Vec<Process>> {
+    let mut running = Vec::new();
+    for (index, namespace) in (0_u8..).zip(&bed.servers) {
+        let directory = bed.directory().join(format!("nginx{index}"));
+        fs::create_dir(&directory).context("create nginx's directory")?;
+        let file = directory.join("nginx.conf");
+        fs::write(&file, configuration()).context("write nginx's configuration")?;
+        let mut command = namespace.command("nginx");
+        command.arg("-p").arg(&directory).arg("-c").arg(&file);
+        running.push(Process::start(&mut command, &directory.join("log"))?);
+        wait_until("nginx", Duration::from_secs(5), || {
+            namespace.run(|| Ok(TcpStream::connect(address(index))?))
+        })?;
+    }
+    Ok(running)
+}
+
+/// Paths are relative to the server's own directory. Connections live as long as the
+/// client likes: nginx's default closes them after 1000 requests.
+fn configuration() -> String {
+    format!(
+        "daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr;\n\
+         events {{ worker_connections 8192; }}\n\
+         http {{\n\
+         access_log off;\nkeepalive_requests 1000000000;\nkeepalive_timeout 60s;\n\
+         client_body_temp_path body;\nproxy_temp_path proxy;\nfastcgi_temp_path fastcgi;\n\
+         uwsgi_temp_path uwsgi;\nscgi_temp_path scgi;\n\
+         server {{ listen {PORT} backlog=4096; location / {{ return 200 \"good\\n\"; }} }}\n\
+         }}\n"
+    )
+}

@@ -1,0 +1,132 @@
+//! From single rounds to figures: medians, the table, the JSON file.
+
+use std::{fmt, fs, path::Path};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::wrk::Scenario;
+
+/// One contender in one round.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    /// Units a second.
+    pub(crate) per_second: f64,
+    /// Processor time of the whole machine for one unit, microseconds.
+    pub(crate) cpu_us: f64,
+    /// Units that failed.
+    pub(crate) failures: u64,
+}
+
+/// One contender over all rounds.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Figure {
+    /// [`Scenario::name`].
+    pub(crate) scenario: &'static str,
+    /// Name of the contender.
+    pub(crate) contender: &'static str,
+    /// Units a second; median.
+    pub(crate) per_second: f64,
+    /// Processor time of the whole machine for one unit, microseconds; median.
+    pub(crate) cpu_us: f64,
+    /// The same less what the direct path took in the same round; median.
+    pub(crate) cpu_us_over_direct: f64,
+    /// Units that failed, over all rounds.
+    pub(crate) failures: u64,
+}
+
+impl Figure {
+    /// From a contender's samples and the direct path's, round by round.
+    ///
+    /// # Errors
+    /// When there is no round.
+    pub(crate) fn of(
+        scenario: Scenario,
+        contender: &'static str,
+        samples: &[Sample],
+        direct: &[Sample],
+    ) -> Result<Self> {
+        let over = samples.iter().zip(direct).map(|(sample, direct)| sample.cpu_us - direct.cpu_us);
+        Ok(Self {
+            scenario: scenario.name(),
+            contender,
+            per_second: rounded(median(samples.iter().map(|sample| sample.per_second))?),
+            cpu_us: rounded(median(samples.iter().map(|sample| sample.cpu_us))?),
+            cpu_us_over_direct: rounded(median(over)?),
+            failures: samples.iter().map(|sample| sample.failures).sum(),
+        })
+    }
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:<10} {:<10} {:>10.0} {:>9.2} {:>12.2} {:>9}",
+            self.scenario,
+            self.contender,
+            self.per_second,
+            self.cpu_us,
+            self.cpu_us_over_direct,
+            self.failures
+        )
+    }
+}
+
+/// The heading of a table of figures.
+pub(crate) const HEADING: &str =
+    "scenario   contender    per second    cpu us  over direct  failures";
+
+/// Writes the figures as a JSON array.
+///
+/// # Errors
+/// When the file can not be written.
+pub(crate) fn write_json(figures: &[Figure], path: &Path) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(figures).context("render the figures")?;
+    text.push('\n');
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Result<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let upper = *values.get(middle).context("no round was measured")?;
+    if values.len() % 2 == 1 {
+        return Ok(upper);
+    }
+    let lower = values.get(middle - 1).copied().unwrap_or(upper);
+    Ok(f64::midpoint(lower, upper))
+}
+
+/// To a hundredth: the rest is noise.
+fn rounded(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(per_second: f64, cpu_us: f64, failures: u64) -> Sample {
+        Sample { per_second, cpu_us, failures }
+    }
+
+    #[test]
+    fn medians_ignore_one_bad_round() {
+        assert!((median([3.0, 900.0, 1.0].into_iter()).unwrap() - 3.0).abs() < 1e-9);
+        assert!((median([1.0, 2.0, 3.0, 900.0].into_iter()).unwrap() - 2.5).abs() < 1e-9);
+        assert!(median(std::iter::empty()).is_err());
+    }
+
+    #[test]
+    fn a_figure_compares_round_by_round_and_adds_failures() {
+        let direct = [sample(100.0, 10.0, 0), sample(100.0, 20.0, 0), sample(100.0, 30.0, 0)];
+        let samples = [sample(90.0, 11.0, 1), sample(80.0, 22.0, 0), sample(70.0, 33.0, 2)];
+        let figure = Figure::of(Scenario::Close, "x", &samples, &direct).unwrap();
+        assert!((figure.per_second - 80.0).abs() < 1e-9);
+        assert!((figure.cpu_us - 22.0).abs() < 1e-9);
+        assert!((figure.cpu_us_over_direct - 2.0).abs() < 1e-9);
+        assert_eq!(figure.failures, 3);
+    }
+}
