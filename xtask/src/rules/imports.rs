@@ -14,12 +14,13 @@ const AGENT: &str = "lb-userspace/src/";
 const FOUNDATIONS: &[&str] = &["model", "clock"];
 
 /// Modules that are not features, and what they may know besides themselves.
-const KNOWS: [(&str, &[&str]); 5] = [
+const KNOWS: [(&str, &[&str]); 6] = [
     ("model", &[]),
     ("clock", &[]),
     // Everything: they wire the features.
     ("app", ANY),
     ("cli", ANY),
+    ("control", ANY),
     ("main", ANY),
 ];
 
