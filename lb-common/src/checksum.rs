@@ -19,6 +19,16 @@ pub struct Deltas {
     pub transport: u16,
 }
 
+impl Deltas {
+    /// What the way back adds: the ones'-complement negatives. The header's of IPv6 has
+    /// no meaning either way.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self { header: !self.header, transport: !self.transport }
+    }
+}
+
 /// A difference of -1 in the TTL, which is the first octet of its 16-bit word.
 const TTL_DELTA: u16 = !0x0100_u16.to_be();
 

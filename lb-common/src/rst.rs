@@ -43,3 +43,48 @@ pub const fn answer(
         flags: TcpFlags(TcpFlags::RST | TcpFlags::ACK),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SYN: u8 = TcpFlags::SYN;
+    const ACK: u8 = TcpFlags::ACK;
+    const RST: u8 = TcpFlags::RST;
+
+    #[test]
+    fn a_segment_with_ack_is_answered_where_it_expects_us() {
+        let expected = Reset { sequence: 7000, acknowledgement: 0, flags: TcpFlags(RST) };
+        assert_eq!(answer(TcpFlags(ACK | TcpFlags::PSH), 1000, 7000, 50), Some(expected));
+    }
+
+    #[test]
+    fn a_syn_is_answered_with_its_end_acknowledged() {
+        let expected = Reset { sequence: 0, acknowledgement: 1001, flags: TcpFlags(RST | ACK) };
+        assert_eq!(answer(TcpFlags(SYN), 1000, 7000, 1), Some(expected));
+    }
+
+    #[test]
+    fn sequence_numbers_wrap() {
+        let reset = answer(TcpFlags(SYN), u32::MAX, 0, 1).expect("a SYN is answered");
+        assert_eq!(reset.acknowledgement, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn resets_are_never_answered_and_everything_else_is(
+            flags: u8, sequence: u32, acknowledgement: u32, length: u32,
+        ) {
+            let answered = answer(TcpFlags(flags), sequence, acknowledgement, length);
+            prop_assert_eq!(answered.is_none(), flags & RST != 0);
+            if let Some(reset) = answered {
+                prop_assert!(reset.flags.has(RST));
+                prop_assert!(reset.flags.has(ACK) != (flags & ACK != 0));
+                // Two balancers do not answer each other for ever.
+                prop_assert_eq!(answer(reset.flags, reset.sequence, reset.acknowledgement, 0), None);
+            }
+        }
+    }
+}

@@ -34,3 +34,78 @@ pub const fn can_be_client6(address: Address6) -> bool {
     let mapped = high == 0 && low >> 32 == 0xffff;
     !(multicast || unspecified_or_loopback || mapped)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn check4(text: &str, expected: bool) {
+        let address: Ipv4Addr = text.parse().expect("an IPv4 address");
+        assert_eq!(can_be_client(Address4::new(address.octets())), expected, "{text}");
+    }
+
+    #[track_caller]
+    fn check6(text: &str, expected: bool) {
+        let address: Ipv6Addr = text.parse().expect("an IPv6 address");
+        assert_eq!(can_be_client(Address6::new(address.octets())), expected, "{text}");
+    }
+
+    #[test]
+    fn ipv4_addresses_that_are_nobodys_are_refused() {
+        for refused in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "127.255.255.255",
+            "224.0.0.1",
+            "239.255.255.255",
+            "255.255.255.255",
+        ] {
+            check4(refused, false);
+        }
+        for accepted in
+            ["1.0.0.0", "10.0.0.1", "126.1.1.1", "128.0.0.1", "223.255.255.255", "240.0.0.1"]
+        {
+            check4(accepted, true);
+        }
+        check4("255.255.255.254", true);
+        check4("169.254.1.1", true);
+    }
+
+    #[test]
+    fn ipv6_addresses_that_are_nobodys_are_refused() {
+        for refused in ["::", "::1", "ff02::1", "ff00::", "::ffff:10.0.0.1", "::ffff:0:0"] {
+            check6(refused, false);
+        }
+        for accepted in
+            ["::2", "2001:db8::1", "fe80::1", "fd00::1", "64:ff9b::a00:1", "::fffe:10.0.0.1"]
+        {
+            check6(accepted, true);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_standard_library_agrees(four: [u8; 4], six: [u8; 16], zeros in 0_usize..=16) {
+            let address = Ipv4Addr::from(four);
+            let nobody = address.octets()[0] == 0
+                || address.is_loopback()
+                || address.is_multicast()
+                || address.is_broadcast();
+            prop_assert_eq!(can_be_client(Address4::new(four)), !nobody);
+            let mut six = six;
+            six.iter_mut().take(zeros).for_each(|octet| *octet = 0);
+            let address = Ipv6Addr::from(six);
+            let nobody = address.is_unspecified()
+                || address.is_loopback()
+                || address.is_multicast()
+                || address.to_ipv4_mapped().is_some();
+            prop_assert_eq!(can_be_client(Address6::new(six)), !nobody);
+        }
+    }
+}

@@ -67,3 +67,81 @@ impl Timeouts {
 }
 
 const TCP: u8 = 6;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const UDP: u8 = 17;
+    const DEFAULT: Timeouts = Timeouts {
+        half_open_ns: 30 * SECOND_NS,
+        established_ns: 10_800 * SECOND_NS,
+        closing_ns: 600 * SECOND_NS,
+        closed_ns: 10 * SECOND_NS,
+        udp_ns: 60 * SECOND_NS,
+    };
+
+    #[track_caller]
+    fn check(protocol: u8, bits: u32, half_open_table: bool, expected_s: u64) {
+        let limit = Timeouts::default().idle_limit(protocol, Progress(bits), half_open_table);
+        assert_eq!(limit, expected_s * SECOND_NS);
+    }
+
+    #[test]
+    fn each_state_has_its_limit() {
+        const OPEN: u32 = Progress::SYN | Progress::SYN_ACK | Progress::CONFIRMED;
+        const BOTH_FIN: u32 = OPEN | Progress::CLIENT_FIN | Progress::SERVER_FIN;
+        assert_eq!(Timeouts::default(), DEFAULT);
+        check(TCP, Progress::SYN, true, 30);
+        check(TCP, Progress::SYN | Progress::SYN_ACK, true, 30);
+        check(TCP, Progress::PICKED_UP, true, 30);
+        check(TCP, OPEN, false, 10_800);
+        check(TCP, OPEN | Progress::CLIENT_FIN, false, 600);
+        check(TCP, OPEN | Progress::SERVER_FIN, false, 600);
+        check(TCP, BOTH_FIN, false, 10);
+        check(TCP, BOTH_FIN | Progress::LAST_ACK, false, 10);
+        check(TCP, OPEN | Progress::CLIENT_RST, false, 10);
+        check(TCP, OPEN | Progress::SERVER_DOWN, false, 10);
+        check(UDP, 0, false, 60);
+        check(UDP, 0, true, 30);
+    }
+
+    #[test]
+    fn the_half_open_table_never_keeps_longer_but_may_forget_sooner() {
+        check(TCP, Progress::SYN | Progress::SYN_ACK | Progress::CONFIRMED, true, 30);
+        check(TCP, Progress::SYN | Progress::SERVER_RST, true, 10);
+    }
+
+    proptest! {
+        #[test]
+        fn idle_for_the_limit_is_expired_and_less_is_not(
+            bits in 0_u32..2048,
+            half_open: bool,
+            tcp: bool,
+            last_seen_ns in 0..u64::MAX / 2,
+        ) {
+            let protocol = if tcp { TCP } else { UDP };
+            let progress = Progress(bits);
+            let limit = DEFAULT.idle_limit(protocol, progress, half_open);
+            let expired =
+                |now_ns| DEFAULT.expired(protocol, progress, half_open, last_seen_ns, now_ns);
+            prop_assert!(!expired(last_seen_ns));
+            prop_assert!(!expired(last_seen_ns + limit - 1));
+            prop_assert!(expired(last_seen_ns + limit));
+            prop_assert!(expired(u64::MAX));
+        }
+
+        #[test]
+        fn a_flow_seen_in_the_future_is_never_expired(
+            now_ns: u64,
+            ahead_ns: u64,
+            limit_ns in 0_u64..100,
+        ) {
+            let timeouts = Timeouts { udp_ns: limit_ns, ..DEFAULT };
+            let last_seen_ns = now_ns.saturating_add(ahead_ns);
+            prop_assert!(!timeouts.expired(UDP, Progress(0), false, last_seen_ns, now_ns));
+        }
+    }
+}
