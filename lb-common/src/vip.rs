@@ -6,8 +6,9 @@ use crate::address::{Address6, Be16};
 ///
 /// Port 0 with protocol 0 is the *address record*: it says that at least one VIP uses
 /// the address, and [`VipEntry::flags`] of that record which protocols ([`address_flag`]).
+/// Protocol [`TOMBSTONE_PROTOCOL`] is the memory of an id that is free.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VipKey {
     /// The address; IPv4 in mapped form.
     pub address: Address6,
@@ -36,6 +37,10 @@ impl VipKey {
         Self::new(address, Be16::from_wire(0), 0)
     }
 }
+
+/// Protocol of a tombstone: no packet has it (255 is reserved, RFC 5237). Its address is
+/// zero, its port the id, and its entry keeps the generation that the id had last.
+pub const TOMBSTONE_PROTOCOL: u8 = 255;
 
 /// How packets of one VIP are handled.
 #[repr(C)]

@@ -15,3 +15,4 @@ pub mod health;
 pub mod logging;
 pub mod model;
 pub mod network;
+pub mod reconcile;

@@ -167,6 +167,7 @@ fn difference(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datapath::{object::PROGRAM_OBJECT, rings};
 
     const SHAPE: Shape = Shape { kind: MapType::Hash, key: 16, value: 80, entries: 100, flags: 0 };
 
@@ -188,5 +189,22 @@ mod tests {
         check(Shape { key: 40, ..SHAPE }, "key size");
         check(Shape { value: 72, ..SHAPE }, "value size");
         check(Shape { flags: 1, ..SHAPE }, "flags");
+    }
+
+    #[test]
+    fn the_object_has_every_map_of_the_abi() {
+        let object = Object::parse(PROGRAM_OBJECT).expect("the embedded object parses");
+        for name in map::ALL {
+            wanted(&object, name, Capacities { flows: 8, half_open: 8 }).expect(name);
+        }
+    }
+
+    #[test]
+    fn rings_are_made_like_the_template_in_the_object() {
+        let object = Object::parse(PROGRAM_OBJECT).expect("the embedded object parses");
+        let template = object.maps[map::RINGS].inner().expect("a template");
+        assert_eq!(template.max_entries(), lb_common::abi::RING_SLOTS);
+        assert_eq!(template.value_size(), 4);
+        assert_eq!(template.map_flags(), rings::FLAGS);
     }
 }

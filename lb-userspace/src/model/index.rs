@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use lb_common::address::Address6;
+use lb_common::address::{Address4, Address6};
 
 use super::{
     name::Name,
@@ -64,9 +64,17 @@ pub fn plain_address(common: Address6) -> IpAddr {
     IpAddr::from(common.octets).to_canonical()
 }
 
+/// An address in the form that maps of both families hold; the inverse of [`plain_address`].
+#[must_use]
+pub fn common_address(address: IpAddr) -> Address6 {
+    match address {
+        IpAddr::V4(address) => Address6::mapped(Address4::new(address.octets())),
+        IpAddr::V6(address) => Address6::new(address.octets()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use lb_common::address::Address4;
 
     use super::*;
 
@@ -74,5 +82,6 @@ mod tests {
     fn a_mapped_address_is_shown_as_ipv4() {
         let mapped = Address6::mapped(Address4::new([192, 0, 2, 7]));
         assert_eq!(plain_address(mapped).to_string(), "192.0.2.7");
+        assert_eq!(common_address(plain_address(mapped)), mapped);
     }
 }

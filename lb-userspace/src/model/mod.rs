@@ -5,5 +5,6 @@
 pub(crate) mod fixture;
 pub mod index;
 pub mod name;
+pub mod next_hop;
 pub mod snapshot;
 pub mod state;

@@ -12,11 +12,11 @@ pub mod neighbours;
 mod pacing;
 pub mod routes;
 
+pub use crate::model::next_hop::NextHop;
 pub use addresses::{Changes, reconcile_addresses};
 pub use error::NetworkError;
 pub use links::{Link, link_by_name};
 pub use neighbour_watch::NeighbourWatch;
-pub use neighbours::NextHop;
 pub use routes::{Route, route_to};
 pub use rtnetlink::Handle;
 

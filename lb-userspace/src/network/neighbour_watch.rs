@@ -29,10 +29,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     error::NetworkError,
     links::{self, Link},
-    neighbours::{self, Entry, LastKnown, NextHop, Place},
+    neighbours::{self, Entry, LastKnown, Place},
     pacing::{Attempts, Debounce},
     routes,
 };
+use crate::model::next_hop::NextHop;
 
 /// What may change a next hop.
 const GROUPS: [MulticastGroup; 6] = [

@@ -10,20 +10,7 @@ use netlink_packet_route::neighbour::{
 use rtnetlink::Handle;
 
 use super::{error::NetworkError, links::Link, routes::Route};
-
-/// How packets to a server leave this host: what a rewritten frame needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NextHop {
-    /// Index of the interface they leave by.
-    pub ifindex: u32,
-    /// That interface's Ethernet address, in wire order.
-    pub own: [u8; 6],
-    /// The Ethernet address of the server, or of the router on the way to it, in wire
-    /// order.
-    pub neighbour: [u8; 6],
-    /// The source address towards the server: the SNAT address, of the server's family.
-    pub source: IpAddr,
-}
+use crate::model::next_hop::NextHop;
 
 /// A place in the neighbour table: interface index and address.
 pub(super) type Place = (u32, IpAddr);

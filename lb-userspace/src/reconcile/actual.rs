@@ -1,0 +1,146 @@
+//! What the maps hold, and what an operation makes of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use lb_common::{
+    address::Address6,
+    backend::BackendEntry,
+    server::{ServerEntry, state},
+    settings::Settings,
+    vip::{FilterWord, VipEntry, VipKey},
+};
+
+use super::operation::Operation;
+use crate::{
+    datapath::{DatapathError, Maps},
+    model::{index::plain_address, next_hop::NextHop},
+};
+
+/// What the maps hold: entries that say something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actual {
+    /// Node-wide settings.
+    pub settings: Settings,
+    /// VIPs, address records and tombstones.
+    pub vips: BTreeMap<VipKey, VipEntry>,
+    /// Backends by id, tombstones (without a name) too.
+    pub backends: BTreeMap<u16, BackendEntry>,
+    /// Servers by id, tombstones (state `UNUSED`) too.
+    pub servers: BTreeMap<u16, ServerEntry>,
+    /// Backend ids that have a ring. What it holds follows from the backend's signature.
+    pub rings: BTreeSet<u16>,
+    /// Words of the address filter that are not zero, by index.
+    pub filter: BTreeMap<u32, u64>,
+}
+
+impl Default for Actual {
+    /// Maps nobody has written to.
+    fn default() -> Self {
+        let settings =
+            Settings { abi_version: 0, snat_port_low: 0, snat_port_high: 0, flags: 0, padding: 0 };
+        Self {
+            settings,
+            vips: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            rings: BTreeSet::new(),
+            filter: BTreeMap::new(),
+        }
+    }
+}
+
+impl Actual {
+    /// Reads the maps; a few milliseconds.
+    ///
+    /// # Errors
+    /// If a map can not be read.
+    pub fn read(maps: &Maps) -> Result<Self, DatapathError> {
+        let by_id = |index: usize| u16::try_from(index).unwrap_or(u16::MAX);
+        let used_backends = maps.backends()?.into_iter().enumerate();
+        let used_servers = maps.servers()?.into_iter().enumerate();
+        let words = (0_u32..).zip(maps.filter()?);
+        Ok(Self {
+            settings: maps.settings()?,
+            vips: maps.vips()?.into_iter().collect(),
+            backends: used_backends
+                .filter(|(_, entry)| entry.generation != 0)
+                .map(|(index, entry)| (by_id(index), entry))
+                .collect(),
+            servers: used_servers
+                .filter(|(_, entry)| entry.generation != 0)
+                .map(|(index, entry)| (by_id(index), entry))
+                .collect(),
+            rings: maps.rings()?.into_iter().collect(),
+            filter: words
+                .filter(|(_, word)| word.bits != 0)
+                .map(|(index, word)| (index, word.bits))
+                .collect(),
+        })
+    }
+
+    /// The way to each server as the maps remember it. For the first round after a start,
+    /// until the neighbour watch has looked: without it, servers would lose their next hop
+    /// for a moment.
+    #[must_use]
+    pub fn next_hops(&self) -> BTreeMap<IpAddr, NextHop> {
+        let known = self.servers.values().filter(|server| {
+            server.state != state::UNUSED
+                && server.ifindex != 0
+                && server.snat_address != Address6::default()
+        });
+        let next_hop = |server: &ServerEntry| NextHop {
+            ifindex: server.ifindex,
+            own: server.own,
+            neighbour: server.neighbour,
+            source: plain_address(server.snat_address),
+        };
+        known.map(|server| (plain_address(server.address), next_hop(server))).collect()
+    }
+
+    /// What the maps hold after an operation.
+    pub fn apply(&mut self, operation: &Operation) {
+        match operation {
+            Operation::PutSettings(settings) => self.settings = *settings,
+            Operation::ZeroVipCounters(_) | Operation::ZeroServerCounters(_) => {}
+            Operation::PutServer { id, entry } => {
+                self.servers.insert(*id, *entry);
+            }
+            Operation::SetRing { backend, .. } => {
+                self.rings.insert(*backend);
+            }
+            Operation::PutBackend { id, entry } => {
+                self.backends.insert(*id, *entry);
+            }
+            Operation::PutFilterWord { index, word: FilterWord { bits: 0 } } => {
+                self.filter.remove(index);
+            }
+            Operation::PutFilterWord { index, word } => {
+                self.filter.insert(*index, word.bits);
+            }
+            Operation::PutVip { key, entry } => {
+                self.vips.insert(*key, *entry);
+            }
+            Operation::RemoveVip { key } => {
+                self.vips.remove(key);
+            }
+            Operation::ClearRing { backend } => {
+                self.rings.remove(backend);
+            }
+        }
+    }
+}
+
+/// The name in a backend entry; none in a tombstone, or if it is not text.
+pub(super) fn backend_name(entry: &BackendEntry) -> Option<&str> {
+    let end = entry.name.iter().position(|byte| *byte == 0).unwrap_or(entry.name.len());
+    let text = std::str::from_utf8(entry.name.get(..end)?).ok()?;
+    (!text.is_empty()).then_some(text)
+}
+
+/// The address and port in a server entry.
+pub(super) fn server_address(entry: &ServerEntry) -> SocketAddr {
+    SocketAddr::new(plain_address(entry.address), entry.port.get())
+}

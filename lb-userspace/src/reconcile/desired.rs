@@ -1,0 +1,132 @@
+//! What the data plane should do, in words of the configuration: no ids yet.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use lb_common::{
+    abi::ABI_VERSION,
+    server::state,
+    settings::{Settings, flag},
+    vip::{hash_by, on_down},
+};
+
+use crate::model::{
+    name::Name,
+    next_hop::NextHop,
+    snapshot::{Backend, Bind, HashBy, OnDown, Snapshot},
+    state::{ServerState, ServerStatuses},
+};
+
+/// What the maps should say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// Node-wide settings.
+    pub settings: Settings,
+    /// What clients connect to.
+    pub vips: BTreeMap<Bind, DesiredVip>,
+    /// The backends that VIPs use: their servers by address.
+    pub backends: BTreeMap<Name, BTreeMap<SocketAddr, DesiredServer>>,
+}
+
+/// One VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredVip {
+    /// The backend; always present in [`Desired::backends`].
+    pub backend: Name,
+    /// A value of [`on_down`].
+    pub on_down: u8,
+    /// A value of [`hash_by`].
+    pub hash_by: u8,
+}
+
+/// One server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DesiredServer {
+    /// A value of [`state`], never `UNUSED`.
+    pub state: u8,
+    /// Share of new flows, 0 to 256; 0 gets none.
+    pub weight: u16,
+    /// Used only while no server without this mark is usable.
+    pub backup: bool,
+    /// How packets reach it, if that is known.
+    pub next_hop: Option<NextHop>,
+}
+
+/// The largest weight of a ring's member ([`lb_common::maglev::Member::weight`]).
+const MOST_WEIGHT: u16 = 256;
+
+/// What follows from the configuration, the state of servers and the way to them.
+#[must_use]
+pub fn desired(
+    snapshot: &Snapshot,
+    statuses: &ServerStatuses,
+    next_hops: &BTreeMap<IpAddr, NextHop>,
+) -> Desired {
+    let mut vips = BTreeMap::new();
+    let mut backends = BTreeMap::new();
+    for frontend in snapshot.frontends.values() {
+        // A snapshot's references resolve.
+        let Some(backend) = snapshot.backends.get(&frontend.backend) else { continue };
+        for bind in &frontend.bind {
+            vips.insert(*bind, vip(&frontend.backend, backend));
+        }
+        backends
+            .entry(frontend.backend.clone())
+            .or_insert_with(|| servers(&frontend.backend, backend, statuses, next_hops));
+    }
+    Desired { settings: settings(snapshot), vips, backends }
+}
+
+fn settings(snapshot: &Snapshot) -> Settings {
+    let (snat_port_low, snat_port_high) = snapshot.datapath.snat_ports;
+    let flags = if snapshot.log.access.is_some() { flag::FLOW_EVENTS } else { 0 };
+    Settings { abi_version: ABI_VERSION, snat_port_low, snat_port_high, flags, padding: 0 }
+}
+
+fn vip(name: &Name, backend: &Backend) -> DesiredVip {
+    DesiredVip {
+        backend: name.clone(),
+        on_down: match backend.on_down {
+            OnDown::Reset => on_down::RESET,
+            OnDown::Reroute => on_down::REROUTE,
+            OnDown::Keep => on_down::KEEP,
+        },
+        hash_by: match backend.hash {
+            HashBy::Tuple => hash_by::TUPLE,
+            HashBy::Source => hash_by::SOURCE,
+        },
+    }
+}
+
+fn servers(
+    backend_name: &Name,
+    backend: &Backend,
+    statuses: &ServerStatuses,
+    next_hops: &BTreeMap<IpAddr, NextHop>,
+) -> BTreeMap<SocketAddr, DesiredServer> {
+    let server = |(name, server): (&Name, &crate::model::snapshot::Server)| {
+        let status = statuses.get(&(backend_name.clone(), name.clone()));
+        let state = status.map_or(ServerState::Up, crate::model::state::ServerStatus::state);
+        let weight = status.and_then(|status| status.weight).unwrap_or(server.weight);
+        let desired = DesiredServer {
+            state: data_plane_state(state),
+            // Beyond the most, a ring could not be built at all.
+            weight: weight.min(MOST_WEIGHT),
+            backup: server.backup,
+            next_hop: next_hops.get(&server.address.ip()).copied(),
+        };
+        (server.address, desired)
+    };
+    backend.servers.iter().map(server).collect()
+}
+
+/// MAINT is dead to the data plane, NOLB drains.
+const fn data_plane_state(state: ServerState) -> u8 {
+    match state {
+        ServerState::Up => state::UP,
+        ServerState::Drain | ServerState::Nolb => state::DRAIN,
+        ServerState::Down | ServerState::Maint => state::DOWN,
+    }
+}

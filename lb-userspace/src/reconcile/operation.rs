@@ -1,0 +1,115 @@
+//! One change to one map.
+
+use std::fmt;
+
+use lb_common::{
+    backend::BackendEntry,
+    flow::Handle,
+    server::{ServerEntry, state},
+    settings::Settings,
+    vip::{FilterWord, TOMBSTONE_PROTOCOL, VipEntry, VipKey},
+};
+
+use super::ring::RingMember;
+use crate::model::index::plain_address;
+
+/// One change to one map. Each is atomic as a packet sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Write the settings.
+    PutSettings(Settings),
+    /// Forget what a VIP id counted for somebody else; count for this generation.
+    ZeroVipCounters(Handle),
+    /// Forget what a server id counted for somebody else; count for this generation.
+    ZeroServerCounters(Handle),
+    /// Write a server; a retired one stays as a tombstone that keeps its generation.
+    PutServer {
+        /// Its id.
+        id: u16,
+        /// What to write.
+        entry: ServerEntry,
+    },
+    /// Build a ring of these servers and swap it in.
+    SetRing {
+        /// The backend's id.
+        backend: u16,
+        /// Its members; at least one.
+        members: Vec<RingMember>,
+    },
+    /// Write a backend.
+    PutBackend {
+        /// Its id.
+        id: u16,
+        /// What to write.
+        entry: BackendEntry,
+    },
+    /// Write a word of the address filter.
+    PutFilterWord {
+        /// Its index.
+        index: u32,
+        /// What to write.
+        word: FilterWord,
+    },
+    /// Write a VIP, an address record or a tombstone.
+    PutVip {
+        /// Where.
+        key: VipKey,
+        /// What to write.
+        entry: VipEntry,
+    },
+    /// Remove a VIP, an address record or a tombstone.
+    RemoveVip {
+        /// Where.
+        key: VipKey,
+    },
+    /// Take a backend's ring away.
+    ClearRing {
+        /// The backend's id.
+        backend: u16,
+    },
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PutSettings(_) => f.write_str("write the settings"),
+            Self::ZeroVipCounters(vip) => write!(f, "zero the counters of VIP id {}", vip.id),
+            Self::ZeroServerCounters(server) => {
+                write!(f, "zero the counters of server id {}", server.id)
+            }
+            Self::PutServer { id, entry } => {
+                let word = match entry.state {
+                    state::UP => "up",
+                    state::DRAIN => "draining",
+                    state::DOWN => "down",
+                    _ => return write!(f, "retire server id {id}"),
+                };
+                let (address, port) = (plain_address(entry.address), entry.port.get());
+                write!(f, "write server {address} port {port} (id {id}) as {word}")
+            }
+            Self::SetRing { backend, members } => {
+                write!(f, "give backend id {backend} a ring of {} servers", members.len())
+            }
+            Self::PutBackend { id, .. } => write!(f, "write backend id {id}"),
+            Self::PutFilterWord { index, .. } => write!(f, "write word {index} of the filter"),
+            Self::PutVip { key, .. } => write!(f, "write {}", Key(key)),
+            Self::RemoveVip { key } => write!(f, "remove {}", Key(key)),
+            Self::ClearRing { backend } => write!(f, "take the ring of backend id {backend}"),
+        }
+    }
+}
+
+/// A key of `VIPS`, for people.
+struct Key<'a>(&'a VipKey);
+
+impl fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = plain_address(self.0.address);
+        let port = self.0.port.get();
+        match self.0.protocol {
+            0 => write!(f, "the record of address {address}"),
+            TOMBSTONE_PROTOCOL => write!(f, "the tombstone of VIP id {port}"),
+            protocol => write!(f, "VIP {address} port {port} protocol {protocol}"),
+        }
+    }
+}

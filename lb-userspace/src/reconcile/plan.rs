@@ -1,0 +1,209 @@
+//! From what the maps hold to what they should hold, in an order that hurts nobody.
+//!
+//! After each operation, a VIP that had a usable server and keeps one has one; an id is
+//! never found under a handle that belonged to something else; and if the agent dies
+//! there, a new plan from what the maps then hold leads to the same end. That is why
+//! things that are new come first, what points to them next, and what is no longer
+//! pointed to last.
+
+use lb_common::{
+    abi::MAX_VIPS,
+    backend::BackendEntry,
+    server::state,
+    vip::{FilterWord, TOMBSTONE_PROTOCOL, VipKey},
+};
+
+use super::{
+    actual::Actual,
+    desired::Desired,
+    operation::Operation,
+    target::{self, Target},
+};
+
+/// Why there is no plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// More things than ids. What is to go still counts: its ids are free in the next round.
+    #[error(
+        "there are more {0} than the data plane has ids for ({1}), those to be removed included"
+    )]
+    NoIds(&'static str, u32),
+}
+
+/// The operations that lead from `actual` to `desired`; none if that is where it is.
+///
+/// # Errors
+/// If there are more VIPs, backends or servers than ids.
+pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Operation>, PlanError> {
+    let target = target::target(desired, actual)?;
+    let planner = Planner { target: &target, actual };
+    let mut operations = Vec::new();
+    planner.settings(&mut operations);
+    planner.fresh_counters(&mut operations);
+    planner.servers(&mut operations, Planner::harmless);
+    planner.backends(&mut operations, |planner, id| !planner.emptied(id));
+    planner.filter(&mut operations, |before, after| before | after);
+    planner.vips(&mut operations);
+    planner.backends(&mut operations, Planner::emptied);
+    planner.unused_backends(&mut operations);
+    planner.servers(&mut operations, |_, id| planner.retired(id));
+    planner.filter(&mut operations, |_, after| after);
+    Ok(operations)
+}
+
+struct Planner<'a> {
+    target: &'a Target,
+    actual: &'a Actual,
+}
+
+impl Planner<'_> {
+    fn settings(&self, operations: &mut Vec<Operation>) {
+        if self.target.settings != self.actual.settings {
+            operations.push(Operation::PutSettings(self.target.settings));
+        }
+    }
+
+    /// Before anything counts under them.
+    fn fresh_counters(&self, operations: &mut Vec<Operation>) {
+        let vips = self.target.fresh_vips.iter().map(|vip| Operation::ZeroVipCounters(*vip));
+        let servers =
+            self.target.fresh_servers.iter().map(|server| Operation::ZeroServerCounters(*server));
+        operations.extend(vips.chain(servers));
+    }
+
+    /// Writes the servers that differ and are chosen.
+    fn servers(&self, operations: &mut Vec<Operation>, chosen: impl Fn(&Self, u16) -> bool) {
+        for (id, entry) in &self.target.servers {
+            if self.actual.servers.get(id) != Some(entry) && chosen(self, *id) {
+                operations.push(Operation::PutServer { id: *id, entry: *entry });
+            }
+        }
+    }
+
+    /// A change that takes no server out of use: rings may still name those.
+    fn harmless(&self, id: u16) -> bool {
+        !self.retired(id) && !self.degraded(id)
+    }
+
+    fn retired(&self, id: u16) -> bool {
+        self.state(id) == state::UNUSED
+    }
+
+    fn degraded(&self, id: u16) -> bool {
+        let was_up = self.actual.servers.get(&id).is_some_and(|entry| entry.state == state::UP);
+        was_up && self.state(id) != state::UP
+    }
+
+    fn state(&self, id: u16) -> u8 {
+        self.target.servers.get(&id).map_or(state::UNUSED, |entry| entry.state)
+    }
+
+    /// Rings first, then the servers that went out of them. One backend after the other,
+    /// so that the first dead servers are settled before the last ring is built.
+    fn backends(&self, operations: &mut Vec<Operation>, chosen: impl Fn(&Self, u16) -> bool) {
+        let used = self.target.backends.iter().filter(|(_, entry)| !is_tombstone(entry));
+        for (id, entry) in used.filter(|(id, _)| chosen(self, **id)) {
+            self.backend(operations, *id, entry);
+            self.servers(operations, |planner, server| {
+                let backend = planner.target.servers.get(&server).map(|entry| entry.backend);
+                backend == Some(*id) && planner.degraded(server) && !planner.retired(server)
+            });
+        }
+    }
+
+    /// A backend that has no ring any more, and VIPs that may be about to move elsewhere.
+    fn emptied(&self, id: u16) -> bool {
+        let mut vips = self.actual.vips.iter().filter(|(key, _)| target::is_vip(key));
+        !self.target.rings.contains_key(&id) && vips.any(|(_, vip)| vip.backend == id)
+    }
+
+    /// The signature is taken away before the ring changes and given back afterwards, so
+    /// that it never speaks of another ring.
+    fn backend(&self, operations: &mut Vec<Operation>, id: u16, entry: &BackendEntry) {
+        let before = self.actual.backends.get(&id).copied().unwrap_or_default();
+        let has_ring = self.actual.rings.contains(&id);
+        let right_ring = has_ring && before.ring_signature == entry.ring_signature;
+        let members = self.target.rings.get(&id).filter(|_| !right_ring);
+        if let Some(members) = members {
+            if before.ring_signature != 0 {
+                let entry = BackendEntry { ring_signature: 0, ring_members: 0, ..before };
+                operations.push(Operation::PutBackend { id, entry });
+            }
+            operations.push(Operation::SetRing { backend: id, members: members.clone() });
+        }
+        if before != *entry || members.is_some_and(|_| before.ring_signature != 0) {
+            operations.push(Operation::PutBackend { id, entry: *entry });
+        }
+        if has_ring && entry.ring_signature == 0 {
+            operations.push(Operation::ClearRing { backend: id });
+        }
+    }
+
+    /// Writes the words that differ; `value` says what of the old and the new word.
+    fn filter(&self, operations: &mut Vec<Operation>, value: impl Fn(u64, u64) -> u64) {
+        let written = operations.iter().filter_map(|operation| match operation {
+            Operation::PutFilterWord { index, word } => Some((*index, word.bits)),
+            _ => None,
+        });
+        let mut before = self.actual.filter.clone();
+        before.extend(written);
+        let indexes = before.keys().chain(self.target.filter.keys());
+        let indexes: std::collections::BTreeSet<u32> = indexes.copied().collect();
+        for index in indexes {
+            let old = before.get(&index).copied().unwrap_or(0);
+            let bits = value(old, self.target.filter.get(&index).copied().unwrap_or(0));
+            if bits != old {
+                operations.push(Operation::PutFilterWord { index, word: FilterWord { bits } });
+            }
+        }
+    }
+
+    /// What is new first, unless the map has no room for both.
+    fn vips(&self, operations: &mut Vec<Operation>) {
+        let differs = |key: &&VipKey| self.actual.vips.get(*key) != self.target.vips.get(*key);
+        let mut put: Vec<&VipKey> = self.target.vips.keys().filter(differs).collect();
+        put.sort_by_key(|key| kind(key));
+        let mut gone: Vec<&VipKey> =
+            self.actual.vips.keys().filter(|key| !self.target.vips.contains_key(key)).collect();
+        gone.sort_by_key(|key| kind(key));
+        let puts = put.into_iter().filter_map(|key| {
+            let entry = *self.target.vips.get(key)?;
+            Some(Operation::PutVip { key: *key, entry })
+        });
+        let removals = gone.into_iter().map(|key| Operation::RemoveVip { key: *key });
+        let new = self.target.vips.keys().filter(|key| !self.actual.vips.contains_key(key)).count();
+        if self.actual.vips.len() + new > 2 * MAX_VIPS as usize {
+            operations.extend(removals.chain(puts));
+        } else {
+            operations.extend(puts.chain(removals));
+        }
+    }
+
+    /// Rings that no VIP names any more, and what remembers them.
+    fn unused_backends(&self, operations: &mut Vec<Operation>) {
+        for (id, entry) in self.target.backends.iter().filter(|(_, entry)| is_tombstone(entry)) {
+            if self.actual.backends.get(id) != Some(entry) {
+                operations.push(Operation::PutBackend { id: *id, entry: *entry });
+            }
+        }
+        for id in &self.actual.rings {
+            if self.target.backends.get(id).is_none_or(is_tombstone) {
+                operations.push(Operation::ClearRing { backend: *id });
+            }
+        }
+    }
+}
+
+fn is_tombstone(entry: &BackendEntry) -> bool {
+    entry.name.first() == Some(&0)
+}
+
+/// VIPs, then address records, then tombstones: a generation is written down before the
+/// last entry that holds it goes, and forgotten after the first entry that holds it came.
+const fn kind(key: &VipKey) -> u8 {
+    match key.protocol {
+        TOMBSTONE_PROTOCOL => 2,
+        0 => 1,
+        _ => 0,
+    }
+}
