@@ -6,7 +6,7 @@ use super::{
     address::{judge_server, socket_address},
     check::{CheckShape, RawCheck},
     decode::{Cursor, Entries},
-    fault::Refusal,
+    fault::{Refusal, quoted},
     schema::{
         Bool, Choice, Integer, Key, Named, NamedItems, Nested, Presence, Section, Shape, Text,
         Unbuilt,
@@ -23,8 +23,26 @@ pub(super) struct RawBackend {
     pub(super) on_down: Option<OnDown>,
     /// Its check; none if there is none or it is at fault.
     pub(super) check: Option<RawCheck>,
-    /// Its servers; none in place of one that is at fault.
-    pub(super) servers: NamedItems<Server>,
+    /// Its servers; none in place of one of which nothing could be read.
+    pub(super) servers: NamedItems<RawServer>,
+}
+
+/// `backends.NAME.servers.NAME` as far as it could be read.
+#[derive(Debug)]
+pub(super) struct RawServer {
+    /// Its address; none if at fault.
+    pub(super) address: Option<SocketAddr>,
+    /// Its weight; none if at fault.
+    pub(super) weight: Option<u16>,
+    /// Whether it is a backup; none if at fault.
+    pub(super) backup: Option<bool>,
+}
+
+impl RawServer {
+    /// The server, if nothing of it is at fault.
+    pub(super) fn resolve(&self) -> Option<Server> {
+        Some(Server { address: self.address?, weight: self.weight?, backup: self.backup? })
+    }
 }
 
 /// `backends` as a shape.
@@ -128,29 +146,25 @@ static BACKUP: Key<Bool> = Key {
 struct ServerShape;
 
 impl Shape for ServerShape {
-    type Output = Server;
+    type Output = RawServer;
 
     fn describe(&self) -> String {
         "`\"ADDRESS:PORT\"` or a mapping".into()
     }
 
-    fn decode(&self, cursor: &Cursor<'_>) -> Option<Server> {
-        if cursor.value.is_mapping() {
-            return decode_server(&cursor.clone().entries(&SERVER_SECTION)?);
-        }
-        Some(Server { address: ADDRESS.shape.decode(cursor)?, weight: 100, backup: false })
+    fn decode(&self, cursor: &Cursor<'_>) -> Option<RawServer> {
+        let (address, rest) = if cursor.value.is_mapping() {
+            let entries = cursor.clone().entries(&SERVER_SECTION)?;
+            (entries.get(&ADDRESS), entries)
+        } else {
+            (ADDRESS.shape.decode(cursor), cursor.clone().no_entries())
+        };
+        Some(RawServer { address, weight: rest.get(&WEIGHT), backup: rest.get(&BACKUP) })
     }
 
     fn section(&self) -> Option<&'static Section> {
         Some(&SERVER_SECTION)
     }
-}
-
-fn decode_server(entries: &Entries<'_>) -> Option<Server> {
-    let address = entries.get(&ADDRESS);
-    let weight = entries.get(&WEIGHT);
-    let backup = entries.get(&BACKUP);
-    Some(Server { address: address?, weight: weight?, backup: backup? })
 }
 
 fn decode(entries: &Entries<'_>) -> Option<RawBackend> {
@@ -166,7 +180,7 @@ fn decode(entries: &Entries<'_>) -> Option<RawBackend> {
 fn server_address(text: &str) -> Result<SocketAddr, Refusal> {
     if let Some((address, "tcp" | "udp")) = text.split_once('/') {
         let refusal = Refusal::new("a server has no protocol of its own");
-        return Err(refusal.hint(format!("write {address}; the frontend's bind says which")));
+        return Err(refusal.hint(format!("write {}; `bind` says which", quoted(address))));
     }
     let address = socket_address(text)?;
     judge_server(address)?;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_yaml::{Mapping, Value};
 
 use super::{
-    fault::{Located, Place, Refusal, Sink, did_you_mean, quoted},
+    fault::{Located, Place, Refusal, Sink, did_you_mean, quoted, shorten},
     position::{Child, Mark, Node, join},
     schema::{Key, KeyInfo, Presence, Section, Shape},
 };
@@ -66,7 +66,7 @@ impl<'a> Cursor<'a> {
         match self.value {
             Value::Null => "nothing".into(),
             Value::Bool(_) => written.to_owned(),
-            Value::Number(_) => format!("the number {written}"),
+            Value::Number(_) => format!("the number {}", shorten(written)),
             Value::String(text) => format!("the text {}", quoted(text)),
             Value::Sequence(_) => "a list".into(),
             Value::Mapping(_) | Value::Tagged(_) => "a mapping".into(),
@@ -84,6 +84,11 @@ impl<'a> Cursor<'a> {
         let entries = Entries { cursor: self, mapping };
         entries.refuse_unknown(section);
         Some(entries)
+    }
+
+    /// No entries at all, in place of a value that is not a mapping: for its defaults.
+    pub(super) fn no_entries(self) -> Entries<'a> {
+        Entries { cursor: self, mapping: None }
     }
 
     /// The value as a mapping from names to anything. Names that are not good are faults

@@ -4,14 +4,14 @@ use std::{fmt, time::Duration};
 
 use super::{
     decode::Cursor,
-    fault::{Refusal, quoted},
+    fault::{Refusal, quoted, shorten},
     schema::Shape,
 };
 
 /// A duration that is read and shown with units: one or more integers, each followed by
 /// `us`, `ms`, `s`, `m`, `h` or `d`, from the largest unit to the smallest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HumanDuration(pub Duration);
+pub(super) struct HumanDuration(pub(super) Duration);
 
 /// Units with their length in microseconds, largest first.
 const UNITS: [(&str, u64); 6] = [
@@ -40,7 +40,7 @@ impl HumanDuration {
             }
             if unit.is_empty() && tail.is_empty() {
                 let message = format!("{} has no unit", quoted(text));
-                return Err(Refusal::new(message).hint(format!("write {text}s or {text}ms")));
+                return Err(Refusal::new(message).hint("such as 5s or 100ms"));
             }
             let place = units_left.iter().position(|(name, _)| *name == unit);
             let (Some(place), Ok(count)) = (place, digits.parse::<u64>()) else {
@@ -105,7 +105,7 @@ impl Shape for Period {
             Ok(HumanDuration(value)) => return Some(value),
         };
         let (side, limit) = bound;
-        let message = format!("{text} is {side} than {}", HumanDuration(limit));
+        let message = format!("{} is {side} than {}", shorten(&text), HumanDuration(limit));
         cursor.reject(Refusal::new(message).hint(format!("a {}", self.describe())))
     }
 }

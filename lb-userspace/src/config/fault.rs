@@ -11,7 +11,7 @@ use super::position::Mark;
 use crate::model::snapshot::Snapshot;
 
 /// Longest value or message part quoted from the file, in characters.
-const MAX_SHOWN: usize = 60;
+const MAX_SHOWN: usize = 64;
 
 /// One thing wrong with a configuration file.
 ///
@@ -190,16 +190,23 @@ impl Sink {
     }
 
     fn describe(&self, place: &Place, refusal: Refusal) -> Fault {
+        let Refusal { message, hint } = refusal;
         Fault {
             file: self.file.clone(),
             line: place.mark.line,
             column: place.mark.column,
-            path: place.path.clone(),
+            path: one_line(&place.path),
             value: place.written.as_deref().map(shorten),
-            message: refusal.message,
-            hint: refusal.hint,
+            message: one_line(&message),
+            hint: hint.as_deref().map(one_line),
         }
     }
+}
+
+/// A text with its control characters escaped: a fault is one line of a terminal.
+fn one_line(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(escaped).collect()
 }
 
 fn order(fault: &Fault) -> (usize, usize, &str, &str) {
@@ -211,7 +218,8 @@ pub(super) fn quoted(text: &str) -> String {
     format!("{:?}", shorten(text))
 }
 
-fn shorten(text: &str) -> String {
+/// A text of at most [`MAX_SHOWN`] characters, and an ellipsis if it was longer.
+pub(super) fn shorten(text: &str) -> String {
     match text.char_indices().nth(MAX_SHOWN) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),

@@ -122,7 +122,8 @@ impl Shape for BindShape {
             return decode_bind(&cursor.clone().entries(&BIND_SECTION)?);
         }
         let (address, protocol) = ADDRESS.shape.decode(cursor)?;
-        Some(Bind { address, protocol: protocol.unwrap_or(Protocol::Tcp) })
+        let protocol = protocol.or_else(|| cursor.clone().no_entries().get(&PROTOCOL));
+        Some(Bind { address, protocol: protocol? })
     }
 
     fn section(&self) -> Option<&'static Section> {

@@ -49,7 +49,6 @@ use self::{
     schema::{Key, Named, Nested, Presence, Section},
 };
 pub use self::{
-    duration::HumanDuration,
     fault::{Fault, Faults, Loaded, Warning},
     reference::reference_markdown,
 };
@@ -69,7 +68,7 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file was read and is at fault.
-    #[error("{0}")]
+    #[error(transparent)]
     Faults(Faults),
 }
 
@@ -117,7 +116,9 @@ fn read(text: &str, sink: &Sink) -> Option<Raw> {
                 line: location.line(),
                 column: location.column(),
             });
-            let refusal = Refusal::new(format!("not valid YAML: {error}"));
+            let message = error.to_string();
+            let message = message.split(" at line ").next().unwrap_or_default();
+            let refusal = Refusal::new(format!("not valid YAML: {message}"));
             sink.fault(&fault::Place { mark, ..start() }, refusal);
             return None;
         }
@@ -132,8 +133,8 @@ fn decode_root(entries: &Entries<'_>) -> Raw {
         admin: entries.get(&ADMIN),
         log: entries.get(&LOG),
         check_defaults: entries.get(&DEFAULTS),
-        frontends: entries.get(&FRONTENDS).unwrap_or_default(),
-        backends: entries.get(&BACKENDS).unwrap_or_default(),
+        frontends: entries.locate(&FRONTENDS),
+        backends: entries.locate(&BACKENDS),
     }
 }
 

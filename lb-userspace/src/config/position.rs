@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
-use super::fault::{Place, Refusal, Sink, quoted};
+use super::fault::{Place, Refusal, Sink, quoted, shorten};
 
 /// Deepest nesting of mappings and lists; the deepest value of a configuration is at six.
 const MAX_DEPTH: usize = 32;
@@ -98,9 +98,10 @@ pub(super) fn start() -> Place {
     Place { path: String::new(), mark: Mark::START, written: None }
 }
 
-/// A key path one level down.
+/// A key path one level down. Names are at most 63 characters; what is cut off is no name.
 pub(super) fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+    let key = shorten(key);
+    if path.is_empty() { key } else { format!("{path}.{key}") }
 }
 
 struct Builder<'a> {

@@ -14,8 +14,9 @@ use super::{
     address::judge_vip,
     backend::RawBackend,
     check::CheckDefaults,
-    fault::{Place, Refusal, Sink, did_you_mean, quoted},
+    fault::{Located, Place, Refusal, Sink, did_you_mean, quoted},
     frontend::RawFrontend,
+    position::Mark,
     schema::NamedItems,
 };
 use crate::model::{
@@ -29,29 +30,32 @@ pub(super) struct Raw {
     pub(super) admin: Option<Admin>,
     pub(super) log: Option<Log>,
     pub(super) check_defaults: Option<CheckDefaults>,
-    pub(super) frontends: NamedItems<RawFrontend>,
-    pub(super) backends: NamedItems<RawBackend>,
+    pub(super) frontends: Option<Located<NamedItems<RawFrontend>>>,
+    pub(super) backends: Option<Located<NamedItems<RawBackend>>>,
 }
+
+/// The VIPs of a configuration, each with the place that gives it.
+type Vips = HashMap<(SocketAddr, Protocol), Place>;
 
 impl Raw {
     /// Judges the whole. None if it could not be read in full; the faults are in `sink`.
     pub(super) fn resolve(self, sink: &Sink) -> Option<Snapshot> {
-        judge_capacities(&self, sink);
-        let vips = judge_vips(&self.frontends, sink);
-        judge_references(&self, sink);
-        for backend in self.backends.values() {
-            judge_servers(backend.value.as_ref(), &backend.place, &vips, sink);
+        let mut vips = Vips::new();
+        if let Some(frontends) = &self.frontends {
+            judge_frontends(frontends, sink);
+            vips = judge_vips(&frontends.value, sink);
         }
-        let frontends = self.frontends.into_iter().map(resolve_frontend);
-        let frontends: Option<BTreeMap<_, _>> = frontends.collect();
-        let mut backends = Some(BTreeMap::new());
-        for (name, raw) in self.backends {
-            let backend = resolve_backend(raw.value, self.check_defaults.as_ref(), sink);
-            match (&mut backends, backend) {
-                (Some(backends), Some(backend)) => drop(backends.insert(name, backend)),
-                _ => backends = None,
-            }
+        if let Some(backends) = &self.backends {
+            judge_backends(backends, sink);
+            let read = backends.value.values();
+            let read = read.filter_map(|raw| Some((raw.value.as_ref()?, &raw.place)));
+            read.for_each(|(backend, place)| judge_servers(backend, place, &vips, sink));
         }
+        if let (Some(frontends), Some(backends)) = (&self.frontends, &self.backends) {
+            judge_references(&frontends.value, &backends.value, sink);
+        }
+        let frontends = resolve_frontends(self.frontends?.value);
+        let backends = resolve_backends(self.backends?.value, &self.check_defaults?, sink);
         Some(Snapshot {
             datapath: self.datapath?,
             admin: self.admin?,
@@ -62,54 +66,61 @@ impl Raw {
     }
 }
 
-fn resolve_frontend(
-    (name, raw): (Name, super::fault::Located<Option<RawFrontend>>),
-) -> Option<(Name, Frontend)> {
-    let raw = raw.value?;
-    let bind: Option<Vec<Bind>> = raw.bind.into_iter().map(|bind| bind.value).collect();
-    Some((name, Frontend { bind: bind?, backend: raw.backend?.value }))
-}
-
-fn resolve_backend(
-    raw: Option<RawBackend>,
-    defaults: Option<&CheckDefaults>,
-    sink: &Sink,
-) -> Option<Backend> {
-    let raw = raw?;
-    let check = match raw.check {
-        Some(check) => Some(check.resolve(defaults?, sink)),
-        None => None,
+fn resolve_frontends(raw: NamedItems<RawFrontend>) -> Option<BTreeMap<Name, Frontend>> {
+    let resolve = |(name, raw): (Name, Located<Option<RawFrontend>>)| {
+        let raw = raw.value?;
+        let bind: Option<Vec<Bind>> = raw.bind.into_iter().map(|bind| bind.value).collect();
+        Some((name, Frontend { bind: bind?, backend: raw.backend?.value }))
     };
-    let servers = raw.servers.into_iter().map(|(name, server)| Some((name, server.value?)));
-    let servers: Option<BTreeMap<Name, Server>> = servers.collect();
-    Some(Backend { hash: raw.hash?, on_down: raw.on_down?, check, servers: servers? })
+    raw.into_iter().map(resolve).collect()
 }
 
-/// Counts against the capacities of the maps.
-fn judge_capacities(raw: &Raw, sink: &Sink) {
-    let vips = raw.frontends.values().filter_map(|frontend| frontend.value.as_ref());
-    let vips: usize = vips.map(|frontend| frontend.bind.len()).sum();
-    let servers = raw.backends.values().filter_map(|backend| backend.value.as_ref());
-    let servers: usize = servers.map(|backend| backend.servers.len()).sum();
-    let counts = [
-        ("frontends", "VIPs", vips, MAX_VIPS),
-        ("backends", "backends", raw.backends.len(), MAX_BACKENDS),
-        ("backends", "servers", servers, MAX_SERVERS),
-    ];
-    for (section, what, count, most) in counts {
-        if count > most as usize {
-            let place = Place { path: section.into(), ..super::position::start() };
-            let refusal = Refusal::new(format!("{count} {what} are more than {most}"));
-            sink.fault(&place, refusal.hint("spread them over several pairs of balancers"));
-        }
+/// Goes through all backends even if one is at fault: checks are judged on the way.
+fn resolve_backends(
+    raw: NamedItems<RawBackend>,
+    defaults: &CheckDefaults,
+    sink: &Sink,
+) -> Option<BTreeMap<Name, Backend>> {
+    let resolve = |(name, raw): (Name, Located<Option<RawBackend>>)| {
+        let raw = raw.value?;
+        let check = raw.check.map(|check| check.resolve(defaults, sink));
+        let servers = raw.servers.into_iter();
+        let servers = servers.map(|(name, raw)| Some((name, raw.value?.resolve()?)));
+        let servers: Option<BTreeMap<Name, Server>> = servers.collect();
+        let backend = Backend { hash: raw.hash?, on_down: raw.on_down?, check, servers: servers? };
+        Some((name, backend))
+    };
+    let all: Vec<Option<(Name, Backend)>> = raw.into_iter().map(resolve).collect();
+    all.into_iter().collect()
+}
+
+fn judge_frontends(frontends: &Located<NamedItems<RawFrontend>>, sink: &Sink) {
+    let read = frontends.value.values().filter_map(|frontend| frontend.value.as_ref());
+    let vips = read.map(|frontend| frontend.bind.len()).sum();
+    judge_count("VIPs", vips, MAX_VIPS, &frontends.place, sink);
+    if frontends.value.is_empty() {
+        let refusal = Refusal::new("there is no frontend: nothing is forwarded");
+        sink.warn(&frontends.place, refusal);
     }
 }
 
-/// Every VIP with the place that gives it; duplicates and impossible ones are faults.
-fn judge_vips(
-    frontends: &NamedItems<RawFrontend>,
-    sink: &Sink,
-) -> HashMap<(SocketAddr, Protocol), Place> {
+fn judge_backends(backends: &Located<NamedItems<RawBackend>>, sink: &Sink) {
+    let read = backends.value.values().filter_map(|backend| backend.value.as_ref());
+    let servers = read.map(|backend| backend.servers.len()).sum();
+    judge_count("backends", backends.value.len(), MAX_BACKENDS, &backends.place, sink);
+    judge_count("servers", servers, MAX_SERVERS, &backends.place, sink);
+}
+
+/// A count against the capacity of its map.
+fn judge_count(what: &str, count: usize, most: u32, place: &Place, sink: &Sink) {
+    if count > most as usize {
+        let refusal = Refusal::new(format!("{count} {what} are more than {most}"));
+        sink.fault(place, refusal.hint("spread them over several pairs of balancers"));
+    }
+}
+
+/// Every VIP; duplicates and impossible ones are faults.
+fn judge_vips(frontends: &NamedItems<RawFrontend>, sink: &Sink) -> Vips {
     let mut binds: Vec<(Bind, &Place)> = Vec::new();
     for frontend in frontends.values().filter_map(|frontend| frontend.value.as_ref()) {
         // Other modes may bind what a VIP can not be.
@@ -133,7 +144,7 @@ fn judge_vips(
         }
     }
     binds.sort_by_key(|(_, place)| (place.mark.line, place.mark.column));
-    let mut vips: HashMap<(SocketAddr, Protocol), Place> = HashMap::new();
+    let mut vips = Vips::new();
     for (vip, place) in binds {
         if let Some(first) = vips.get(&(vip.address, vip.protocol)) {
             let message = format!(
@@ -152,14 +163,18 @@ fn judge_vips(
 }
 
 /// Frontends against backends: each reference resolves, families match, none is unused.
-fn judge_references(raw: &Raw, sink: &Sink) {
+fn judge_references(
+    frontends: &NamedItems<RawFrontend>,
+    backends: &NamedItems<RawBackend>,
+    sink: &Sink,
+) {
     let mut used = BTreeSet::new();
-    for frontend in raw.frontends.values().filter_map(|frontend| frontend.value.as_ref()) {
+    for frontend in frontends.values().filter_map(|frontend| frontend.value.as_ref()) {
         let Some(reference) = &frontend.backend else { continue };
-        let Some(backend) = raw.backends.get(&reference.value) else {
+        let Some(backend) = backends.get(&reference.value) else {
             let wanted = reference.value.as_str();
             let refusal = Refusal::new(format!("there is no backend {}", quoted(wanted)));
-            let known = raw.backends.keys().map(Name::as_str);
+            let known = backends.keys().map(Name::as_str);
             let hint = match did_you_mean(wanted, known) {
                 Some(meant) => format!("did you mean {}?", quoted(meant)),
                 None => "backends are defined under `backends`".into(),
@@ -170,60 +185,40 @@ fn judge_references(raw: &Raw, sink: &Sink) {
         used.insert(&reference.value);
         let vip = frontend.bind.iter().find_map(|bind| bind.value);
         let servers = backend.value.iter().flat_map(|backend| backend.servers.values());
-        let server = servers.filter_map(|server| server.value).next();
+        let server = servers.filter_map(|server| server.value.as_ref()?.address).next();
         if let (Some(vip), Some(server), true) = (vip, server, frontend.is_built)
-            && vip.address.is_ipv4() != server.address.is_ipv4()
+            && vip.address.is_ipv4() != server.is_ipv4()
         {
-            let (own, theirs) = (family(vip.address), family(server.address));
+            let (own, theirs) = (family(vip.address), family(server));
             let message = format!("its servers are {theirs}, the frontend's VIPs are {own}");
             let hint = "give each family its own frontend and its own backend";
             sink.fault(&reference.place, Refusal::new(message).hint(hint));
         }
     }
-    for (name, backend) in raw.backends.iter().filter(|(name, _)| !used.contains(name)) {
+    for (name, backend) in backends.iter().filter(|(name, _)| !used.contains(name)) {
         let message = format!("no frontend uses the backend {}", quoted(name.as_str()));
         sink.warn(&backend.place, Refusal::new(message));
-    }
-    if raw.frontends.is_empty() {
-        let place = Place { path: "frontends".into(), ..super::position::start() };
-        sink.warn(&place, Refusal::new("there is no frontend: nothing is forwarded"));
     }
 }
 
 /// The servers of one backend against each other and against the VIPs.
-fn judge_servers(
-    backend: Option<&RawBackend>,
-    place: &Place,
-    vips: &HashMap<(SocketAddr, Protocol), Place>,
-    sink: &Sink,
-) {
-    let Some(backend) = backend else { return };
-    let mut servers: Vec<_> = backend.servers.values().collect();
-    servers.sort_by_key(|server| (server.place.mark.line, server.place.mark.column));
+fn judge_servers(backend: &RawBackend, place: &Place, vips: &Vips, sink: &Sink) {
+    let read = backend.servers.values();
+    let mut servers: Vec<(SocketAddr, &Place)> =
+        read.filter_map(|server| Some((server.value.as_ref()?.address?, &server.place))).collect();
+    servers.sort_by_key(|(_, place)| (place.mark.line, place.mark.column));
     let mut seen: HashMap<SocketAddr, &Place> = HashMap::new();
-    let mut first: Option<SocketAddr> = None;
-    for (server, place) in servers.iter().filter_map(|server| Some((server.value?, &server.place)))
-    {
-        let address = server.address;
-        let first = *first.get_or_insert(address);
-        if first.is_ipv4() != address.is_ipv4() {
-            let message = format!(
-                "{address} is {}, the servers before it are {}",
-                family(address),
-                family(first)
-            );
-            sink.fault(place, Refusal::new(message).hint("give each family its own backend"));
-        }
-        if let Some(first) = seen.get(&address) {
-            let message = format!(
-                "{address} is given twice, first in line {} ({})",
-                first.mark.line, first.path
-            );
+    for (address, place) in &servers {
+        judge_server_family(*address, servers[0].0, place, sink);
+        if let Some(first) = seen.get(address) {
+            let Mark { line, .. } = first.mark;
+            let message =
+                format!("{address} is given twice, first in line {line} ({})", first.path);
             sink.fault(place, Refusal::new(message).hint("use `weight` for a larger share"));
         } else {
-            seen.insert(address, place);
+            seen.insert(*address, place);
         }
-        let vip = [Protocol::Tcp, Protocol::Udp].into_iter().find_map(|p| vips.get(&(address, p)));
+        let vip = [Protocol::Tcp, Protocol::Udp].into_iter().find_map(|p| vips.get(&(*address, p)));
         if let Some(vip) = vip {
             let message =
                 format!("{address} is itself a VIP, line {} ({})", vip.mark.line, vip.path);
@@ -231,11 +226,19 @@ fn judge_servers(
             sink.fault(place, Refusal::new(message).hint(hint));
         }
     }
-    let takes_flows = |server: &Server| server.weight > 0;
-    if servers.is_empty() {
+    let weights = backend.servers.values().map(|server| server.value.as_ref()?.weight);
+    if backend.servers.is_empty() {
         sink.warn(place, Refusal::new("there is no server: clients are refused"));
-    } else if servers.iter().all(|server| server.value.is_some_and(|s| !takes_flows(&s))) {
+    } else if weights.into_iter().all(|weight| weight == Some(0)) {
         sink.warn(place, Refusal::new("every weight is 0: no server takes new flows"));
+    }
+}
+
+fn judge_server_family(address: SocketAddr, first: SocketAddr, place: &Place, sink: &Sink) {
+    if first.is_ipv4() != address.is_ipv4() {
+        let (one, other) = (family(address), family(first));
+        let message = format!("{address} is {one}, the servers before it are {other}");
+        sink.fault(place, Refusal::new(message).hint("give each family its own backend"));
     }
 }
 

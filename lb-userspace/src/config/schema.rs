@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt};
 
 use super::{
     decode::{Cursor, Entries},
-    fault::{Located, Refusal, did_you_mean, quoted},
+    fault::{Located, Refusal, did_you_mean, quoted, shorten},
 };
 use crate::model::name::Name;
 
@@ -146,7 +146,7 @@ where
         let serde_yaml::Value::Number(number) = cursor.value else {
             return cursor.wrong_type(&expected, None);
         };
-        let written = cursor.text(true).unwrap_or_default();
+        let written = shorten(&cursor.text(true).unwrap_or_default());
         let refuse = |message| cursor.reject(Refusal::new(message).hint(expected.clone()));
         match number.as_u64() {
             Some(value) if value < self.min.into() => {
@@ -199,8 +199,11 @@ impl<T: Copy + Sync> Shape for Choice<T> {
             let message = format!("{} {}", quoted(text), self.unbuilt_message);
             return cursor.reject(Refusal::new(message).hint(unbuilt.hint));
         }
-        let message = format!("{} is not one of {}", quoted(text), all());
-        let mut refusal = Refusal::new(message);
+        let choices = match self.words {
+            [(only, _)] => format!("{only}, the only choice"),
+            _ => format!("one of {}", all()),
+        };
+        let mut refusal = Refusal::new(format!("{} is not {choices}", quoted(text)));
         if let Some(meant) = did_you_mean(text, self.words.iter().map(|(word, _)| *word)) {
             refusal = refusal.hint(format!("did you mean {}?", quoted(meant)));
         }
@@ -226,7 +229,7 @@ impl<T> Shape for Text<T> {
     fn decode(&self, cursor: &Cursor<'_>) -> Option<T> {
         let Some(text) = cursor.text(false) else {
             let hint = match (cursor.text(true), cursor.value.as_bool()) {
-                (Some(number), _) => Some(format!("put it in quotes: \"{number}\"")),
+                (Some(number), _) => Some(format!("put it in quotes: {}", quoted(&number))),
                 (None, Some(word)) => Some(format!("put it in quotes: \"{word}\"")),
                 (None, None) => None,
             };
@@ -256,7 +259,7 @@ impl<S: Shape> Shape for List<S> {
 
     fn decode(&self, cursor: &Cursor<'_>) -> Option<Self::Output> {
         let Some(items) = cursor.items() else {
-            let hint = cursor.text(true).map(|text| format!("write [{text:?}]"));
+            let hint = cursor.text(true).map(|text| format!("write [{}]", quoted(&text)));
             return cursor.wrong_type("a list", hint);
         };
         let decode = |item: Cursor<'_>| {
