@@ -148,13 +148,16 @@ struct NoServices {
 }
 
 impl NoServices {
+    /// 101: action forbidden by policy.
+    const POLICY: &str = "#!/bin/sh\n# Made by cargo xtask setup; safe to remove.\nexit 101\n";
+
     fn during_installation() -> Result<Self> {
         let policy = PathBuf::from("/usr/sbin/policy-rc.d");
-        if policy.exists() {
+        // One of ours is left if an installation was interrupted.
+        if policy.exists() && fs::read_to_string(&policy).ok().as_deref() != Some(Self::POLICY) {
             return Ok(Self { ours: None });
         }
-        // 101: action forbidden by policy.
-        fs::write(&policy, "#!/bin/sh\nexit 101\n")
+        fs::write(&policy, Self::POLICY)
             .and_then(|()| fs::set_permissions(&policy, fs::Permissions::from_mode(0o755)))
             .with_context(|| format!("could not write {}", policy.display()))?;
         Ok(Self { ours: Some(policy) })
