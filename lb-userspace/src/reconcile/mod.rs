@@ -13,6 +13,7 @@ mod desired;
 mod ids;
 mod operation;
 mod plan;
+mod read;
 mod ring;
 mod target;
 #[cfg(test)]

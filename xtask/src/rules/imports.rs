@@ -25,10 +25,13 @@ const KNOWS: [(&str, &[&str]); 6] = [
 ];
 
 /// Single files that may know more than their module.
-const FILES: [(&str, &[&str]); 1] = [
-    // Carries a plan to the maps; the plan itself is pure.
-    ("reconcile/apply.rs", &["model", "clock", "datapath"]),
+const FILES: [(&str, &[&str]); 2] = [
+    // Read the maps, and carry a plan to them; the plan itself is pure.
+    ("reconcile/read.rs", RECONCILE_IO),
+    ("reconcile/apply.rs", RECONCILE_IO),
 ];
+
+const RECONCILE_IO: &[&str] = &["model", "clock", "datapath"];
 
 const ANY: &[&str] = &["*"];
 
