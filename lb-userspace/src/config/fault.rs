@@ -12,6 +12,8 @@ use crate::model::snapshot::Snapshot;
 
 /// Longest value or message part quoted from the file, in characters.
 const MAX_SHOWN: usize = 64;
+/// Candidates looked at per word, so that a huge file can not make hints expensive.
+const MAX_CANDIDATES: usize = 1024;
 
 /// One thing wrong with a configuration file.
 ///
@@ -242,6 +244,3 @@ pub(super) fn did_you_mean<'a>(
         .min()
         .map(|(_, candidate)| candidate)
 }
-
-/// Candidates looked at per word, so that a huge file can not make hints expensive.
-const MAX_CANDIDATES: usize = 1024;

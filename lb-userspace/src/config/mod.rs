@@ -7,7 +7,7 @@
 //! | `position` | where keys and values stand; faults of the YAML itself |
 //! | `schema` | how keys are declared |
 //! | `decode` | holding a file against the declarations |
-//! | `datapath`, `admin`, `log`, `defaults`, `frontend`, `backend`, `check` | a section each: its keys and what they become |
+//! | `datapath`, `admin`, `log`, `defaults`, `frontend`, `backend`, `check`, `http_check` | a section each: its keys and what they become |
 //! | `resolve` | what can only be judged together |
 //! | `reference` | the manual, from the same declarations |
 //!
@@ -23,6 +23,7 @@ mod defaults;
 mod duration;
 mod fault;
 mod frontend;
+mod http_check;
 mod log;
 mod position;
 mod reference;

@@ -92,6 +92,7 @@ fn the_form_of_the_yaml() {
         &["1: ?: a key is text, not a list or a mapping \
            (hint: put quotes around text that starts with '[' or '{')"],
     );
+    check("log: {access:}\n", &["1: not valid YAML: found unexpected ':'"]);
     check_with_datapath(
         "backends:\n  1: {servers: {}}\n",
         &["3: backends.1: a key is text (hint: put it in quotes: \"1\")"],
@@ -283,6 +284,24 @@ fn words_that_are_not_built_say_so() {
         "balance: magle, servers: {}",
         &["4: backends.b.balance: \"magle\" is not maglev, the only choice \
            (hint: did you mean \"maglev\"?)"],
+    );
+}
+
+#[test]
+fn the_whole_vocabulary_is_understood() {
+    let faults = parse(include_str!("vocabulary.yaml"), "c").unwrap_err();
+    let odd = faults.as_slice().iter().find(|fault| !fault.message.contains("not built"));
+    assert_eq!(odd, None, "{faults}");
+    let paths: Vec<&str> = faults.as_slice().iter().map(|fault| fault.path.as_str()).collect();
+    assert_eq!(
+        paths,
+        [
+            "frontends.web.mode",
+            "frontends.web.bind[1].tls",
+            "frontends.web.rules",
+            "backends.api.balance",
+            "backends.web.balance",
+        ]
     );
 }
 

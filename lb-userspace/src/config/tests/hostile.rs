@@ -151,13 +151,13 @@ fn refuse_quickly(what: &str, text: &str) {
     let took = start.elapsed();
     assert!(result.is_err(), "{what}");
     judge_faults(&result.unwrap_err(), text).unwrap();
-    assert!(took.as_secs() < 20, "{what}: {took:?}");
+    assert!(took.as_secs() < 10, "{what}: {took:?}");
     println!("{what}: {took:?}");
 }
 
 #[test]
 fn huge_input_is_refused_quickly() {
-    const SIZE: usize = 1 << 20;
+    const SIZE: usize = 1 << 18;
     for unit in
         ["[", "{", "- ", "? ", "a: ", "&a ", "*a\n", "!a ", "'", "\"", "|\n", "a\n", "\t", ": "]
     {

@@ -58,6 +58,13 @@ fn absent_keys_take_their_defaults() {
 }
 
 #[test]
+fn empty_sections_take_their_defaults() {
+    let access = snapshot("log: {access: {}}\ndefaults: {timeouts: {}, check: }\n").log.access;
+    let access = access.unwrap();
+    assert_eq!((access.target, access.format), (AccessTarget::Stdout, AccessFormat::Text));
+}
+
+#[test]
 fn given_keys_take_their_place() {
     let text = "
 datapath:
@@ -126,6 +133,19 @@ backends: {dns: {servers: {}}}
             ("10.0.0.53:54".into(), Protocol::Udp),
         ]
     );
+}
+
+#[test]
+fn addresses_need_no_quotes_unless_they_start_with_a_bracket() {
+    let text = "
+frontends: {a: {mode: l4, bind: [10.0.0.1:80, 10.0.0.1:80/udp], backend: b}}
+backends:
+  b:
+    servers: {s: 10.0.1.1:80, t: {address: 10.0.1.2:80}}
+";
+    let snapshot = snapshot(text);
+    assert_eq!(snapshot.frontends[&name("a")].bind.len(), 2);
+    assert_eq!(snapshot.backends[&name("b")].servers.len(), 2);
 }
 
 #[test]
