@@ -248,6 +248,26 @@ fn every_header_checksum_survives_the_ttl() {
 }
 
 #[test]
+fn a_udp_checksum_that_comes_to_zero_is_written_as_ones() {
+    for checksum in 1..=0xffff_u16 {
+        // The difference that brings the checksum to zero is the checksum itself.
+        assert_eq!(checksum::apply(checksum, checksum), 0);
+        assert_eq!(checksum::apply_udp4(checksum, checksum), 0xffff);
+        assert_eq!(checksum::apply_udp6(checksum, checksum), 0xffff);
+    }
+    // Words that sum to 0xffff: a full computation comes to zero too.
+    let nowhere = Address4::default();
+    let ports = !(8 + 8 + u16::from(UDP));
+    let [high, low] = ports.to_be_bytes();
+    let segment = [high, low, 0, 0, 0, 8, 0, 0];
+    assert_eq!(checksum::transport_checksum4(nowhere, nowhere, UDP, &segment), 0xffff);
+    let ports = ports + u16::from(UDP - TCP);
+    let [high, low] = ports.to_be_bytes();
+    let segment = [high, low, 0, 0, 0, 8, 0, 0];
+    assert_eq!(checksum::transport_checksum4(nowhere, nowhere, TCP, &segment), 0);
+}
+
+#[test]
 fn the_example_of_rfc_1071_folds_as_printed() {
     let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
     assert_eq!(checksum::fold(checksum::sum(&bytes)).to_ne_bytes(), [0xdd, 0xf2]);

@@ -118,6 +118,27 @@ fn a_server_that_leaves_of_1000_disturbs_few_of_the_others_slots() {
     assert!(worst(&found) <= 0.8);
 }
 
+/// Weights that differ as widely as they may disturb no more than equal ones.
+#[test]
+fn a_server_that_leaves_disturbs_few_whatever_the_weights() {
+    let mut found = Vec::new();
+    for net in 0..10 {
+        let mut members = servers(net, 10);
+        for (member, weight) in members.iter_mut().zip([256, 1, 64, 128, 16, 256, 4, 200, 100, 32])
+        {
+            member.weight = weight;
+        }
+        let before = owners(&members);
+        found.extend((0..members.len()).map(|gone| disruption(&members, &before, gone)));
+    }
+    println!(
+        "10 servers of unequal weights: mean {:.3} %, worst {:.3} %",
+        mean(&found),
+        worst(&found)
+    );
+    assert!(mean(&found) <= 0.2);
+}
+
 /// A set of different members with any weights.
 fn members() -> impl Strategy<Value = Vec<Member>> {
     let weights = prop::collection::btree_map(any::<u64>(), 1_u16..=256, 1..40);
@@ -154,14 +175,6 @@ proptest! {
             members.iter().map(|member| Member { weight, ..*member }).collect()
         };
         prop_assert!(owners(&weighed(1)) == owners(&weighed(weight)));
-    }
-
-    #[test]
-    fn a_member_that_leaves_disturbs_few_whatever_the_weights(members in members()) {
-        prop_assume!(members.len() > 1);
-        let before = owners(&members);
-        let moved = disruption(&members, &before, 0);
-        prop_assert!(moved < 5.0, "moved {moved} %");
     }
 
     #[test]
