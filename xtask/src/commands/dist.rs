@@ -29,6 +29,9 @@ const FILES: [(&str, &str); 4] = [
     ("xtask/dist/pointsman.service", "systemd/pointsman.service"),
 ];
 
+/// Directories that go into the archive as they are.
+const DIRECTORIES: [&str; 2] = ["configs", "docs"];
+
 /// Runs the command.
 ///
 /// # Errors
@@ -50,11 +53,8 @@ pub(crate) fn run(_options: &Options) -> Result<()> {
     for (from, to) in FILES {
         copy(&root.join(from), &staging.join(to))?;
     }
-    for config in fs::read_dir(root.join("configs")).context("could not list configs")? {
-        let config = config?.path();
-        if let Some(file) = config.file_name() {
-            copy(&config, &staging.join("configs").join(file))?;
-        }
+    for directory in DIRECTORIES {
+        copy_directory(&root.join(directory), &staging.join(directory))?;
     }
     let licences = process::output(&mut process::cargo(["deny", "--log-level", "error", "list"]))?;
     fs::write(staging.join("THIRD-PARTY"), licences).context("could not write THIRD-PARTY")?;
@@ -81,6 +81,21 @@ fn pack(out: &Path, name: &str) -> Result<PathBuf> {
     fs::write(out.join(format!("{file}.sha256")), &sum).context("could not write the checksum")?;
     print!("{sum}");
     Ok(out.join(file))
+}
+
+fn copy_directory(from: &Path, to: &Path) -> Result<()> {
+    let entries =
+        fs::read_dir(from).with_context(|| format!("could not list {}", from.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_directory(&entry.path(), &to)?;
+        } else {
+            copy(&entry.path(), &to)?;
+        }
+    }
+    Ok(())
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
