@@ -1,5 +1,5 @@
 //! Many map entries in one system call: `BPF_MAP_LOOKUP_BATCH`, `BPF_MAP_UPDATE_BATCH` and
-//! `BPF_MAP_DELETE_BATCH`, and deletion from maps of maps; aya 0.14 lacks these.
+//! `BPF_MAP_DELETE_BATCH`, which aya 0.14 lacks; and single entries of the same maps.
 //!
 //! Follows `generic_map_*_batch` in `kernel/bpf/syscall.c` and
 //! `__htab_map_lookup_and_delete_batch` in `kernel/bpf/hashtab.c`. Not for per-CPU maps,
@@ -8,7 +8,7 @@
 use std::{
     io,
     marker::PhantomData,
-    mem::{size_of, zeroed},
+    mem::{MaybeUninit, size_of, zeroed},
     os::fd::{AsFd as _, AsRawFd as _},
 };
 
@@ -56,6 +56,47 @@ impl<K: Pod, V: Pod> BatchMap<K, V> {
     /// Gives the map back.
     pub fn into_data(self) -> MapData {
         self.data
+    }
+
+    /// The map's capacity in entries; 0 if the kernel does not say.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.data.info().map_or(0, |info| info.max_entries())
+    }
+
+    /// Reads one entry.
+    ///
+    /// # Errors
+    /// If the kernel refuses; a key that is not in the map is not an error.
+    pub fn get(&self, key: &K) -> Result<Option<V>, MapAccessError> {
+        let mut value = MaybeUninit::<V>::uninit();
+        // SAFETY: key and value have the sizes that `new` compared with the map's, and the
+        // kernel writes to the value alone.
+        let result = unsafe {
+            let command = bpf_cmd::BPF_MAP_LOOKUP_ELEM;
+            element_call(&self.data, command, (&raw const *key) as u64, value.as_mut_ptr() as u64)
+        };
+        match result {
+            // SAFETY: the kernel wrote the whole value, and every bit pattern of a `Pod` is
+            // valid.
+            Ok(()) => Ok(Some(unsafe { value.assume_init() })),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(source) => Err(self.failed("read", source)),
+        }
+    }
+
+    /// Deletes one entry; false if it was not there.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn remove(&self, key: &K) -> Result<bool, MapAccessError> {
+        // SAFETY: the key has the size that `new` compared with the map's and the kernel
+        // only reads it; a deletion has no value.
+        let result = unsafe {
+            let key = (&raw const *key) as u64;
+            element_call(&self.data, bpf_cmd::BPF_MAP_DELETE_ELEM, key, 0)
+        };
+        was_there(result).map_err(|source| self.failed("delete from", source))
     }
 
     /// Walks the map from its start, [`BATCH`] entries a step. Entries inserted or deleted
@@ -114,10 +155,9 @@ impl<K: Pod, V: Pod> BatchMap<K, V> {
 
     fn failed(&self, action: &'static str, source: io::Error) -> MapAccessError {
         if source.raw_os_error() == Some(libc::E2BIG) {
-            let capacity = self.data.info().map_or(0, |info| info.max_entries());
-            return MapAccessError::Full { map: self.name, capacity };
+            return MapAccessError::Full { map: self.name, capacity: self.capacity() };
         }
-        MapAccessError::Batch { action, map: self.name, source }
+        MapAccessError::Call { action, map: self.name, source }
     }
 
     /// One call of `bpf(2)`. `position` is where to go on and where to store how far the
@@ -230,27 +270,47 @@ impl<K: Pod, V: Pod> Batches<'_, K, V> {
     }
 }
 
-/// Deletes one entry of a map whose aya type can not; not an error if it is not there.
+/// Deletes one entry of a map whose keys are `K`; false if it was not there.
 ///
 /// # Errors
 /// If the key's size is not the map's, or the kernel refuses.
-pub fn delete_one<K: Pod>(data: &MapData, key: &K) -> io::Result<()> {
+pub fn delete_one<K: Pod>(data: &MapData, key: &K) -> io::Result<bool> {
     let size = data.info().map_err(io::Error::other)?.key_size() as usize;
     if size != size_of::<K>() {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
+    // SAFETY: the key has the map's key size and the kernel only reads it; a deletion has
+    // no value.
+    let result =
+        unsafe { element_call(data, bpf_cmd::BPF_MAP_DELETE_ELEM, (&raw const *key) as u64, 0) };
+    was_there(result)
+}
+
+fn was_there(deleted: io::Result<()>) -> io::Result<bool> {
+    match deleted {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// One call of `bpf(2)` about one entry.
+///
+/// # Safety
+/// `key` is the address of a key of the map's size; `value`, if `command` has one, that of
+/// a value of the map's size, writable if `command` reads the map.
+unsafe fn element_call(data: &MapData, command: bpf_cmd, key: u64, value: u64) -> io::Result<()> {
     // SAFETY: `bpf_attr` is a union of plain integers; the kernel wants it zeroed.
     let mut attribute: bpf_attr = unsafe { zeroed() };
     attribute.__bindgen_anon_2.map_fd = data.fd().as_fd().as_raw_fd().cast_unsigned();
-    attribute.__bindgen_anon_2.key = (&raw const *key) as u64;
-    // SAFETY: `attribute` is valid for this command; `key` has the map's key size and the
-    // kernel only reads it.
+    attribute.__bindgen_anon_2.key = key;
+    attribute.__bindgen_anon_2.__bindgen_anon_1.value = value;
+    // SAFETY: `attribute` is valid for this command and its pointers hold what this
+    // function's contract says.
     let result = unsafe {
-        let command = bpf_cmd::BPF_MAP_DELETE_ELEM as u32;
-        libc::syscall(libc::SYS_bpf, command, &raw mut attribute, size_of::<bpf_attr>())
+        libc::syscall(libc::SYS_bpf, command as u32, &raw mut attribute, size_of::<bpf_attr>())
     };
-    let error = io::Error::last_os_error();
-    if result < 0 && error.raw_os_error() != Some(libc::ENOENT) { Err(error) } else { Ok(()) }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn length<T>(slice: &[T]) -> u32 {

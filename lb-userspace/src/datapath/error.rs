@@ -240,9 +240,9 @@ pub enum MapAccessError {
         /// What aya said.
         source: MapError,
     },
-    /// A batch operation failed.
-    #[error("could not {action} map {map} in batches")]
-    Batch {
+    /// A system call of our own failed.
+    #[error("could not {action} map {map}")]
+    Call {
         /// What was attempted.
         action: &'static str,
         /// The map's name.

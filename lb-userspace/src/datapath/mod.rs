@@ -9,6 +9,9 @@
 mod attach;
 pub mod batch;
 pub mod error;
+pub mod events;
+pub mod expiry;
+pub mod flows;
 mod host;
 pub mod loader;
 pub mod maps;
@@ -17,10 +20,14 @@ pub mod pins;
 mod query;
 mod rings;
 mod shape;
+pub mod sweep;
+mod tables;
 
 pub use attach::Attachment;
 pub use error::DatapathError;
+pub use events::EventReader;
 pub use loader::DataPlane;
 pub use maps::Maps;
 pub use pins::{LockedPins, Pins};
 pub use shape::{Capacities, CapacityKept};
+pub use tables::{FlowTables, Table};

@@ -49,9 +49,10 @@ pub(crate) fn build(slots: &[RingSlot]) -> Result<MapData, MapAccessError> {
 /// # Errors
 /// If there is no such id.
 pub(crate) fn remove(rings: &MapData, backend: u16) -> Result<(), MapAccessError> {
-    batch::delete_one(rings, &u32::from(backend)).map_err(|source| MapAccessError::Batch {
-        action: "remove a ring from",
-        map: map::RINGS,
-        source,
-    })
+    match batch::delete_one(rings, &u32::from(backend)) {
+        Ok(_) => Ok(()),
+        Err(source) => {
+            Err(MapAccessError::Call { action: "remove a ring from", map: map::RINGS, source })
+        }
+    }
 }
