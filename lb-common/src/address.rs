@@ -158,10 +158,21 @@ impl Address for Address4 {
 
 impl Address6 {
     /// The first and the last eight octets as numbers.
+    ///
+    /// A reinterpretation instead of shifts and ors: on the BPF target those would take
+    /// every octet into a register of its own.
     #[inline(always)]
     pub(crate) const fn halves(self) -> (u64, u64) {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.octets;
-        (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p]))
+        // SAFETY: sixteen octets are two words, and every bit pattern is valid.
+        let [high, low] = unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(self.octets) };
+        (u64::from_be(high), u64::from_be(low))
+    }
+
+    /// The octets as words in memory order.
+    #[inline(always)]
+    const fn words(self) -> [u32; 4] {
+        // SAFETY: sixteen octets are four words, and every bit pattern is valid.
+        unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(self.octets) }
     }
 }
 
@@ -171,11 +182,8 @@ impl Address for Address6 {
 
     #[inline(always)]
     fn word_sum(self) -> u32 {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.octets;
-        words32(u32::from_ne_bytes([a, b, c, d]))
-            + words32(u32::from_ne_bytes([e, f, g, h]))
-            + words32(u32::from_ne_bytes([i, j, k, l]))
-            + words32(u32::from_ne_bytes([m, n, o, p]))
+        let [a, b, c, d] = self.words();
+        words32(a) + words32(b) + words32(c) + words32(d)
     }
 
     #[inline(always)]

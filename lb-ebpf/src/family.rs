@@ -17,6 +17,9 @@ pub type Flows<A> = HashMap<FlowKey<A>, FlowEntry<A>, { abi::DEFAULT_FLOW_ENTRIE
 pub type HalfOpen<A> =
     LruHashMap<FlowKey<A>, FlowEntry<A>, { abi::DEFAULT_HALF_OPEN_ENTRIES as usize }>;
 
+/// A flow under construction.
+pub type Draft<A> = Pair<FlowKey<A>, FlowEntry<A>>;
+
 /// One of the two families.
 pub trait Family: Sized + 'static {
     /// Its addresses.
@@ -33,7 +36,7 @@ pub trait Family: Sized + 'static {
     /// Flows not yet confirmed by both sides.
     fn half_open() -> &'static HalfOpen<Self::Address>;
     /// Room to build the two entries of a flow.
-    fn scratch() -> Option<&'static mut Pair<FlowEntry<Self::Address>>>;
+    fn scratch() -> Option<&'static mut Draft<Self::Address>>;
     /// TTL or hop limit.
     fn ttl(header: &Self::Header) -> u8;
     /// Writes both addresses, counts the TTL or hop limit down by one, and repairs the
@@ -68,7 +71,7 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn scratch() -> Option<&'static mut Pair<FlowEntry<Address4>>> {
+    fn scratch() -> Option<&'static mut Draft<Address4>> {
         // SAFETY: the value belongs to this CPU, and only one caller holds it at a time.
         SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut (*scratch).pair4 })
     }
@@ -105,7 +108,7 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn scratch() -> Option<&'static mut Pair<FlowEntry<Address6>>> {
+    fn scratch() -> Option<&'static mut Draft<Address6>> {
         // SAFETY: the value belongs to this CPU, and only one caller holds it at a time.
         SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut (*scratch).pair6 })
     }

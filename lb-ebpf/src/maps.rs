@@ -86,9 +86,9 @@ pub static EVENTS: RingBuf<FlowEnd, { abi::EVENT_BYTES as usize }> = RingBuf::ne
 #[repr(C)]
 pub struct Scratch {
     /// Entries of an IPv4 flow under construction.
-    pub pair4: Pair<FlowEntry4>,
+    pub pair4: Pair<FlowKey4, FlowEntry4>,
     /// Entries of an IPv6 flow under construction.
-    pub pair6: Pair<FlowEntry6>,
+    pub pair6: Pair<FlowKey6, FlowEntry6>,
     /// Parameters of `bpf_fib_lookup`; 64 bytes, as the kernel has them.
     pub fib: [u64; 8],
     /// A cell through which values pass that the verifier is to forget.
@@ -97,13 +97,15 @@ pub struct Scratch {
     pub padding: u32,
 }
 
-/// The two entries of one flow.
+/// The two entries of one flow. The key of the forward entry is the packet's tuple.
 #[repr(C)]
-pub struct Pair<E> {
+pub struct Pair<K, E> {
     /// Client to server.
     pub forward: E,
     /// Server to client.
     pub reply: E,
+    /// Key of the reply entry.
+    pub reply_key: K,
 }
 
 /// Scratch space of this CPU; XDP programs do not nest on a CPU.

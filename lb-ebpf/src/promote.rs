@@ -2,7 +2,11 @@
 
 use lb_common::flow::{Direction, FlowEntry, FlowKey};
 
-use crate::{counters, family::Family, maps::Pair, parse::Segment};
+use crate::{
+    counters,
+    family::{Draft, Family},
+    parse::Segment,
+};
 use lb_common::drop_reason::DropReason;
 
 const BPF_ANY: u64 = 0;
@@ -42,7 +46,7 @@ pub fn promote<F: Family>(segment: &Segment<F>, entry: &FlowEntry<F::Address>) {
 fn insert<F: Family>(
     forward_key: &FlowKey<F::Address>,
     reply_key: &FlowKey<F::Address>,
-    pair: &Pair<FlowEntry<F::Address>>,
+    pair: &Draft<F::Address>,
 ) -> bool {
     if F::flows().insert(reply_key, &pair.reply, BPF_NOEXIST).is_err() {
         return false;

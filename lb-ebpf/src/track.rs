@@ -15,8 +15,8 @@ use lb_common::{
 };
 
 use crate::{
-    family::Family,
-    maps::{Pair, SETTINGS},
+    family::{Draft, Family},
+    maps::SETTINGS,
     parse::Segment,
 };
 
@@ -50,22 +50,22 @@ pub fn track<F: Family>(
     segment: &Segment<F>,
     server: &ServerEntry,
     opening: &Opening,
-    pair: &mut Pair<FlowEntry<F::Address>>,
+    pair: &mut Draft<F::Address>,
 ) -> Result<(), DropReason> {
     let settings = SETTINGS.get(0).ok_or(DropReason::Internal)?;
     let range = PortRange::new(settings.snat_port_low, settings.snat_port_high)
         .ok_or(DropReason::Internal)?;
     build(segment, server, opening, pair);
-    let mut reply_key = pair.forward.partner_key();
+    pair.reply_key = pair.forward.partner_key();
     for attempt in 0..ports::PROBES {
         let port = ports::candidate(range, segment.key.source_port.get(), opening.hash, attempt);
-        reply_key.destination_port = Be16::new(port);
-        finish(segment, &reply_key, pair);
-        if !claim::<F>(&reply_key, &pair.reply)? {
+        pair.reply_key.destination_port = Be16::new(port);
+        finish(segment, pair);
+        if !claim::<F>(&pair.reply_key, &pair.reply)? {
             continue;
         }
         if F::half_open().insert(&segment.key, &pair.forward, BPF_ANY).is_err() {
-            let _absent = F::half_open().remove(&reply_key);
+            let _absent = F::half_open().remove(&pair.reply_key);
             return Err(DropReason::HalfOpenTableFull);
         }
         return Ok(());
@@ -79,7 +79,7 @@ fn build<F: Family>(
     segment: &Segment<F>,
     server: &ServerEntry,
     opening: &Opening,
-    pair: &mut Pair<FlowEntry<F::Address>>,
+    pair: &mut Draft<F::Address>,
 ) {
     let common = |entry: &mut FlowEntry<F::Address>, direction: Direction| {
         entry.last_seen_ns = opening.now_ns;
@@ -114,12 +114,8 @@ fn build<F: Family>(
 
 /// Fills in the candidate port and the checksum differences that follow from it.
 #[inline(always)]
-fn finish<F: Family>(
-    segment: &Segment<F>,
-    reply_key: &FlowKey<F::Address>,
-    pair: &mut Pair<FlowEntry<F::Address>>,
-) {
-    pair.forward.source_port = reply_key.destination_port;
+fn finish<F: Family>(segment: &Segment<F>, pair: &mut Draft<F::Address>) {
+    pair.forward.source_port = pair.reply_key.destination_port;
     let deltas = checksum::translation_deltas(&segment.key, &pair.forward.rewritten());
     pair.forward.header_delta = deltas.header;
     pair.forward.transport_delta = deltas.transport;
