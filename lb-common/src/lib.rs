@@ -10,6 +10,7 @@
 pub mod abi;
 pub mod address;
 pub mod backend;
+pub mod bench;
 pub mod checksum;
 pub mod counters;
 pub mod drop_reason;
