@@ -81,8 +81,12 @@ fn hit<F: Family>(
         }
         advance(table, segment, entry);
     }
-    if table == Table::HalfOpen && is_confirmed(tcp, entry) {
-        promote::promote::<F>(segment, entry);
+    if table == Table::HalfOpen
+        && is_confirmed(tcp, entry)
+        && let Some(moved) = promote::promote::<F>(segment, entry)
+    {
+        // The old entry is free for another flow by now: nothing may be written to it.
+        return forward(ctx, Table::Flows, segment, moved);
     }
     forward(ctx, table, segment, entry)
 }

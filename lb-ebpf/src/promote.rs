@@ -13,12 +13,14 @@ const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
 
 /// Moves both entries. If the table is full the flow stays half-open and goes on working
-/// from there; if one half has been evicted it is made anew from the other.
+/// from there; if one half has been evicted it is made anew from the other. Gives the
+/// packet's entry where it is now, if it was moved.
 #[inline(always)]
-pub fn promote<F: Family>(segment: &Segment<F>, entry: &FlowEntry<F::Address>) {
-    let Some(pair) = F::scratch() else {
-        return;
-    };
+pub fn promote<F: Family>(
+    segment: &Segment<F>,
+    entry: &FlowEntry<F::Address>,
+) -> Option<&'static mut FlowEntry<F::Address>> {
+    let pair = F::scratch()?;
     let partner_key = entry.partner_key();
     let partner = F::half_open().get_ptr_mut(&partner_key);
     let (forward_key, reply_key) = match entry.direction() {
@@ -33,12 +35,15 @@ pub fn promote<F: Family>(segment: &Segment<F>, entry: &FlowEntry<F::Address>) {
             (partner_key, segment.key)
         }
     };
-    if insert::<F>(&forward_key, &reply_key, pair) {
-        let _absent = F::half_open().remove(&forward_key);
-        let _absent = F::half_open().remove(&reply_key);
-    } else {
+    if !insert::<F>(&forward_key, &reply_key, pair) {
         counters::count_drop(DropReason::FlowTableFull);
+        return None;
     }
+    let _absent = F::half_open().remove(&forward_key);
+    let _absent = F::half_open().remove(&reply_key);
+    // SAFETY: the entry stays mapped for the run of the program; other CPUs may write to
+    // it too, which every field allows for.
+    F::flows().get_ptr_mut(segment.key).map(|moved| unsafe { &mut *moved })
 }
 
 /// Writes both entries; leaves nothing behind if one can not be written.
