@@ -5,7 +5,7 @@ use lb_common::{
     drop_reason::DropReason,
     event::cause,
     flow::FlowEntry,
-    tcp_state::Progress,
+    tcp_state::{Progress, TcpFlags},
     vip::{VipKey, on_down},
 };
 
@@ -15,7 +15,7 @@ use crate::{
     hit::{self, Table},
     maps::VIPS,
     parse::{Segment, UDP},
-    verdict::Step,
+    verdict::{Step, Verdict},
 };
 
 /// Decides about a client's packet to a dead server, as the VIP's `on_down` says. None
@@ -51,6 +51,10 @@ pub fn settle<F: Family>(
         // SAFETY: the entry stays mapped for the run of the program.
         let partner = partner.map(|partner| unsafe { &*partner });
         event::report(&segment.key, entry, partner, cause::SERVER_DOWN);
+    }
+    if segment.flags.has(TcpFlags::RST) {
+        // Never answered: two ends that reset each other would not stop.
+        return Some(Step::Settled(Verdict::Drop(DropReason::ServerDown)));
     }
     counters::count_reset(entry.vip, entry.server);
     Some(Step::Reset(DropReason::ServerDown))
