@@ -256,7 +256,8 @@ fn skip_extensions(
                 next = protocol;
                 walked += 8;
             }
-            HOP_BY_HOP | ROUTING | DESTINATION => {
+            // Hop-by-hop options anywhere but first are an error that the kernel answers.
+            HOP_BY_HOP | ROUTING | DESTINATION if next != HOP_BY_HOP || walked == 0 => {
                 let Some(header) = packet.at::<[u8; 8]>(start + walked) else {
                     return Err(refuse(destination, TCP, DropReason::Malformed));
                 };
@@ -307,7 +308,8 @@ fn parse_transport(
         let header = packet.at::<UdpHdr>(offset)?;
         // SAFETY: `at` checked the bounds.
         let udp = unsafe { &*header };
-        if length < UdpHdr::LEN || usize::from(u16::from_be_bytes(udp.len)) > length {
+        let udp_length = usize::from(u16::from_be_bytes(udp.len));
+        if udp_length < UdpHdr::LEN || udp_length > length {
             return None;
         }
         Some(Transport {
