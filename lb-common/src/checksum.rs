@@ -48,8 +48,9 @@ pub const fn fold(sum: u64) -> u16 {
 #[inline(always)]
 #[must_use]
 pub const fn delta(old_sum: u32, new_sum: u32) -> u16 {
-    // Bound: 0xffff + 0xffff_ffff does not overflow.
-    fold((!fold(old_sum as u64)) as u64 + new_sum as u64)
+    // One step leaves at most 17 bits of each, so nothing overflows; the second folds.
+    let old = fold_two(fold_once(old_sum));
+    fold_two(fold_once(!old as u32 + fold_once(new_sum)))
 }
 
 /// The stored checksum after the words it covers changed by `delta`.
@@ -177,7 +178,8 @@ const fn fold_once(sum: u32) -> u32 {
     (sum & 0xffff) + (sum >> 16)
 }
 
-/// Folds a sum of at most two words; one step is enough for that.
+/// Folds a sum of at most 17 bits other than 0x1ffff, such as that of two words: one step
+/// is enough.
 #[inline(always)]
 const fn fold_two(sum: u32) -> u16 {
     low_word(fold_once(sum) as u64)

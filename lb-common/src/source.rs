@@ -17,9 +17,10 @@ pub fn can_be_client<A: Address>(address: A) -> bool {
 #[inline(always)]
 #[must_use]
 pub const fn can_be_client4(address: Address4) -> bool {
-    let [first, ..] = address.octets;
-    let reserved = first == 0 || first == 127 || first & 0xf0 == 224;
-    !reserved && u32::from_ne_bytes(address.octets) != u32::MAX
+    let bits = u32::from_be_bytes(address.octets);
+    let first = bits >> 24;
+    let reserved = first == 0 || first == 127 || first >> 4 == 14;
+    !reserved && bits != u32::MAX
 }
 
 /// Whether an IPv6 address can be a client's: not unspecified, not loopback, not
