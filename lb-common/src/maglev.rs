@@ -25,7 +25,8 @@
 //! the leaver frees falls to the others unevenly, by chance, and must be evened out. With
 //! 10 members one removal in thirty moves more than 0.3 %,
 //! when two strides are nearly in a simple ratio; random permutations have no such pairs
-//! but move 0.22 % in the mean. Building takes 2 to 4 ms, whatever the number of members.
+//! but move 0.22 % in the mean. Building takes 2 ms for 1000 members
+//! of equal weight and 7 ms for 1000 of many weights.
 
 use core::fmt;
 
