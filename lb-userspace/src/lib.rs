@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -53,6 +53,33 @@ fn usage_faults_exit_with_2() {
 }
 
 #[test]
+fn check_says_whether_a_configuration_is_good() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("p.yaml");
+    let path = path.to_str().unwrap();
+    check(&["check", path], 3, "can not read the configuration");
+    std::fs::write(path, "datapath: {mode: off}\n").unwrap();
+    check(&["check", path], 0, "");
+    std::fs::write(path, "datapath: {mode: sideways}\nfrontend: {}\n").unwrap();
+    let output = pointsman(&["check", path, "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(result["valid"], false);
+    assert_eq!(result["faults"].as_array().unwrap().len(), 2);
+    let text = String::from_utf8(pointsman(&["check", path]).stdout).unwrap();
+    assert!(text.contains("p.yaml:1: datapath.mode: ") && text.ends_with("2 faults\n"), "{text}");
+}
+
+#[test]
+fn run_refuses_a_faulty_configuration_with_all_its_faults() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("p.yaml");
+    std::fs::write(&path, "datapath: {mode: sideways}\nfrontend: {}\n").unwrap();
+    check(&["run", "--config", path.to_str().unwrap()], 1, "2 faults");
+    check(&["run", "--config", "/nonexistent.yaml"], 3, "can not read the configuration");
+}
+
+#[test]
 fn without_an_agent_commands_exit_with_3_and_say_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("admin.sock");

@@ -1,11 +1,13 @@
 //! The command line. One file a command; each prints a table for people or, with `--json`,
 //! the same as JSON, and says by its exit code how it went.
 
+pub mod check;
 pub mod completions;
 pub mod drops;
 pub mod flows;
 pub mod output;
 pub mod reload;
+pub mod run;
 pub mod server;
 pub mod status;
 pub mod units;
@@ -37,6 +39,10 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the agent in the foreground
+    Run(run::RunArgs),
+    /// Validate a configuration file
+    Check(check::CheckArgs),
     /// Show the agent, its VIPs, backends and servers
     Status(status::StatusArgs),
     /// Drain a server, take it out, bring it back, change its weight
@@ -91,6 +97,8 @@ impl Cli {
     /// Whatever kept the command from doing its work: exit code [`COULD_NOT`].
     pub fn run(self, output: &mut Output) -> anyhow::Result<Outcome> {
         match self.command {
+            Command::Run(args) => run::run(args, output),
+            Command::Check(args) => check::run(&args, output),
             Command::Status(args) => status::run(&args, output),
             Command::Server(command) => server::run(&command, output),
             Command::Flows(args) => flows::run(&args, output),

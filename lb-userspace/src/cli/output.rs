@@ -11,14 +11,15 @@ use serde::Serialize;
 /// Where a command prints.
 #[derive(Debug)]
 pub struct Output {
-    stdout: io::StdoutLock<'static>,
+    // Not locked: `pointsman run` may write its access log to standard output.
+    stdout: io::Stdout,
 }
 
 impl Output {
     /// Standard output.
     #[must_use]
     pub fn stdout() -> Self {
-        Self { stdout: io::stdout().lock() }
+        Self { stdout: io::stdout() }
     }
 
     /// Prints `value` as JSON if `json`, else what `text` makes of it.
@@ -36,6 +37,14 @@ impl Output {
             whole.push('\n');
         }
         self.print_text(&whole)
+    }
+
+    /// Prints text to standard error.
+    ///
+    /// # Errors
+    /// If standard error can not be written.
+    pub fn complain(&mut self, text: &str) -> io::Result<()> {
+        io::stderr().lock().write_all(text.as_bytes())
     }
 
     /// Prints text as it is.

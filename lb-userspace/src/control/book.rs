@@ -170,6 +170,14 @@ impl Record {
 }
 
 impl Memory {
+    /// A server that a data plane without any other memory holds for dead.
+    #[must_use]
+    pub fn of_death(id: ServerId, server: Server, now: SystemTime) -> Self {
+        let reason = "was down when the agent started".to_owned();
+        let status = ServerStatus { health: Health::Down, reason, ..ServerStatus::default() };
+        Self { id, record: Record { status, checked: true, ..Record::unknown(server, now) } }
+    }
+
     /// The operator's word as found in a data plane without any other memory.
     #[must_use]
     pub fn of_admin(id: ServerId, server: Server, admin: AdminState, now: SystemTime) -> Self {

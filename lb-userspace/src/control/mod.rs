@@ -1,9 +1,363 @@
 //! The control loop: everything that happens to the agent is an event into one loop, which
 //! brings the data plane to what follows from configuration, checks and the operator.
+//!
+//! Level-triggered: events change what is known, and soon after the loop compares what is
+//! desired with what the maps hold. What fails is tried again. The loop owns the data
+//! plane and may block for the length of a few system calls; nothing else waits for it but
+//! the operator.
 
+pub mod answer;
 pub mod book;
+pub mod kernel;
 pub mod memory;
 pub mod notify;
+pub mod reload;
 pub mod restart;
 pub mod signal;
 pub mod view;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time,
+};
+
+use self::{
+    book::ServerBook,
+    kernel::Kernel,
+    memory::StateFile,
+    signal::{Signals, Wish},
+};
+use crate::{
+    access_log::writer::AccessLogger,
+    admin::{api::LastReload, command::Commands},
+    health::HealthEvent,
+    model::{
+        next_hop::NextHop,
+        snapshot::Snapshot,
+        state::{ServerId, ServerState},
+    },
+    network::{self, Handle},
+    reconcile::desired,
+};
+
+/// How long events are collected before the maps are changed, so that ten servers that
+/// die together cost one new ring.
+const COLLECT: Duration = Duration::from_millis(10);
+/// Pause after a failure before the next attempt.
+const RETRY: Duration = Duration::from_secs(2);
+/// Time between two looks at the interfaces.
+const LOOK: Duration = Duration::from_secs(1);
+/// Time between two comparisons of the maps with what is desired if nothing happens.
+const COMPARE: Duration = Duration::from_secs(30);
+
+/// What the loop knows, and its hold on the data plane.
+pub struct Control {
+    /// Where the configuration is read from.
+    configuration: PathBuf,
+    /// When the configuration in force was loaded.
+    configured_at: SystemTime,
+    snapshot: Arc<Snapshot>,
+    book: ServerBook,
+    next_hops: BTreeMap<IpAddr, NextHop>,
+    /// None with `datapath.mode: off`.
+    kernel: Option<Kernel>,
+    /// For VIP addresses; none until they are to be managed.
+    network: Option<Handle>,
+    state_file: StateFile,
+    outputs: Outputs,
+    started: Instant,
+    /// When to compare the maps with what is desired.
+    due: Instant,
+    /// Why the last attempt to do so failed.
+    apply_error: Option<String>,
+    last_reload: Option<LastReload>,
+    /// What the configuration in force makes an operator look at.
+    warnings: Vec<String>,
+}
+
+/// What happens.
+#[derive(Debug)]
+pub struct Inputs {
+    /// What the operator says by signals.
+    pub signals: Signals,
+    /// What the operator asks over the admin interface.
+    pub commands: Commands,
+    /// What the checks find.
+    pub health: mpsc::Receiver<HealthEvent>,
+    /// The way to each server.
+    pub next_hops: watch::Receiver<BTreeMap<IpAddr, NextHop>>,
+}
+
+/// What follows for everybody else.
+#[derive(Debug)]
+pub struct Outputs {
+    /// The configuration in force.
+    pub snapshots: watch::Sender<Arc<Snapshot>>,
+    /// The servers that are not to be checked.
+    pub maintenance: watch::Sender<BTreeSet<ServerId>>,
+    /// The addresses of all servers.
+    pub addresses: watch::Sender<BTreeSet<IpAddr>>,
+    /// Where finished flows are written.
+    pub access_log: watch::Sender<Option<Arc<AccessLogger>>>,
+}
+
+/// What a start has put together.
+pub struct Start {
+    /// Where the configuration is read from.
+    pub configuration: PathBuf,
+    /// The configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// What is hardly meant in it.
+    pub warnings: Vec<String>,
+    /// What is known of the servers.
+    pub book: ServerBook,
+    /// The way to each server as far as it is known.
+    pub next_hops: BTreeMap<IpAddr, NextHop>,
+    /// The data plane, loaded; none with `datapath.mode: off`.
+    pub kernel: Option<Kernel>,
+    /// Where to remember what is known of the servers.
+    pub state_file: StateFile,
+    /// What follows for everybody else.
+    pub outputs: Outputs,
+}
+
+impl Control {
+    /// Brings the data plane up: maps first, then the program, then the VIP addresses.
+    ///
+    /// # Errors
+    /// If any of that fails; whatever was forwarding goes on forwarding.
+    pub async fn start(start: Start) -> anyhow::Result<Self> {
+        let mut control = Self {
+            configuration: start.configuration,
+            configured_at: SystemTime::now(),
+            snapshot: start.snapshot,
+            book: start.book,
+            next_hops: start.next_hops,
+            kernel: start.kernel,
+            network: None,
+            state_file: start.state_file,
+            outputs: start.outputs,
+            started: Instant::now(),
+            due: Instant::now() + COMPARE,
+            apply_error: None,
+            last_reload: None,
+            warnings: start.warnings,
+        };
+        if let Err(error) = control.bring_up().await {
+            control.withdraw();
+            return Err(error);
+        }
+        control.remember();
+        Ok(control)
+    }
+
+    /// Runs until somebody wants the agent to stop.
+    pub async fn run(&mut self, inputs: &mut Inputs) {
+        let mut look = time::interval(LOOK);
+        look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                wish = inputs.signals.next() => match wish {
+                    Wish::Stop => return,
+                    Wish::Reload => {
+                        self.reload().await;
+                    }
+                    Wish::ReopenLog => self.reopen_log(),
+                },
+                Some(command) = inputs.commands.recv() => self.answer(command).await,
+                Some(event) = inputs.health.recv() => self.note_health(event),
+                Ok(()) = inputs.next_hops.changed() => {
+                    self.next_hops.clone_from(&inputs.next_hops.borrow_and_update());
+                    self.wake();
+                }
+                _ = look.tick() => self.look_at_interfaces(),
+                () = time::sleep_until(self.due.into()) => self.compare().await,
+            }
+        }
+    }
+
+    /// The end: what is known is written down. With `detach`, the data plane and the
+    /// managed VIP addresses are removed and all is forgotten.
+    ///
+    /// # Errors
+    /// If something could not be removed.
+    pub async fn stop(mut self, detach: bool) -> anyhow::Result<()> {
+        self.remember();
+        self.outputs.access_log.send_replace(None);
+        if !detach {
+            return Ok(());
+        }
+        if let Some(handle) = &self.network
+            && let Some(interface) = self.snapshot.datapath.interfaces.first()
+        {
+            let link = network::link_by_name(handle, interface).await?;
+            network::reconcile_addresses(handle, &link, &BTreeSet::new()).await?;
+        }
+        if let Some(kernel) = self.kernel.take() {
+            kernel.remove()?;
+            tracing::info!("the data plane was removed; forwarding has stopped");
+        }
+        Ok(self.state_file.remove()?)
+    }
+
+    /// Maps first: an attached program finds every VIP with its servers.
+    async fn bring_up(&mut self) -> anyhow::Result<()> {
+        self.fill_maps()?;
+        self.attach()?;
+        self.place_addresses().await
+    }
+
+    /// A start that failed leaves nothing behind that was not there before.
+    fn withdraw(&mut self) {
+        if let Some(kernel) = self.kernel.take_if(|kernel| !kernel.adopted())
+            && let Err(error) = kernel.remove()
+        {
+            tracing::warn!("{:#}", anyhow::Error::from(error));
+        }
+    }
+
+    /// Something changed: compare soon.
+    fn wake(&mut self) {
+        self.due = self.due.min(Instant::now() + COLLECT);
+    }
+
+    fn note_health(&mut self, event: HealthEvent) {
+        let HealthEvent { server: id, health, reason, .. } = event;
+        // A server that left the configuration meanwhile is nobody's.
+        let Some(changed) = self.book.note_health(&id, health, reason, SystemTime::now()) else {
+            return;
+        };
+        if changed {
+            self.tell_state(&id);
+        }
+        self.wake();
+        self.remember();
+    }
+
+    /// Says what became of a server.
+    fn tell_state(&self, id: &ServerId) {
+        let Some(record) = self.book.get(id) else { return };
+        let (backend, server) = id;
+        let (state, reason) = (record.state(), &record.status.reason);
+        let name = format!("{state:?}").to_uppercase();
+        match state {
+            ServerState::Down => tracing::warn!("server {backend}/{server} is {name}: {reason}"),
+            _ => tracing::info!("server {backend}/{server} is {name}: {reason}"),
+        }
+    }
+
+    /// Compares the maps with what is desired and tries again later if they resist.
+    async fn compare(&mut self) {
+        self.due = Instant::now() + COMPARE;
+        if let Err(error) = self.apply().await {
+            self.fail(&error);
+        }
+    }
+
+    /// Brings maps and VIP addresses to what is desired.
+    async fn apply(&mut self) -> anyhow::Result<()> {
+        self.fill_maps()?;
+        self.place_addresses().await?;
+        if self.apply_error.take().is_some() {
+            tracing::info!("the data plane is up to date again");
+        }
+        Ok(())
+    }
+
+    /// Brings the maps to what is desired.
+    fn fill_maps(&mut self) -> anyhow::Result<()> {
+        let Some(kernel) = &mut self.kernel else { return Ok(()) };
+        let desired = desired(&self.snapshot, &self.book.statuses(), &self.next_hops);
+        let changes = kernel.reconcile(&desired)?;
+        if changes > 0 {
+            tracing::debug!(changes, "the maps were brought up to date");
+        }
+        Ok(())
+    }
+
+    /// Puts VIP addresses on the first interface if asked to, and takes off what is no VIP
+    /// any more.
+    async fn place_addresses(&mut self) -> anyhow::Result<()> {
+        let datapath = &self.snapshot.datapath;
+        let first = datapath.interfaces.first().filter(|_| self.kernel.is_some());
+        let Some(interface) = first else { return Ok(()) };
+        let handle = match (&self.network, datapath.manage_addresses) {
+            (Some(handle), _) => handle,
+            (None, true) => self.network.insert(network::open()?),
+            (None, false) => return Ok(()),
+        };
+        let binds = self.snapshot.frontends.values().flat_map(|frontend| &frontend.bind);
+        let wanted = binds.filter(|_| datapath.manage_addresses).map(|bind| bind.address.ip());
+        let link = network::link_by_name(handle, interface).await?;
+        let changes = network::reconcile_addresses(handle, &link, &wanted.collect()).await?;
+        for address in &changes.added {
+            tracing::info!("VIP address {address} was put on {interface}");
+        }
+        for address in &changes.removed {
+            tracing::info!("VIP address {address} was taken off");
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self) -> anyhow::Result<()> {
+        match &mut self.kernel {
+            Some(kernel) => Ok(kernel.attach(&self.snapshot.datapath)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Attaches again to an interface that was deleted and made anew.
+    fn look_at_interfaces(&mut self) {
+        let stale = |kernel: &Kernel| kernel.attachment_is_stale(&self.snapshot.datapath);
+        if self.kernel.as_ref().is_some_and(stale) {
+            match self.attach() {
+                Ok(()) => self.wake(),
+                Err(error) => self.fail(&error),
+            }
+        }
+    }
+
+    /// Notes why the data plane is not as desired; said once.
+    fn fail(&mut self, error: &anyhow::Error) {
+        self.due = self.due.min(Instant::now() + RETRY);
+        let error = format!("{error:#}");
+        if self.apply_error.as_ref() != Some(&error) {
+            tracing::error!("the data plane is not up to date: {error}");
+        }
+        self.apply_error = Some(error);
+    }
+
+    /// Tells the checks and the next agent what is known of the servers.
+    fn remember(&mut self) {
+        let maintenance = self.book.maintenance();
+        self.outputs.maintenance.send_if_modified(|known| {
+            let changed = *known != maintenance;
+            *known = maintenance;
+            changed
+        });
+        if let Err(error) = self.state_file.write(&self.book) {
+            tracing::warn!(error = %format!("{:#}", anyhow::Error::from(error)));
+        }
+    }
+
+    fn reopen_log(&self) {
+        if let Some(logger) = self.outputs.access_log.borrow().as_deref() {
+            logger.reopen();
+        }
+    }
+}
+
+/// The addresses of all servers.
+#[must_use]
+pub fn server_addresses(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+    let servers = snapshot.backends.values().flat_map(|backend| backend.servers.values());
+    servers.map(|server| server.address.ip()).collect()
+}

@@ -20,7 +20,7 @@ const BPF: u32 = 39;
 ///
 /// # Errors
 /// What is missing.
-pub(crate) fn require() -> Result<(), HostError> {
+pub fn require() -> Result<(), HostError> {
     let status = fs::read_to_string(STATUS).unwrap_or_default();
     let missing = missing_capabilities(effective(&status).unwrap_or(0));
     if !missing.is_empty() {

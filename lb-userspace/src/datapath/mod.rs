@@ -26,6 +26,7 @@ mod tables;
 pub use attach::Attachment;
 pub use error::DatapathError;
 pub use events::EventReader;
+pub use host::require as require_host;
 pub use loader::DataPlane;
 pub use maps::Maps;
 pub use pins::{LockedPins, Pins};

@@ -13,8 +13,8 @@ use lb_common::{
     vip::{FilterWord, VipEntry, VipKey},
 };
 
-use super::operation::Operation;
-use crate::model::{index::plain_address, next_hop::NextHop};
+use super::{operation::Operation, target::vip_key};
+use crate::model::{index::plain_address, name::Name, next_hop::NextHop, snapshot::Bind};
 
 /// What the maps hold: entries that say something.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,26 @@ impl Actual {
             source: plain_address(server.snat_address),
         };
         known.map(|server| (plain_address(server.address), next_hop(server))).collect()
+    }
+
+    /// The entry of a VIP.
+    #[must_use]
+    pub fn vip(&self, bind: &Bind) -> Option<&VipEntry> {
+        self.vips.get(&vip_key(bind))
+    }
+
+    /// The id and entry of the server at `address` in the backend of that name.
+    #[must_use]
+    pub fn server(&self, backend: &Name, address: SocketAddr) -> Option<(u16, &ServerEntry)> {
+        let named = |entry: &BackendEntry| backend_name(entry) == Some(backend.as_str());
+        let (backend_id, _) = self.backends.iter().find(|(_, entry)| named(entry))?;
+        let is_it = |entry: &ServerEntry| {
+            entry.state != state::UNUSED
+                && entry.backend == *backend_id
+                && server_address(entry) == address
+        };
+        let (id, entry) = self.servers.iter().find(|(_, entry)| is_it(entry))?;
+        Some((*id, entry))
     }
 
     /// What the maps hold after an operation.

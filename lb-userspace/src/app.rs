@@ -1,0 +1,312 @@
+//! Wires the agent: start, control loop, end.
+//!
+//! The control loop runs on the main thread, where it may block for the length of a few
+//! system calls; checks, neighbours and the admin interface run on two threads of their
+//! own. If one of those tasks ends before the agent is told to stop, the agent stops with
+//! an error for its supervisor to start it again; the data plane goes on in any case.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, bail};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    runtime,
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    access_log::writer::AccessLogger,
+    admin::{
+        command,
+        server::{AdminServer, Limits, Listener},
+        socket::{AdminSocket, SocketFile},
+    },
+    config::Loaded,
+    control::{
+        Control, Inputs, Outputs, Start,
+        book::{Memory, ServerBook},
+        kernel::Kernel,
+        memory::StateFile,
+        notify,
+        reload::missing_interfaces,
+        server_addresses,
+        signal::{Signals, Wish},
+    },
+    datapath,
+    health::Checker,
+    logging::{self, LogFormat},
+    model::{
+        index::NameIndex,
+        snapshot::{AttachMode, Snapshot},
+    },
+    network::NeighbourWatch,
+};
+
+/// Longest wait of a first start for the next hops of all servers; one that is not known
+/// by then gets no flows until it is.
+const NEXT_HOPS: Duration = Duration::from_secs(2);
+/// Longest time tasks may take to end.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Results of checks waiting for the control loop at most; checks wait beyond.
+const HEALTH_QUEUE: usize = 256;
+
+/// How the agent was started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file, for reloads.
+    pub configuration: PathBuf,
+    /// Remove the data plane at the end.
+    pub detach_on_exit: bool,
+    /// How lines on standard error look.
+    pub log_format: LogFormat,
+}
+
+/// Runs the agent with a configuration until it is told to stop.
+///
+/// # Errors
+/// If it can not start, can not go on, or can not end in order. Whatever was forwarding
+/// goes on forwarding.
+pub fn run(options: Options, loaded: Loaded) -> anyhow::Result<()> {
+    logging::start(loaded.snapshot.log.target, options.log_format)?;
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("can not start threads")?;
+    let result = runtime.block_on(agent(options, loaded));
+    runtime.shutdown_background();
+    result
+}
+
+async fn agent(options: Options, loaded: Loaded) -> anyhow::Result<()> {
+    let signals = Signals::listen().context("can not listen to signals")?;
+    let detach = options.detach_on_exit;
+    let mut agent = Agent::start(options, loaded, signals).await?;
+    notify::ready();
+    tracing::info!("ready");
+    let failure = tokio::select! {
+        () = agent.control.run(&mut agent.inputs) => None,
+        error = agent.tasks.failure() => Some(error),
+    };
+    notify::stopping();
+    let stopped = tokio::select! {
+        result = agent.control.stop(detach) => result,
+        () = second_signal(&mut agent.inputs.signals) => bail!("stopped by a second signal"),
+    };
+    let drained = tokio::select! {
+        result = agent.tasks.stop() => result,
+        () = second_signal(&mut agent.inputs.signals) => bail!("stopped by a second signal"),
+    };
+    tracing::info!("stopped{}", if detach { "" } else { "; the data plane goes on forwarding" });
+    match failure {
+        Some(error) => Err(error),
+        None => stopped.and(drained),
+    }
+}
+
+async fn second_signal(signals: &mut Signals) {
+    while signals.next().await != Wish::Stop {}
+}
+
+/// The parts of a running agent.
+struct Agent {
+    control: Control,
+    inputs: Inputs,
+    tasks: Tasks,
+    _socket: Option<SocketFile>,
+}
+
+impl Agent {
+    async fn start(options: Options, loaded: Loaded, signals: Signals) -> anyhow::Result<Self> {
+        let snapshot = Arc::new(loaded.snapshot);
+        let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        preflight(&options.configuration, &snapshot)?;
+        // Before anything is touched, so that a second agent does not get far.
+        let (socket, file) = AdminSocket::claim(&snapshot.admin.socket)?.into_parts();
+        let tcp = match snapshot.admin.listen {
+            Some(address) => {
+                let listener = TcpListener::bind(address).await;
+                Some(listener.with_context(|| format!("can not listen on {address}"))?)
+            }
+            None => None,
+        };
+        let names = Arc::new(NameIndex::new(&snapshot));
+        let access_log = match &snapshot.log.access {
+            Some(config) => Some(Arc::new(AccessLogger::start(config, names)?)),
+            None => None,
+        };
+        let (access_log, _) = watch::channel(access_log);
+        let kernel = load(&snapshot)?;
+        let state_file = StateFile::beside(&snapshot.admin.socket);
+        let book = open_book(&snapshot, &state_file, kernel.as_ref());
+
+        let mut tasks = Tasks::default();
+        let (snapshots, snapshots_seen) = watch::channel(Arc::clone(&snapshot));
+        let (maintenance, maintenance_seen) = watch::channel(book.maintenance());
+        let (addresses, addresses_seen) = watch::channel(server_addresses(&snapshot));
+
+        let (next_hops_known, mut next_hops) = watch::channel(Default::default());
+        if kernel.is_some() {
+            let watcher = NeighbourWatch::open()?;
+            tasks.spawn("the watch on neighbours", |cancel| {
+                watcher.run(addresses_seen, next_hops_known, cancel)
+            });
+        }
+        let known = first_next_hops(kernel.as_ref(), &snapshot, &mut next_hops).await;
+
+        let checker = Checker::new(book.known_health());
+        let outputs = Outputs { snapshots, maintenance, addresses, access_log };
+        let configuration = options.configuration;
+        let control = Control::start(Start {
+            configuration,
+            snapshot,
+            warnings,
+            book,
+            next_hops: known,
+            kernel,
+            state_file,
+            outputs,
+        })
+        .await?;
+
+        let (events, health) = mpsc::channel(HEALTH_QUEUE);
+        tasks.spawn("the health checks", |cancel| {
+            checker.run(snapshots_seen, maintenance_seen, events, cancel)
+        });
+        let (sender, commands) = mpsc::channel(command::QUEUE);
+        let admin = AdminServer::new(sender, Limits::default());
+        let unix = Listener::Unix(UnixListener::from_std(socket).context("admin.socket")?);
+        tasks.spawn_listener(&admin, unix);
+        if let Some(tcp) = tcp {
+            tasks.spawn_listener(&admin, Listener::Tcp(tcp));
+        }
+        let inputs = Inputs { signals, commands, health, next_hops };
+        Ok(Self { control, inputs, tasks, _socket: Some(file) })
+    }
+}
+
+/// What can be refused before anything is touched: privilege, kernel, interfaces.
+fn preflight(configuration: &Path, snapshot: &Snapshot) -> anyhow::Result<()> {
+    if snapshot.datapath.mode == AttachMode::Off {
+        return Ok(());
+    }
+    datapath::require_host()?;
+    match missing_interfaces(configuration, snapshot).first() {
+        Some(fault) => bail!("{fault}"),
+        None => Ok(()),
+    }
+}
+
+/// The data plane; none if the configuration says so.
+fn load(snapshot: &Snapshot) -> anyhow::Result<Option<Kernel>> {
+    if snapshot.datapath.mode == AttachMode::Off {
+        tracing::warn!("datapath.mode is off: nothing is forwarded, servers are only checked");
+        return Ok(None);
+    }
+    let kernel = Kernel::load(&snapshot.datapath)?;
+    let how = if kernel.adopted() { "adopted" } else { "made" };
+    tracing::info!("the maps in {} were {how}", snapshot.datapath.pin_directory.display());
+    for warning in kernel.warnings(&snapshot.datapath) {
+        tracing::warn!("{warning}");
+    }
+    Ok(Some(kernel))
+}
+
+/// What an earlier agent knew of the servers, from its state file, or from its maps if
+/// there is none.
+fn open_book(snapshot: &Snapshot, file: &StateFile, kernel: Option<&Kernel>) -> ServerBook {
+    let now = SystemTime::now();
+    let from_maps = || kernel.map(|kernel| kernel.memories(snapshot, now)).unwrap_or_default();
+    let memories: Vec<Memory> = match file.read() {
+        Ok(memories) if memories.is_empty() => from_maps(),
+        Ok(memories) => memories,
+        Err(error) => {
+            tracing::warn!("{:#}", anyhow::Error::from(error));
+            from_maps()
+        }
+    };
+    ServerBook::new(snapshot, memories, now)
+}
+
+/// The way to the servers for the first comparison: what the maps remember and what the
+/// watch finds out in time.
+async fn first_next_hops(
+    kernel: Option<&Kernel>,
+    snapshot: &Snapshot,
+    found: &mut watch::Receiver<NextHops>,
+) -> NextHops {
+    let mut known = kernel.map(Kernel::next_hops).unwrap_or_default();
+    let wanted: BTreeSet<_> = server_addresses(snapshot);
+    if kernel.is_some() {
+        let complete = |found: &NextHops| {
+            wanted.iter().all(|server| found.contains_key(server) || known.contains_key(server))
+        };
+        // In time or not: a server without a way gets none, and the log says so.
+        let _ = time::timeout(NEXT_HOPS, found.wait_for(complete)).await;
+    }
+    known.extend(found.borrow_and_update().iter().map(|(server, hop)| (*server, *hop)));
+    for server in wanted.iter().filter(|server| kernel.is_some() && !known.contains_key(server)) {
+        tracing::warn!("the way to server {server} is not known yet; it gets no flows until it is");
+    }
+    known
+}
+
+type NextHops = std::collections::BTreeMap<std::net::IpAddr, crate::model::next_hop::NextHop>;
+
+/// Everything that runs beside the control loop.
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<anyhow::Result<&'static str>>,
+    cancel: CancellationToken,
+}
+
+impl Tasks {
+    fn spawn<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let task = task(self.cancel.child_token());
+        self.running.spawn(async move {
+            task.await;
+            Ok(name)
+        });
+    }
+
+    fn spawn_listener(&mut self, server: &AdminServer, listener: Listener) {
+        let serving = server.clone().run(listener, self.cancel.child_token());
+        self.running.spawn(async move {
+            serving.await?;
+            Ok("an admin listener")
+        });
+    }
+
+    /// Waits until a task has ended that should not, and says why.
+    async fn failure(&mut self) -> anyhow::Error {
+        match self.running.join_next().await {
+            Some(Ok(Ok(name))) => anyhow::anyhow!("{name} ended early"),
+            Some(Ok(Err(error))) => error,
+            Some(Err(error)) => anyhow::Error::from(error).context("a task of the agent failed"),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends all tasks.
+    async fn stop(mut self) -> anyhow::Result<()> {
+        self.cancel.cancel();
+        let drain = async { while self.running.join_next().await.is_some() {} };
+        time::timeout(DRAIN, drain)
+            .await
+            .with_context(|| format!("tasks were still running after {} s", DRAIN.as_secs()))
+    }
+}

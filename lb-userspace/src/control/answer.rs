@@ -1,0 +1,142 @@
+//! Answers to the operator's commands.
+
+use std::time::SystemTime;
+
+use super::{Control, view};
+use crate::{
+    admin::{
+        api::{
+            AccessLogView, AgentView, DatapathView, DropsView, ServerSet, ServerView, StatusView,
+        },
+        command::{Command, CommandError, Reply},
+    },
+    clock::rfc3339,
+    control::view::TrafficBook,
+    model::state::ServerId,
+};
+
+impl Control {
+    /// Carries out one command and answers it.
+    pub(super) async fn answer(&mut self, command: Command) {
+        match command {
+            Command::Status(reply) => send(reply, self.status()),
+            Command::Drops(reply) => send(reply, self.drops()),
+            Command::Flows(_, reply) => {
+                send(reply, Err(CommandError::Datapath("flows are not listed yet".into())));
+            }
+            Command::SetServer(id, set, reply) => {
+                let answer = self.set_server(&id, set).await;
+                send(reply, answer);
+            }
+            Command::Reload(reply) => {
+                let answer = self.reload().await;
+                send(reply, Ok(answer));
+            }
+        }
+    }
+
+    fn status(&self) -> Result<StatusView, CommandError> {
+        let now = SystemTime::now();
+        let traffic = self.traffic()?;
+        let backends = view::backends(&self.snapshot, &self.book, &traffic, now);
+        let mut warnings = self.warnings.clone();
+        let config = &self.snapshot.datapath;
+        warnings.extend(self.kernel.iter().flat_map(|kernel| kernel.warnings(config)));
+        warnings.extend(view::warnings(&self.snapshot, &backends));
+        Ok(StatusView {
+            agent: self.agent(),
+            datapath: self.datapath(),
+            warnings,
+            vips: view::vips(&self.snapshot, &traffic),
+            backends,
+        })
+    }
+
+    fn agent(&self) -> AgentView {
+        let access_log = self.outputs.access_log.borrow();
+        AgentView {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            configuration: self.configuration.display().to_string(),
+            configured_at: rfc3339(self.configured_at),
+            last_reload: self.last_reload.clone(),
+            access_log: access_log
+                .as_deref()
+                .map(|logger| AccessLogView { written: logger.written(), lost: logger.lost() }),
+        }
+    }
+
+    fn datapath(&self) -> DatapathView {
+        let config = &self.snapshot.datapath;
+        let kernel = self.kernel.as_ref();
+        DatapathView {
+            mode: config.mode,
+            pin_directory: config.pin_directory.display().to_string(),
+            interfaces: kernel.map(|kernel| kernel.interfaces(config)).unwrap_or_default(),
+            tables: Vec::new(),
+            apply_error: self.apply_error.clone(),
+        }
+    }
+
+    fn traffic(&self) -> Result<TrafficBook, CommandError> {
+        match &self.kernel {
+            Some(kernel) => kernel.traffic(&self.snapshot).map_err(unreadable),
+            None => Ok(TrafficBook::default()),
+        }
+    }
+
+    fn drops(&self) -> Result<DropsView, CommandError> {
+        let kernel = self.kernel.as_ref().ok_or(CommandError::NoDatapath)?;
+        Ok(DropsView { drops: kernel.drops().map_err(unreadable)? })
+    }
+
+    /// Notes the operator's word and has it in the maps before it is confirmed.
+    async fn set_server(
+        &mut self,
+        id: &ServerId,
+        set: ServerSet,
+    ) -> Result<ServerView, CommandError> {
+        let now = SystemTime::now();
+        let before = self.book.get(id).map(super::book::Record::state);
+        let Some(record) = self.book.set(id, set, now) else {
+            return Err(self.unknown_server(id));
+        };
+        if before != Some(record.state()) {
+            self.tell_state(id);
+        }
+        self.remember();
+        self.compare().await;
+        let record = self.book.get(id).ok_or_else(|| self.unknown_server(id))?;
+        Ok(view::server(id, record, &self.traffic()?, now))
+    }
+
+    fn unknown_server(&self, (backend, server): &ServerId) -> CommandError {
+        let names = |names: Vec<String>| names.join(", ");
+        let hint = match self.snapshot.backends.get(backend) {
+            Some(known) => {
+                let servers = known.servers.keys().map(ToString::to_string).collect();
+                format!("its servers are {}", names(servers))
+            }
+            None => {
+                let backends = self.snapshot.backends.keys().map(ToString::to_string).collect();
+                format!("the backends are {}", names(backends))
+            }
+        };
+        CommandError::UnknownServer {
+            backend: backend.to_string(),
+            server: server.to_string(),
+            hint,
+        }
+    }
+}
+
+fn send<T>(reply: Reply<T>, answer: Result<T, CommandError>) {
+    if reply.send(answer).is_err() {
+        tracing::debug!("the operator did not wait for the answer");
+    }
+}
+
+fn unreadable(error: impl Into<anyhow::Error>) -> CommandError {
+    CommandError::Datapath(format!("{:#}", error.into()))
+}

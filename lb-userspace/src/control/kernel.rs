@@ -1,0 +1,259 @@
+//! The control loop's hold on the data plane: loaded, reconciled, attached, read.
+//!
+//! Everything here blocks for the length of system calls (tens of milliseconds where a
+//! ring changes), so it runs on the thread of the control loop and on no other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use lb_common::server::state;
+use nix::net::if_::if_nametoindex;
+
+use super::{book::Memory, view::TrafficBook};
+use crate::{
+    admin::api::{DropView, InterfaceView, Traffic},
+    datapath::{
+        Attachment, Capacities, DataPlane, DatapathError, LockedPins, Maps, Pins,
+        error::MapAccessError, loader,
+    },
+    model::{
+        next_hop::NextHop,
+        snapshot::{AttachMode, Datapath, Snapshot},
+        state::AdminState,
+    },
+    reconcile::{self, Actual, ApplyError, Desired, ExecuteError, PlanError},
+};
+
+/// The loaded data plane and what is known of it.
+#[derive(Debug)]
+pub struct Kernel {
+    plane: DataPlane,
+    maps: Maps,
+    /// What the maps hold, as of the last reconciliation.
+    actual: Actual,
+    attachments: BTreeMap<String, Attachment>,
+}
+
+/// Why the data plane is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// It could not be read or attached.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// The configuration does not fit into it.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A change of the maps failed.
+    #[error(transparent)]
+    Apply(#[from] Box<ApplyError<ExecuteError>>),
+}
+
+impl Kernel {
+    /// Loads the program and adopts the pinned maps, or makes them. Nothing is attached.
+    ///
+    /// # Errors
+    /// See [`DataPlane::load`]; whatever was forwarding goes on forwarding.
+    pub fn load(config: &Datapath) -> Result<Self, KernelError> {
+        let pins = LockedPins::acquire(Pins::new(&config.pin_directory))?;
+        let plane = DataPlane::load(pins, Capacities::of(config))?;
+        let maps = plane.maps()?;
+        let actual = Actual::read(&maps)?;
+        Ok(Self { plane, maps, actual, attachments: BTreeMap::new() })
+    }
+
+    /// Whether the maps were there already.
+    #[must_use]
+    pub const fn adopted(&self) -> bool {
+        self.plane.adopted()
+    }
+
+    /// The way to each server as the maps remember it.
+    #[must_use]
+    pub fn next_hops(&self) -> BTreeMap<IpAddr, NextHop> {
+        self.actual.next_hops()
+    }
+
+    /// What the maps remember of the state of servers, for want of a better memory: a dead
+    /// server was found dead, or taken out if nothing checks it; a drained one was drained.
+    #[must_use]
+    pub fn memories(&self, snapshot: &Snapshot, now: std::time::SystemTime) -> Vec<Memory> {
+        let mut memories = Vec::new();
+        for (backend_name, backend) in &snapshot.backends {
+            for (server_name, server) in &backend.servers {
+                let entry = self.actual.server(backend_name, server.address);
+                let id = (backend_name.clone(), server_name.clone());
+                match entry.map(|(_, entry)| entry.state) {
+                    Some(state::DOWN) if backend.check.is_some() => {
+                        memories.push(Memory::of_death(id, *server, now));
+                    }
+                    Some(state::DOWN) => {
+                        memories.push(Memory::of_admin(id, *server, AdminState::Maint, now));
+                    }
+                    Some(state::DRAIN) => {
+                        memories.push(Memory::of_admin(id, *server, AdminState::Drain, now));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        memories
+    }
+
+    /// Brings the maps to what is desired; how many changes that took.
+    ///
+    /// # Errors
+    /// If the maps can not be read, hold the desired state, or be written. What was done
+    /// is safe; calling again goes on.
+    pub fn reconcile(&mut self, desired: &Desired) -> Result<usize, KernelError> {
+        self.actual = Actual::read(&self.maps)?;
+        let plan = reconcile::plan(desired, &self.actual)?;
+        reconcile::apply(&mut self.maps, &plan).map_err(Box::new)?;
+        for operation in &plan {
+            tracing::debug!(%operation, "applied");
+            self.actual.apply(operation);
+        }
+        Ok(plan.len())
+    }
+
+    /// Attaches the program where the configuration wants it, with its mode, and takes it
+    /// off wherever else it is. An interface that was deleted and made again counts as
+    /// new.
+    ///
+    /// # Errors
+    /// The first interface that refused; the others are attached all the same.
+    pub fn attach(&mut self, config: &Datapath) -> Result<(), KernelError> {
+        let mut result = Ok(());
+        for name in &config.interfaces {
+            match self.plane.attach(name, config.mode) {
+                Ok(Some(attachment)) => self.note_attachment(attachment, config.mode),
+                Ok(None) => {}
+                Err(error) => {
+                    self.attachments.remove(name);
+                    result = result.and(Err(error.into()));
+                }
+            }
+        }
+        let wanted: BTreeSet<&String> = config.interfaces.iter().collect();
+        for name in self.plane.pins().linked_interfaces().map_err(DatapathError::from)? {
+            if !wanted.contains(&name) {
+                self.plane.detach(&name)?;
+                self.attachments.remove(&name);
+                tracing::info!("the program was taken off {name}");
+            }
+        }
+        result
+    }
+
+    /// Whether an interface went away or was made anew since the program was attached.
+    #[must_use]
+    pub fn attachment_is_stale(&self, config: &Datapath) -> bool {
+        config.interfaces.iter().any(|name| {
+            let attached = self.attachments.get(name).map(|attachment| attachment.ifindex);
+            if_nametoindex(name.as_str()).ok() != attached
+        })
+    }
+
+    /// How the program is attached to each of these interfaces.
+    #[must_use]
+    pub fn interfaces(&self, config: &Datapath) -> Vec<InterfaceView> {
+        let view = |name: &String| {
+            let mode = match self.attachments.get(name) {
+                None => AttachMode::Off,
+                Some(attachment) if attachment.generic => AttachMode::Generic,
+                Some(_) => AttachMode::Native,
+            };
+            InterfaceView { name: name.clone(), mode }
+        };
+        config.interfaces.iter().map(view).collect()
+    }
+
+    /// What an operator should know of the data plane.
+    #[must_use]
+    pub fn warnings(&self, config: &Datapath) -> Vec<String> {
+        let attachments = self.attachments.values();
+        let generic = attachments.filter_map(|one| generic_warning(one, config.mode));
+        let kept = self.plane.capacities_kept().iter().map(|kept| {
+            format!(
+                "{} keeps its capacity of {} entries although {} are configured; to change it, \
+                 stop the agent with --detach-on-exit and start it again (every flow is forgotten)",
+                kept.map, kept.pinned, kept.configured
+            )
+        });
+        generic.chain(kept).collect()
+    }
+
+    /// The counters of every VIP and server.
+    ///
+    /// # Errors
+    /// If they can not be read.
+    pub fn traffic(&self, snapshot: &Snapshot) -> Result<TrafficBook, MapAccessError> {
+        let mut traffic = TrafficBook::default();
+        for bind in snapshot.frontends.values().flat_map(|frontend| &frontend.bind) {
+            if let Some(entry) = self.actual.vip(bind) {
+                traffic.vips.insert(*bind, self.maps.vip_counters(entry.id)?.into());
+            }
+        }
+        for (name, backend) in &snapshot.backends {
+            for server in backend.servers.values() {
+                if let Some((id, _)) = self.actual.server(name, server.address) {
+                    let counters: Traffic = self.maps.server_counters(id)?.into();
+                    traffic.servers.insert((name.clone(), server.address), counters);
+                }
+            }
+        }
+        Ok(traffic)
+    }
+
+    /// Dropped packets by reason.
+    ///
+    /// # Errors
+    /// If they can not be read.
+    pub fn drops(&self) -> Result<Vec<DropView>, MapAccessError> {
+        let view = |(reason, packets): (lb_common::drop_reason::DropReason, u64)| DropView {
+            reason: reason.name().to_owned(),
+            packets,
+            description: reason.description().to_owned(),
+        };
+        Ok(self.maps.drops()?.into_iter().map(view).collect())
+    }
+
+    /// Takes the program off every interface and removes every pin: forwarding stops.
+    ///
+    /// # Errors
+    /// If a pin can not be removed.
+    pub fn remove(self) -> Result<(), KernelError> {
+        let Self { plane, maps, .. } = self;
+        loader::remove(plane.pins(), false)?;
+        // The last descriptors; with them the maps go.
+        drop((maps, plane));
+        Ok(())
+    }
+
+    fn note_attachment(&mut self, attachment: Attachment, wanted: AttachMode) {
+        let before = self.attachments.get(&attachment.interface);
+        if before.is_none_or(|before| before.ifindex != attachment.ifindex) {
+            let mode = if attachment.generic { "generic" } else { "native" };
+            let how = if attachment.replaced { "took over" } else { "attached" };
+            tracing::info!("XDP program {how} on {} ({mode})", attachment.interface);
+            if let Some(warning) = generic_warning(&attachment, wanted) {
+                tracing::warn!("{warning}");
+            }
+        }
+        self.attachments.insert(attachment.interface.clone(), attachment);
+    }
+}
+
+/// Native XDP with fallback to generic, said loudly; no warning where generic was asked for.
+fn generic_warning(attachment: &Attachment, wanted: AttachMode) -> Option<String> {
+    if !attachment.generic || wanted == AttachMode::Generic {
+        return None;
+    }
+    let why = match &attachment.fallback {
+        Some(why) => format!("its driver refused native XDP: {why}"),
+        None => "it was attached so before".to_owned(),
+    };
+    let name = &attachment.interface;
+    Some(format!("{name} forwards in GENERIC mode, several times slower than native ({why})"))
+}
