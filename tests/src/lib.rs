@@ -17,3 +17,4 @@ pub mod process;
 pub mod real;
 pub mod servers;
 pub mod stub;
+pub mod sweep_bench;
