@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use lb_common::event::FlowEnd;
 use tokio::{
     net::{TcpListener, UnixListener},
     runtime,
@@ -40,7 +41,10 @@ use crate::{
         server_addresses,
         signal::{Signals, Wish},
     },
-    datapath,
+    datapath::{
+        self, expiry,
+        sweep::{SweepReport, Sweeper},
+    },
     health::Checker,
     logging::{self, LogFormat},
     model::{
@@ -57,6 +61,9 @@ const NEXT_HOPS: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_secs(5);
 /// Results of checks waiting for the control loop at most; checks wait beyond.
 const HEALTH_QUEUE: usize = 256;
+/// Finished flows between the data plane and the access log at most; the data plane's ring
+/// buffer holds more.
+const FLOW_END_QUEUE: usize = 1024;
 
 /// How the agent was started.
 #[derive(Clone, Debug)]
@@ -146,7 +153,7 @@ impl Agent {
             Some(config) => Some(Arc::new(AccessLogger::start(config, names)?)),
             None => None,
         };
-        let (access_log, _) = watch::channel(access_log);
+        let (access_log, access_log_seen) = watch::channel(access_log);
         let kernel = load(&snapshot)?;
         let state_file = StateFile::beside(&snapshot.admin.socket);
         let book = open_book(&snapshot, &state_file, kernel.as_ref());
@@ -165,8 +172,26 @@ impl Agent {
         }
         let known = first_next_hops(kernel.as_ref(), &snapshot, &mut next_hops).await;
 
+        let (timeouts, timeouts_seen) =
+            watch::channel(expiry::timeouts(&snapshot.datapath.timeouts));
+        let (reports, sweeps) = watch::channel(SweepReport::default());
+        if let Some(kernel) = &kernel {
+            let (ends, ended) = mpsc::channel(FLOW_END_QUEUE);
+            let sweeper = Sweeper {
+                tables: kernel.flow_tables()?,
+                interval: snapshot.datapath.sweep_interval,
+                timeouts: timeouts_seen,
+                ends: ends.clone(),
+                reports,
+            };
+            let events = kernel.events()?;
+            tasks.spawn("the reader of finished flows", |cancel| events.run(ends, cancel));
+            tasks.spawn("the sweep of the flow tables", |cancel| sweeper.run(cancel));
+            tasks.spawn("the access log", |cancel| log_flows(ended, access_log_seen, cancel));
+        }
+
         let checker = Checker::new(book.known_health());
-        let outputs = Outputs { snapshots, maintenance, addresses, access_log };
+        let outputs = Outputs { snapshots, maintenance, addresses, timeouts, access_log };
         let configuration = options.configuration;
         let control = Control::start(Start {
             configuration,
@@ -177,6 +202,7 @@ impl Agent {
             kernel,
             state_file,
             outputs,
+            sweeps,
         })
         .await?;
 
@@ -193,6 +219,26 @@ impl Agent {
         }
         let inputs = Inputs { signals, commands, health, next_hops };
         Ok(Self { control, inputs, tasks, _socket: Some(file) })
+    }
+}
+
+/// Hands finished flows to the access log, if there is one.
+async fn log_flows(
+    mut ended: mpsc::Receiver<FlowEnd>,
+    access_log: watch::Receiver<Option<Arc<AccessLogger>>>,
+    cancel: CancellationToken,
+) {
+    let log = |end| {
+        if let Some(logger) = access_log.borrow().as_deref() {
+            logger.log(end);
+        }
+    };
+    while let Some(Some(end)) = cancel.run_until_cancelled(ended.recv()).await {
+        log(end);
+    }
+    // What came before the end is still logged.
+    while let Ok(end) = ended.try_recv() {
+        log(end);
     }
 }
 

@@ -44,9 +44,14 @@ pub enum CommandError {
         /// What the operator may have meant, or where to look.
         hint: String,
     },
-    /// The configuration has no such frontend.
-    #[error("there is no frontend '{0}'")]
-    UnknownFrontend(String),
+    /// The configuration has nothing of that name.
+    #[error("there is no {what} '{name}'")]
+    Unknown {
+        /// What was named: `frontend`, `server`.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
     /// The data plane could not be read.
     #[error("can not read the data plane: {0}")]
     Datapath(String),

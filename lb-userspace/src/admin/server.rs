@@ -251,7 +251,7 @@ fn is_passing(error: &io::Error) -> bool {
 fn refusal_of(error: &CommandError) -> Refusal {
     let (status, hint) = match error {
         CommandError::UnknownServer { hint, .. } => (StatusCode::NOT_FOUND, hint.as_str()),
-        CommandError::UnknownFrontend(_) => {
+        CommandError::Unknown { .. } => {
             (StatusCode::NOT_FOUND, "see the names with `pointsman status`")
         }
         CommandError::Datapath(_) => {

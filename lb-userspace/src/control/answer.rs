@@ -1,6 +1,6 @@
 //! Answers to the operator's commands.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use super::{Control, view};
 use crate::{
@@ -21,9 +21,10 @@ impl Control {
         match command {
             Command::Status(reply) => send(reply, self.status()),
             Command::Drops(reply) => send(reply, self.drops()),
-            Command::Flows(_, reply) => {
-                send(reply, Err(CommandError::Datapath("flows are not listed yet".into())));
-            }
+            Command::Flows(query, reply) => match &self.kernel {
+                Some(kernel) => kernel.flows().answer(Arc::clone(&self.snapshot), query, reply),
+                None => send(reply, Err(CommandError::NoDatapath)),
+            },
             Command::SetServer(id, set, reply) => {
                 let answer = self.set_server(&id, set).await;
                 send(reply, answer);
@@ -42,6 +43,8 @@ impl Control {
         let mut warnings = self.warnings.clone();
         let config = &self.snapshot.datapath;
         warnings.extend(self.kernel.iter().flat_map(|kernel| kernel.warnings(config)));
+        let sweep = self.sweeps.borrow().clone();
+        warnings.extend(view::table_warnings(&sweep.fill));
         warnings.extend(view::warnings(&self.snapshot, &backends));
         Ok(StatusView {
             agent: self.agent(),
@@ -74,7 +77,7 @@ impl Control {
             mode: config.mode,
             pin_directory: config.pin_directory.display().to_string(),
             interfaces: kernel.map(|kernel| kernel.interfaces(config)).unwrap_or_default(),
-            tables: Vec::new(),
+            tables: view::tables(&self.sweeps.borrow().fill),
             apply_error: self.apply_error.clone(),
         }
     }

@@ -11,12 +11,12 @@ use std::{
 use lb_common::server::state;
 use nix::net::if_::if_nametoindex;
 
-use super::{book::Memory, view::TrafficBook};
+use super::{book::Memory, flows::FlowLister, view::TrafficBook};
 use crate::{
     admin::api::{DropView, InterfaceView, Traffic},
     datapath::{
-        Attachment, Capacities, DataPlane, DatapathError, LockedPins, Maps, Pins,
-        error::MapAccessError, loader,
+        Attachment, Capacities, DataPlane, DatapathError, EventReader, FlowTables, LockedPins,
+        Maps, Pins, error::MapAccessError, loader,
     },
     model::{
         next_hop::NextHop,
@@ -34,6 +34,7 @@ pub struct Kernel {
     /// What the maps hold, as of the last reconciliation.
     actual: Actual,
     attachments: BTreeMap<String, Attachment>,
+    flows: FlowLister,
 }
 
 /// Why the data plane is not as it should be.
@@ -60,7 +61,33 @@ impl Kernel {
         let plane = DataPlane::load(pins, Capacities::of(config))?;
         let maps = plane.maps()?;
         let actual = Actual::read(&maps)?;
-        Ok(Self { plane, maps, actual, attachments: BTreeMap::new() })
+        let flows = FlowLister::new(FlowTables::open(plane.pins())?);
+        Ok(Self { plane, maps, actual, attachments: BTreeMap::new(), flows })
+    }
+
+    /// The tables of flows, to be listed.
+    #[must_use]
+    pub const fn flows(&self) -> &FlowLister {
+        &self.flows
+    }
+
+    /// The reader of finished flows.
+    ///
+    /// # Errors
+    /// If it can not be opened.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn events(&self) -> Result<EventReader, KernelError> {
+        Ok(EventReader::open(self.plane.pins())?)
+    }
+
+    /// The tables of flows, to be swept.
+    ///
+    /// # Errors
+    /// If they can not be opened.
+    pub fn flow_tables(&self) -> Result<FlowTables, KernelError> {
+        Ok(FlowTables::open(self.plane.pins())?)
     }
 
     /// Whether the maps were there already.

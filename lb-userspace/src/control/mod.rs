@@ -8,6 +8,7 @@
 
 pub mod answer;
 pub mod book;
+pub mod flows;
 pub mod kernel;
 pub mod memory;
 pub mod notify;
@@ -24,6 +25,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use lb_common::timeouts::Timeouts;
 use tokio::{
     sync::{mpsc, watch},
     time,
@@ -38,6 +40,7 @@ use self::{
 use crate::{
     access_log::writer::AccessLogger,
     admin::{api::LastReload, command::Commands},
+    datapath::sweep::SweepReport,
     health::HealthEvent,
     model::{
         next_hop::NextHop,
@@ -73,6 +76,8 @@ pub struct Control {
     network: Option<Handle>,
     state_file: StateFile,
     outputs: Outputs,
+    /// What the last sweep of the flow tables found.
+    sweeps: watch::Receiver<SweepReport>,
     started: Instant,
     /// When to compare the maps with what is desired.
     due: Instant,
@@ -105,6 +110,8 @@ pub struct Outputs {
     pub maintenance: watch::Sender<BTreeSet<ServerId>>,
     /// The addresses of all servers.
     pub addresses: watch::Sender<BTreeSet<IpAddr>>,
+    /// When flows are idle for too long.
+    pub timeouts: watch::Sender<Timeouts>,
     /// Where finished flows are written.
     pub access_log: watch::Sender<Option<Arc<AccessLogger>>>,
 }
@@ -127,6 +134,8 @@ pub struct Start {
     pub state_file: StateFile,
     /// What follows for everybody else.
     pub outputs: Outputs,
+    /// What sweeps of the flow tables find.
+    pub sweeps: watch::Receiver<SweepReport>,
 }
 
 impl Control {
@@ -145,6 +154,7 @@ impl Control {
             network: None,
             state_file: start.state_file,
             outputs: start.outputs,
+            sweeps: start.sweeps,
             started: Instant::now(),
             due: Instant::now() + COMPARE,
             apply_error: None,
@@ -191,7 +201,6 @@ impl Control {
     /// If something could not be removed.
     pub async fn stop(mut self, detach: bool) -> anyhow::Result<()> {
         self.remember();
-        self.outputs.access_log.send_replace(None);
         if !detach {
             return Ok(());
         }

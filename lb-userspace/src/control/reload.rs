@@ -10,6 +10,7 @@ use crate::{
     admin::api::{FaultView, LastReload, ReloadResult},
     clock::rfc3339,
     config::{self, ConfigError, Fault, Loaded},
+    datapath::expiry::timeouts,
     model::{
         index::NameIndex,
         snapshot::{AccessLog, AttachMode, Snapshot},
@@ -101,6 +102,7 @@ impl Control {
         self.configured_at = now;
         self.warnings = warnings;
         self.outputs.snapshots.send_replace(Arc::clone(&self.snapshot));
+        self.outputs.timeouts.send_replace(timeouts(&self.snapshot.datapath.timeouts));
         self.outputs.addresses.send_replace(server_addresses(&self.snapshot));
         self.remember();
     }

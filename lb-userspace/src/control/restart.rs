@@ -29,6 +29,9 @@ pub fn hold_back(old: &Snapshot, mut new: Snapshot) -> (Snapshot, Vec<String>) {
     if changed("datapath.max_half_open", was.max_half_open != now.max_half_open) {
         now.max_half_open = was.max_half_open;
     }
+    if changed("datapath.sweep_interval", was.sweep_interval != now.sweep_interval) {
+        now.sweep_interval = was.sweep_interval;
+    }
     if changed("admin.socket", old.admin.socket != new.admin.socket) {
         new.admin.socket.clone_from(&old.admin.socket);
     }
@@ -54,13 +57,14 @@ mod tests {
         new.datapath.pin_directory = "/sys/fs/bpf/other".into();
         new.datapath.max_flows = 7;
         new.datapath.max_half_open = 7;
+        new.datapath.sweep_interval = std::time::Duration::from_secs(9);
         new.datapath.mode = AttachMode::Off;
         new.admin.socket = "/run/other.sock".into();
         new.admin.listen = Some("127.0.0.1:9900".parse().unwrap());
         new.log.target = LogTarget::Journald;
         let (held, warnings) = hold_back(&old, new);
         assert_eq!(held, expected);
-        assert_eq!(warnings.len(), 7);
+        assert_eq!(warnings.len(), 8);
         assert!(warnings[1].starts_with("datapath.pin_directory "));
     }
 

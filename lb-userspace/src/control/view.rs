@@ -2,10 +2,13 @@
 
 use std::{collections::HashMap, net::SocketAddr, time::SystemTime};
 
+use lb_common::abi::map;
+
 use super::book::{Record, ServerBook};
 use crate::{
-    admin::api::{BackendView, ServerView, Traffic, VipView},
+    admin::api::{BackendView, ServerView, TableView, Traffic, VipView},
     clock::rfc3339,
+    datapath::sweep::TableFill,
     model::{
         name::Name,
         snapshot::{Backend, Bind, CheckKind, Snapshot},
@@ -91,6 +94,34 @@ pub fn server(
     }
 }
 
+/// The tables of flows as the last sweep found them.
+#[must_use]
+pub fn tables(fill: &[TableFill]) -> Vec<TableView> {
+    let view = |table: &TableFill| TableView {
+        name: table.map.to_owned(),
+        entries: table.entries,
+        capacity: table.capacity.into(),
+    };
+    fill.iter().map(view).collect()
+}
+
+/// A warning for each table of confirmed flows that is nearly full. A half-open table may
+/// fill up: it forgets the oldest.
+#[must_use]
+pub fn table_warnings(fill: &[TableFill]) -> Vec<String> {
+    let never_evicts = |table: &&TableFill| [map::FLOWS4, map::FLOWS6].contains(&table.map);
+    let nearly_full = |table: &&TableFill| table.entries * 10 > u64::from(table.capacity) * 9;
+    let full = fill.iter().filter(never_evicts).filter(nearly_full);
+    full.map(|table| {
+        format!(
+            "{} holds {} of {} entries; raise datapath.max_flows or lower datapath.timeouts, or \
+             new flows will be refused",
+            table.map, table.entries, table.capacity
+        )
+    })
+    .collect()
+}
+
 /// A warning for each backend that is used and has no server for new flows.
 #[must_use]
 pub fn warnings(snapshot: &Snapshot, backends: &[BackendView]) -> Vec<String> {
@@ -171,6 +202,18 @@ mod tests {
             ("status 503", "1970-01-01T00:00:30.000Z")
         );
         assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn only_a_table_that_never_evicts_is_warned_of() {
+        let fill = |map, entries| TableFill { map, entries, capacity: 1000 };
+        let warnings = table_warnings(&[
+            fill(map::FLOWS4, 900),
+            fill(map::FLOWS6, 901),
+            fill(map::HALF_OPEN4, 1000),
+        ]);
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].starts_with("FLOWS6 holds 901 of 1000 entries; "));
     }
 
     #[test]
