@@ -74,7 +74,7 @@ pub const RING_SLOTS: u32 = 65_537;
 /// Words of the address filter; a power of two.
 pub const FILTER_WORDS: u32 = 1024;
 /// Default capacity of `FLOWS4` and of `FLOWS6`, in entries; a flow takes two.
-pub const DEFAULT_FLOW_ENTRIES: u32 = 2_097_152;
+pub const DEFAULT_FLOW_ENTRIES: u32 = 524_288;
 /// Default capacity of `HALF_OPEN4` and of `HALF_OPEN6`, in entries; a flow takes two.
 pub const DEFAULT_HALF_OPEN_ENTRIES: u32 = 131_072;
 /// Size of the `EVENTS` ring buffer in bytes; a power of two and a multiple of the page size.

@@ -81,7 +81,7 @@ static SNAT_PORTS: Key<Text<(u16, u16)>> = Key {
 static MAX_FLOWS: Key<Integer<u32>> = Key {
     name: "max_flows",
     shape: Integer { min: 16, max: 16_777_216 },
-    presence: Presence::Default("1000000"),
+    presence: Presence::Default("262144"),
     doc: "Most established flows of each family. Memory for all of them is taken at start: \
           a \
           million flows take about 320 MB for IPv4 and 420 MB for IPv6.",

@@ -40,7 +40,7 @@ fn absent_keys_take_their_defaults() {
     assert_eq!(datapath.pin_directory.to_str(), Some("/sys/fs/bpf/pointsman"));
     assert!(!datapath.manage_addresses);
     assert_eq!(datapath.snat_ports, (1024, 32767));
-    assert_eq!((datapath.max_flows, datapath.max_half_open), (1_000_000, 65_536));
+    assert_eq!((datapath.max_flows, datapath.max_half_open), (262_144, 65_536));
     let timeouts = datapath.timeouts;
     let seconds = [
         timeouts.half_open,
