@@ -12,9 +12,9 @@ use lb_common::{
 use crate::{
     atomic, counters, event,
     family::Family,
-    hit::{self, Table},
     maps::VIPS,
     parse::{Segment, UDP},
+    table::{self, Table},
     verdict::{Step, Verdict},
 };
 
@@ -34,7 +34,7 @@ pub fn settle<F: Family>(
     // Nothing is lost by moving a connection that has not begun, and UDP has no reset.
     let movable = segment.key.protocol == UDP || segment.flags.is_fresh_syn();
     if policy == on_down::REROUTE || movable {
-        hit::forget::<F>(table, segment, entry, cause::SERVER_DOWN);
+        table::forget::<F>(table, segment, entry, cause::SERVER_DOWN);
         return Some(Step::Admit);
     }
     let before = Progress(entry.progress);

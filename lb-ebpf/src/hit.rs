@@ -4,7 +4,7 @@ use lb_common::{
     address::Address,
     drop_reason::DropReason,
     event::cause,
-    flow::{Direction, FlowEntry, FlowKey, Hop},
+    flow::{Direction, FlowEntry, Hop},
     server::{ServerEntry, state},
     tcp_state::Progress,
 };
@@ -16,39 +16,12 @@ use crate::{
     family::Family,
     maps::SERVERS,
     parse::{Segment, TCP},
-    promote, rewrite, transmit,
+    promote, rewrite,
+    table::{self, Table},
+    transmit,
     verdict::{Step, Verdict},
     verifier,
 };
-
-/// Which of the two tables an entry was found in.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Table {
-    /// Confirmed by both sides.
-    Flows,
-    /// Not yet.
-    HalfOpen,
-}
-
-impl Table {
-    /// The entry of a key in this table.
-    #[inline(always)]
-    pub fn get<F: Family>(self, key: &FlowKey<F::Address>) -> Option<*mut FlowEntry<F::Address>> {
-        match self {
-            Self::Flows => F::flows().get_ptr_mut(key),
-            Self::HalfOpen => F::half_open().get_ptr_mut(key),
-        }
-    }
-
-    /// Forgets the entry of a key; it is no error if there is none.
-    #[inline(always)]
-    pub fn remove<F: Family>(self, key: &FlowKey<F::Address>) {
-        let _absent = match self {
-            Self::Flows => F::flows().remove(key),
-            Self::HalfOpen => F::half_open().remove(key),
-        };
-    }
-}
 
 /// Looks for the flow of a packet and handles the packet if there is one.
 #[inline(always)]
@@ -76,7 +49,7 @@ fn hit<F: Family>(
     let tcp = segment.key.protocol == TCP;
     if tcp && Progress(entry.progress).needs_attention(segment.flags) {
         if recycles(segment, entry) {
-            forget::<F>(table, segment, entry, cause::RECYCLED);
+            table::forget::<F>(table, segment, entry, cause::RECYCLED);
             return Step::Admit;
         }
         advance(table, segment, entry);
@@ -145,24 +118,6 @@ fn advance<F: Family>(table: Table, segment: &Segment<F>, entry: &mut FlowEntry<
         let partner = partner.map(|partner| unsafe { &*partner });
         event::report(&segment.key, entry, partner, cause);
     }
-}
-
-/// Removes both entries of a flow and reports its end unless that was done.
-#[inline(always)]
-pub fn forget<F: Family>(
-    table: Table,
-    segment: &Segment<F>,
-    entry: &FlowEntry<F::Address>,
-    cause: u8,
-) {
-    let partner_key = entry.partner_key();
-    if entry.progress & Progress::REPORTED == 0 {
-        // SAFETY: the entry stays mapped for the run of the program.
-        let partner = table.get::<F>(&partner_key).map(|partner| unsafe { &*partner });
-        event::report(&segment.key, entry, partner, cause);
-    }
-    table.remove::<F>(&partner_key);
-    table.remove::<F>(&segment.key);
 }
 
 /// Rewrites the packet and sends it, if the server lives.

@@ -36,6 +36,7 @@ pub mod promote;
 pub mod reset;
 pub mod rewrite;
 pub mod select;
+pub mod table;
 pub mod track;
 pub mod transmit;
 pub mod verdict;
