@@ -10,8 +10,11 @@ use std::{
 use anyhow::{Context, Result};
 use testbed::{
     bed::{Bed, Family},
+    namespace::Namespace,
     process::{Process, wait_until},
 };
+
+use crate::direct;
 
 /// Where nginx listens, and the port of the VIPs in front of it.
 pub(crate) const PORT: u16 = 8080;
@@ -21,30 +24,41 @@ pub(crate) const fn address(server: u8) -> SocketAddr {
     SocketAddr::new(Bed::server_address(server, Family::V4), PORT)
 }
 
-/// Starts nginx in every server's namespace.
+/// Starts one nginx process in every server's namespace, and as many in the first server's
+/// for the direct link. The work is divided between the same number of processes in every
+/// turn, or a machine with few processors would favour the turn with fewer.
 ///
 /// # Errors
 /// When one does not get ready.
 pub(crate) fn start(bed: &Bed) -> Result<Vec<Process>> {
     let mut running = Vec::new();
-    for (index, namespace) in (0_u8..).zip(&bed.servers) {
-        let directory = bed.directory().join(format!("nginx{index}"));
-        fs::create_dir(&directory).context("create nginx's directory")?;
-        let file = directory.join("nginx.conf");
-        fs::write(&file, configuration()).context("write nginx's configuration")?;
-        let mut command = namespace.command("nginx");
-        command.arg("-p").arg(&directory).arg("-c").arg(&file);
-        running.push(Process::start(&mut command, &directory.join("log"))?);
-        wait_until("nginx", Duration::from_secs(5), || {
-            namespace.run(|| Ok(TcpStream::connect(address(index))?))
-        })?;
+    let direct = SocketAddr::new(direct::SERVER_ADDRESS, PORT);
+    for (index, server) in (0_u8..).zip(&bed.servers) {
+        running.push(launch(bed, server, address(index), &format!("nginx{index}"))?);
+        running.push(launch(bed, bed.server(0)?, direct, &format!("direct{index}"))?);
     }
     Ok(running)
 }
 
+fn launch(bed: &Bed, namespace: &Namespace, address: SocketAddr, name: &str) -> Result<Process> {
+    let directory = bed.directory().join(name);
+    fs::create_dir(&directory).context("create nginx's directory")?;
+    let file = directory.join("nginx.conf");
+    fs::write(&file, configuration(address)).context("write nginx's configuration")?;
+    let mut command = namespace.command("nginx");
+    command.arg("-p").arg(&directory).arg("-c").arg(&file);
+    let process = Process::start(&mut command, &directory.join("log"))?;
+    let answered = wait_until("nginx", Duration::from_secs(5), || {
+        namespace.run(|| Ok(TcpStream::connect(address)?))
+    });
+    answered.map_err(|error| error.context(process.last_output()))?;
+    Ok(process)
+}
+
 /// Paths are relative to the server's own directory. Connections live as long as the
-/// client likes: nginx's default closes them after 1000 requests.
-fn configuration() -> String {
+/// client likes: nginx's default closes them after 1000 requests. With `reuseport` the
+/// kernel deals connections out evenly to the processes that listen on one address.
+fn configuration(address: SocketAddr) -> String {
     format!(
         "daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr;\n\
          events {{ worker_connections 8192; }}\n\
@@ -52,7 +66,7 @@ fn configuration() -> String {
          access_log off;\nkeepalive_requests 1000000000;\nkeepalive_timeout 60s;\n\
          client_body_temp_path body;\nproxy_temp_path proxy;\nfastcgi_temp_path fastcgi;\n\
          uwsgi_temp_path uwsgi;\nscgi_temp_path scgi;\n\
-         server {{ listen {PORT} backlog=4096; location / {{ return 200 \"good\\n\"; }} }}\n\
+         server {{ listen {address} reuseport backlog=4096; location / {{ return 200 \"good\\n\"; }} }}\n\
          }}\n"
     )
 }
