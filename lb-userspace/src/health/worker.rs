@@ -49,7 +49,8 @@ pub(super) async fn run(
         };
         if let Some(transition) = machine.observe(&result, Instant::now().into_std()) {
             let (backend, name) = &server;
-            tracing::info!(
+            // The control loop tells the operator what follows.
+            tracing::debug!(
                 %backend, server = %name, from = ?transition.from, to = ?transition.to,
                 reason = result.reason, "health changed"
             );
