@@ -11,24 +11,54 @@ pub struct Order {
     pub frame: [[u8; 8]; FRAME_BYTES / 8],
     /// Packets to send through.
     pub iterations: u32,
-    /// Flows to spread them over; a power of two times an odd number is fine, zero is one.
+    /// Flows to spread them over; at least 1.
     pub flows: u32,
-    /// Number of the first flow.
+    /// Number of the first flow, below `flows`.
     pub first: u32,
-    /// Distance between the flows of consecutive packets, coprime to `flows`.
+    /// Distance between the flows of consecutive packets, below `flows` and coprime to it.
     pub stride: u32,
     /// The varied address of flow 0 (its last four octets for IPv6), host byte order.
     pub address: u32,
-    /// Ports an address has; flow `n` has address `address + n / ports`.
-    pub ports: u32,
+    /// An address has 2 to this power ports: flow `n` has address `address + (n >> bits)`.
+    pub port_bits: u32,
     /// Offset of the varied address in the frame, below 64.
     pub address_offset: u32,
     /// Offset of the varied port in the frame, below 64.
     pub port_offset: u32,
-    /// The varied port of flow 0; flow `n` has port `first_port + n % ports`.
+    /// The varied port of flow 0; flow `n` has the lowest `port_bits` of `n` added to it.
     pub first_port: u16,
     /// Zero.
     pub padding: [u8; 6],
+}
+
+impl Order {
+    /// The varied address and port, host byte order, of the packets in their turn.
+    pub fn tuples(&self) -> impl Iterator<Item = (u32, u16)> {
+        let mut number = self.first;
+        (0..self.iterations).map(move |_| {
+            let tuple = self.tuple(number);
+            number = self.after(number);
+            tuple
+        })
+    }
+
+    /// The varied address and port of flow `number`, host byte order.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "masked to 15 bits at most")]
+    pub const fn tuple(&self, number: u32) -> (u32, u16) {
+        let bits = self.port_bits & 15;
+        let port = (number & ((1 << bits) - 1)) as u16;
+        (self.address.wrapping_add(number >> bits), self.first_port.wrapping_add(port))
+    }
+
+    /// The flow that follows flow `number`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn after(&self, number: u32) -> u32 {
+        let next = number.wrapping_add(self.stride);
+        if next >= self.flows { next.wrapping_sub(self.flows) } else { next }
+    }
 }
 
 /// What was measured.

@@ -40,6 +40,8 @@ struct Loop {
     context: Context,
     order: *const Order,
     measurement: *mut Measurement,
+    /// Flow of the next packet.
+    number: u32,
 }
 
 /// Scenario `floor`: returns `XDP_PASS`.
@@ -63,16 +65,16 @@ fn balancer(ctx: XdpContext) -> u32 {
     run(&ctx, balancer_iteration as *const () as *mut c_void)
 }
 
-extern "C" fn floor_iteration(index: u64, state: *mut Loop) -> i64 {
-    iterate(index, state, |_| xdp_action::XDP_PASS)
+extern "C" fn floor_iteration(_index: u64, state: *mut Loop) -> i64 {
+    iterate(state, |_| xdp_action::XDP_PASS)
 }
 
-extern "C" fn calibration_iteration(index: u64, state: *mut Loop) -> i64 {
-    iterate(index, state, |context| calibrate(&Packet::new(context)).unwrap_or(0))
+extern "C" fn calibration_iteration(_index: u64, state: *mut Loop) -> i64 {
+    iterate(state, |context| calibrate(&Packet::new(context)).unwrap_or(xdp_action::XDP_ABORTED))
 }
 
-extern "C" fn balancer_iteration(index: u64, state: *mut Loop) -> i64 {
-    iterate(index, state, balance)
+extern "C" fn balancer_iteration(_index: u64, state: *mut Loop) -> i64 {
+    iterate(state, balance)
 }
 
 /// Times `order.iterations` iterations.
@@ -83,7 +85,8 @@ fn run(ctx: &XdpContext, iteration: *mut c_void) -> u32 {
     };
     // SAFETY: the kernel's own argument, and live map values.
     unsafe {
-        let mut state = Loop { context: Context::new(ctx.ctx), order, measurement };
+        let context = Context::new(ctx.ctx);
+        let mut state = Loop { context, order, measurement, number: (*order).first };
         let start = bpf_ktime_get_ns();
         bpf_loop((*order).iterations, iteration, (&raw mut state).cast(), 0);
         (*measurement).elapsed_ns = bpf_ktime_get_ns() - start;
@@ -93,13 +96,16 @@ fn run(ctx: &XdpContext, iteration: *mut c_void) -> u32 {
 
 /// Restores the packet, measures one call, and counts its verdict.
 #[inline(always)]
-fn iterate(index: u64, state: *mut Loop, measured: impl Fn(Context) -> u32) -> i64 {
+fn iterate(state: *mut Loop, measured: impl Fn(Context) -> u32) -> i64 {
     // SAFETY: `run` passes its own state, whose pointers are live map values.
     unsafe {
-        let state = &*state;
-        if !restore(&Packet::new(state.context), &*state.order, index as u32) {
+        let state = &mut *state;
+        let order = &*state.order;
+        if !restore(&Packet::new(state.context), order, state.number) {
             return 1;
         }
+        // Consecutive packets belong to distant flows, as they do on a wire.
+        state.number = order.after(state.number);
         let verdict = measured(state.context);
         let verdicts = &mut (*state.measurement).verdicts;
         if let Some(count) = verdicts.get_mut((verdict & 7) as usize) {
@@ -109,9 +115,9 @@ fn iterate(index: u64, state: *mut Loop, measured: impl Fn(Context) -> u32) -> i
     0
 }
 
-/// Copies the template over the packet and writes the tuple of the next flow into it.
+/// Copies the template over the packet and writes the tuple of a flow into it.
 #[inline(always)]
-fn restore(packet: &Packet, order: &Order, index: u32) -> bool {
+fn restore(packet: &Packet, order: &Order, number: u32) -> bool {
     let (Some(frame), Some(varied_address), Some(varied_port)) = (
         packet.at::<[[u8; 8]; FRAME_BYTES / 8]>(0),
         packet.at::<[u8; 4]>((order.address_offset & 0x3f) as usize),
@@ -119,10 +125,7 @@ fn restore(packet: &Packet, order: &Order, index: u32) -> bool {
     ) else {
         return false;
     };
-    // Consecutive packets belong to distant flows, as they do on a wire.
-    let number = order.first + index.wrapping_mul(order.stride) % order.flows.max(1);
-    let address = order.address.wrapping_add(number / order.ports.max(1));
-    let port = order.first_port.wrapping_add((number % order.ports.max(1)) as u16);
+    let (address, port) = order.tuple(number);
     // SAFETY: `at` checked the bounds.
     unsafe {
         *frame = order.frame;

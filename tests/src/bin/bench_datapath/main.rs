@@ -1,0 +1,116 @@
+//! `bench_datapath`: nanoseconds a packet inside the XDP program.
+//!
+//! The product's own entry function runs in a loop inside BPF (`lb-ebpf/src/bin/bench.rs`),
+//! which restores the packet before each iteration and gives it the tuple of another flow;
+//! every figure includes that loop, `floor` is the loop alone. Batches of all scenarios take
+//! turns, so that a machine that gets slower or faster does so for all. Verdicts and
+//! counters are checked before anything is timed, verdicts in every batch.
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+mod measure;
+mod report;
+mod scenario;
+mod tables;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+
+use measure::Loop;
+use report::Figure;
+use scenario::Scenario;
+use tables::Tables;
+
+/// Measure the data plane, packet by packet, inside BPF
+#[derive(Parser)]
+struct Options {
+    /// Write the figures to this file as a JSON array
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Batches of each scenario
+    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u32).range(1..))]
+    batches: u32,
+    /// Packets of each batch
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=8_000_000))]
+    packets: u32,
+    /// Only this scenario and the yardstick; may be repeated
+    #[arg(long, value_name = "SCENARIO")]
+    only: Vec<String>,
+    /// Flows in the tables, in turn; from low to high
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 100_000, 1_000_000],
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    flows: Vec<u32>,
+    /// Core to run on; the last one by default
+    #[arg(long)]
+    core: Option<usize>,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let core = pin(options.core)?;
+    let mut object = Loop::load()?;
+    let mut tables = Tables::open(&object)?;
+    println!(
+        "core {core}, {} batches of {} packets; ns a packet, the loop included\n",
+        options.batches, options.packets
+    );
+    println!("{}", report::HEADING);
+    let mut figures = Vec::new();
+    for flows in options.flows.iter().copied() {
+        for turn in scenario::TURNS {
+            let scenarios = turn.chosen(&options.only);
+            if scenarios.is_empty() {
+                continue;
+            }
+            tables.fill(turn.protocol, flows)?;
+            for figure in measure_turn(&mut object, &tables, &scenarios, flows, &options)? {
+                println!("{figure}");
+                figures.push(figure);
+            }
+        }
+    }
+    println!("\n{}", report::goals(&figures));
+    if let Some(path) = &options.json {
+        report::write_json(&figures, path)?;
+    }
+    Ok(())
+}
+
+/// All batches of the scenarios that share a filling of the tables. The first of them is
+/// the yardstick of the others.
+fn measure_turn(
+    object: &mut Loop,
+    tables: &Tables,
+    scenarios: &[Scenario],
+    flows: u32,
+    options: &Options,
+) -> Result<Vec<Figure>> {
+    for scenario in scenarios {
+        object
+            .verify(*scenario, flows, tables)
+            .with_context(|| format!("{} at {flows} flows", scenario.name()))?;
+    }
+    let mut samples = vec![Vec::new(); scenarios.len()];
+    for batch in 0..options.batches {
+        for (scenario, samples) in scenarios.iter().zip(&mut samples) {
+            samples.push(object.batch(*scenario, flows, batch, options.packets, tables)?);
+        }
+    }
+    report::figures(scenarios, flows, &mut samples)
+}
+
+/// Keeps this thread on one core; gives its number.
+fn pin(core: Option<usize>) -> Result<usize> {
+    let last = std::thread::available_parallelism().map_or(0, |count| count.get() - 1);
+    let core = core.unwrap_or(last);
+    let mut set = CpuSet::new();
+    set.set(core).with_context(|| format!("there is no core {core}"))?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+        .with_context(|| format!("could not keep to core {core}"))?;
+    Ok(core)
+}

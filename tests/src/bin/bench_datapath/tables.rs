@@ -1,0 +1,305 @@
+//! What the programs find in the maps: VIPs, servers, rings, and as many flows as wanted.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::MapData;
+use lb_common::{
+    abi::{self, map},
+    address::{Address, Address4, Address6, Be16},
+    backend::RingSlot,
+    bench::Order,
+    checksum,
+    flow::{Direction, FlowEntry, FlowKey, FlowKey4, Handle, Hop},
+    settings::Settings,
+    tcp_state::Progress,
+    vip::VipEntry,
+};
+use pointsman::datapath::{Maps, batch::BatchMap};
+use testbed::fixture::state::{State, server_entry};
+
+use crate::{
+    measure::Loop,
+    scenario::{self, NEIGHBOUR, OWN, PORT_BITS, SERVERS, TCP, UDP},
+};
+
+/// Ifindex that test runs come in by: the loopback interface. Sending there is `XDP_TX`.
+const IFINDEX: u32 = 1;
+const GENERATION: u16 = 1;
+/// Entries of one system call.
+const CHUNK: u32 = 4096;
+
+/// The maps of the benchmark's object, filled.
+pub(crate) struct Tables {
+    /// Configuration and counters.
+    pub(crate) maps: Maps,
+    flows4: BatchMap<FlowKey<Address4>, FlowEntry<Address4>>,
+    flows6: BatchMap<FlowKey<Address6>, FlowEntry<Address6>>,
+    half_open4: BatchMap<FlowKey<Address4>, FlowEntry<Address4>>,
+    calibration: BatchMap<FlowKey4, u64>,
+    filled4: Filling,
+    filled6: u32,
+}
+
+/// Which flows are in the IPv4 table.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Filling {
+    protocol: u8,
+    flows: u32,
+}
+
+/// Who the flows are between, by family.
+trait Ends: Address {
+    /// Whether it is IPv6.
+    const V6: bool;
+    /// From an address of this family.
+    fn of(address: IpAddr) -> Option<Self>;
+}
+
+impl Ends for Address4 {
+    const V6: bool = false;
+
+    fn of(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(address) => Some(Self::new(address.octets())),
+            IpAddr::V6(_) => None,
+        }
+    }
+}
+
+impl Ends for Address6 {
+    const V6: bool = true;
+
+    fn of(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(Self::new(address.octets())),
+        }
+    }
+}
+
+impl Tables {
+    /// Opens the maps and writes the configuration: one VIP a family and protocol, with
+    /// [`SERVERS`] servers a family.
+    ///
+    /// # Errors
+    /// If a map is missing or refuses.
+    pub(crate) fn open(object: &Loop) -> Result<Self> {
+        let mut tables = Self {
+            maps: object.maps()?,
+            flows4: BatchMap::new(map::FLOWS4, object.map(map::FLOWS4)?)?,
+            flows6: BatchMap::new(map::FLOWS6, object.map(map::FLOWS6)?)?,
+            half_open4: BatchMap::new(map::HALF_OPEN4, object.map(map::HALF_OPEN4)?)?,
+            calibration: BatchMap::new("CALIBRATION", object.map("CALIBRATION")?)?,
+            filled4: Filling { protocol: TCP, flows: 0 },
+            filled6: 0,
+        };
+        tables.configure()?;
+        Ok(tables)
+    }
+
+    fn configure(&mut self) -> Result<()> {
+        let mut state = State::empty();
+        for v6 in [false, true] {
+            let backend = u16::from(v6);
+            for (index, protocol) in [(0, TCP), (1, UDP)] {
+                let id = vip_id(v6, index);
+                let entry = VipEntry { id, generation: GENERATION, backend, ..VipEntry::default() };
+                state = state.vip(scenario::vip(v6), protocol, entry);
+            }
+            for index in 0..SERVERS {
+                let address = scenario::server(v6, u32::from(index));
+                let snat = scenario::snat(v6);
+                let mut entry = server_entry(GENERATION, address, snat, NEIGHBOUR, OWN);
+                entry.ifindex = IFINDEX;
+                state = state.server(server_id(v6, index), entry);
+            }
+            let servers: Vec<RingSlot> = (0..SERVERS)
+                .map(|index| RingSlot { server: server_handle(v6, index) })
+                .cycle()
+                .take(abi::RING_SLOTS as usize)
+                .collect();
+            self.maps.set_ring(backend, &servers)?;
+        }
+        self.maps.set_settings(&Settings::default())?;
+        for (word, bits) in state.filter_words() {
+            self.maps.set_filter_word(word, bits)?;
+        }
+        for (key, entry) in state.vip_entries() {
+            self.maps.put_vip(&key, &entry)?;
+        }
+        for (id, entry) in &state.servers {
+            self.maps.put_server(*id, entry)?;
+        }
+        for v6 in [false, true] {
+            for index in 0..2 {
+                self.maps
+                    .zero_vip_counters(Handle { id: vip_id(v6, index), generation: GENERATION })?;
+            }
+            for index in 0..SERVERS {
+                self.maps.zero_server_counters(server_handle(v6, index))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the tables to `flows` flows, those of the IPv4 table of this protocol, the
+    /// others TCP.
+    ///
+    /// # Errors
+    /// If a map refuses.
+    pub(crate) fn fill(&mut self, protocol: u8, flows: u32) -> Result<()> {
+        let old = self.filled4;
+        if old.protocol == protocol {
+            insert(&self.flows4, protocol, old.flows..flows)?;
+        } else {
+            delete(&self.flows4, old.protocol, 0..old.flows)?;
+            insert(&self.flows4, protocol, 0..flows)?;
+        }
+        self.filled4 = Filling { protocol, flows };
+        insert(&self.flows6, TCP, self.filled6..flows)?;
+        for part in chunks(self.filled6..flows) {
+            let keys: Vec<FlowKey4> =
+                part.map(|number| forward::<Address4>(TCP, number)).collect::<Result<_>>()?;
+            self.calibration.update(&keys, &vec![1; keys.len()])?;
+        }
+        self.filled6 = flows;
+        Ok(())
+    }
+
+    /// Forgets the flows that a batch opened, as handshakes and timeouts do in operation.
+    /// Touches nothing else, so that the caches stay as they are.
+    ///
+    /// # Errors
+    /// If the map refuses, or a flow was not opened.
+    pub(crate) fn forget(&self, order: &Order) -> Result<()> {
+        let vip = scenario::vip(false);
+        let mut keys = Vec::new();
+        for (address, port) in order.tuples() {
+            let client = SocketAddr::new(Ipv4Addr::from(address).into(), port);
+            let key = key::<Address4>(client, vip, TCP)?;
+            let entry = self.half_open4.get(&key)?.with_context(|| format!("{client} is lost"))?;
+            keys.extend([key, entry.partner_key()]);
+        }
+        let deleted = self.half_open4.delete(&keys)?;
+        ensure!(deleted == keys.len(), "{deleted} of {} entries were there", keys.len());
+        Ok(())
+    }
+}
+
+fn vip_id(v6: bool, index: u16) -> u16 {
+    u16::from(v6) * 2 + index
+}
+
+fn server_id(v6: bool, index: u16) -> u16 {
+    u16::from(v6) * SERVERS + index
+}
+
+fn server_handle(v6: bool, index: u16) -> Handle {
+    Handle { id: server_id(v6, index), generation: GENERATION }
+}
+
+fn chunks(numbers: std::ops::Range<u32>) -> impl Iterator<Item = std::ops::Range<u32>> {
+    let end = numbers.end;
+    numbers.step_by(CHUNK as usize).map(move |start| start..(start + CHUNK).min(end))
+}
+
+fn insert<A: Ends>(
+    table: &BatchMap<FlowKey<A>, FlowEntry<A>>,
+    protocol: u8,
+    numbers: std::ops::Range<u32>,
+) -> Result<()>
+where
+    FlowKey<A>: aya::Pod,
+    FlowEntry<A>: aya::Pod,
+{
+    for part in chunks(numbers) {
+        let (mut keys, mut entries) = (Vec::new(), Vec::new());
+        for number in part {
+            for (key, entry) in both_ways::<A>(protocol, number)? {
+                keys.push(key);
+                entries.push(entry);
+            }
+        }
+        table.update(&keys, &entries)?;
+    }
+    Ok(())
+}
+
+fn delete<A: Ends>(
+    table: &BatchMap<FlowKey<A>, FlowEntry<A>>,
+    protocol: u8,
+    numbers: std::ops::Range<u32>,
+) -> Result<()>
+where
+    FlowKey<A>: aya::Pod,
+    FlowEntry<A>: aya::Pod,
+{
+    for part in chunks(numbers) {
+        let mut keys = Vec::new();
+        for number in part {
+            keys.extend(both_ways::<A>(protocol, number)?.map(|(key, _)| key));
+        }
+        table.delete(&keys)?;
+    }
+    Ok(())
+}
+
+/// The tuple of flow `number` from the client.
+fn forward<A: Ends>(protocol: u8, number: u32) -> Result<FlowKey<A>> {
+    key(scenario::client(A::V6, number), scenario::vip(A::V6), protocol)
+}
+
+fn key<A: Ends>(from: SocketAddr, to: SocketAddr, protocol: u8) -> Result<FlowKey<A>> {
+    Ok(FlowKey {
+        source: A::of(from.ip()).context("an address of this family")?,
+        destination: A::of(to.ip()).context("an address of this family")?,
+        source_port: Be16::new(from.port()),
+        destination_port: Be16::new(to.port()),
+        protocol,
+        padding: [0; 3],
+    })
+}
+
+/// Both entries of flow `number`, as the data plane would have made them.
+fn both_ways<A: Ends>(protocol: u8, number: u32) -> Result<[(FlowKey<A>, FlowEntry<A>); 2]> {
+    let index = number >> PORT_BITS;
+    let towards = SocketAddr::new(scenario::snat(A::V6), scenario::port(number));
+    let client = forward::<A>(protocol, number)?;
+    let server = key::<A>(towards, scenario::server(A::V6, index), protocol)?;
+    let index = u16::try_from(index).context("more flows than servers have ports")?;
+    let progress = Progress::SYN | Progress::SYN_ACK | Progress::CONFIRMED;
+    let entry = |before: FlowKey<A>, after: FlowKey<A>, direction: Direction| {
+        let deltas = checksum::translation_deltas(&before, &after);
+        FlowEntry {
+            last_seen_ns: 0,
+            created_ns: 0,
+            packets: 0,
+            bytes: 0,
+            source: after.source,
+            destination: after.destination,
+            source_port: after.source_port,
+            destination_port: after.destination_port,
+            header_delta: deltas.header,
+            transport_delta: deltas.transport,
+            client_hop: Hop { neighbour: NEIGHBOUR, own: OWN, ifindex: IFINDEX },
+            server: server_handle(A::V6, index),
+            vip: Handle { id: vip_id(A::V6, u16::from(protocol == UDP)), generation: GENERATION },
+            progress: if protocol == TCP { progress } else { 0 },
+            direction: direction.to_raw(),
+            protocol,
+            padding: [0; 2],
+        }
+    };
+    let (reply, back) = (server.reversed(), client.reversed());
+    Ok([
+        (client, entry(client, server, Direction::Forward)),
+        (reply, entry(reply, back, Direction::Reply)),
+    ])
+}
+
+/// Gives the map of an object a descriptor of its own.
+pub(crate) fn duplicate(data: &MapData) -> Result<MapData> {
+    let descriptor = std::os::fd::AsFd::as_fd(data.fd()).try_clone_to_owned()?;
+    Ok(MapData::from_fd(descriptor)?)
+}
