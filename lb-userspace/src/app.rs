@@ -37,7 +37,7 @@ use crate::{
         kernel::Kernel,
         memory::StateFile,
         notify,
-        reload::missing_interfaces,
+        reload::{missing_interfaces, override_interfaces},
         server_addresses,
         signal::{Signals, Wish},
     },
@@ -70,6 +70,8 @@ const FLOW_END_QUEUE: usize = 1024;
 pub struct Options {
     /// The configuration file, for reloads.
     pub configuration: PathBuf,
+    /// Interfaces in place of the configuration's, over reloads too; none to take those.
+    pub interfaces: Vec<String>,
     /// Remove the data plane at the end.
     pub detach_on_exit: bool,
     /// How lines on standard error look.
@@ -132,7 +134,8 @@ struct Agent {
 }
 
 impl Agent {
-    async fn start(options: Options, loaded: Loaded, signals: Signals) -> anyhow::Result<Self> {
+    async fn start(options: Options, mut loaded: Loaded, signals: Signals) -> anyhow::Result<Self> {
+        override_interfaces(&mut loaded.snapshot, &options.interfaces);
         let snapshot = Arc::new(loaded.snapshot);
         let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         for warning in &warnings {
@@ -192,9 +195,10 @@ impl Agent {
 
         let checker = Checker::new(book.known_health());
         let outputs = Outputs { snapshots, maintenance, addresses, timeouts, access_log };
-        let configuration = options.configuration;
+        let Options { configuration, interfaces, .. } = options;
         let control = Control::start(Start {
             configuration,
+            interfaces,
             snapshot,
             warnings,
             book,

@@ -11,6 +11,9 @@ pub struct RunArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIGURATION)]
     pub config: PathBuf,
+    /// Attach to this interface in place of the configuration's; may be given several times
+    #[arg(long = "interface", value_name = "IF")]
+    pub interfaces: Vec<String>,
     /// Remove the data plane and the managed VIP addresses at the end; forwarding stops
     #[arg(long)]
     pub detach_on_exit: bool,
@@ -37,6 +40,7 @@ pub fn run(args: RunArgs, output: &mut Output) -> anyhow::Result<Outcome> {
     app::run(
         app::Options {
             configuration: args.config,
+            interfaces: args.interfaces,
             detach_on_exit: args.detach_on_exit,
             log_format: args.log_format,
         },

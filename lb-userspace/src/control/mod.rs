@@ -65,6 +65,8 @@ const COMPARE: Duration = Duration::from_secs(30);
 pub struct Control {
     /// Where the configuration is read from.
     configuration: PathBuf,
+    /// Interfaces in place of the configuration's; none to take those.
+    interfaces: Vec<String>,
     /// When the configuration in force was loaded.
     configured_at: SystemTime,
     snapshot: Arc<Snapshot>,
@@ -120,6 +122,8 @@ pub struct Outputs {
 pub struct Start {
     /// Where the configuration is read from.
     pub configuration: PathBuf,
+    /// Interfaces in place of the configuration's; none to take those.
+    pub interfaces: Vec<String>,
     /// The configuration.
     pub snapshot: Arc<Snapshot>,
     /// What is hardly meant in it.
@@ -146,6 +150,7 @@ impl Control {
     pub async fn start(start: Start) -> anyhow::Result<Self> {
         let mut control = Self {
             configuration: start.configuration,
+            interfaces: start.interfaces,
             configured_at: SystemTime::now(),
             snapshot: start.snapshot,
             book: start.book,

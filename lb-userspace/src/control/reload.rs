@@ -43,12 +43,23 @@ pub fn fault(fault: &Fault) -> FaultView {
     }
 }
 
+/// Puts the interfaces of the command line, if there are any, in the place of the
+/// configuration's.
+pub fn override_interfaces(snapshot: &mut Snapshot, interfaces: &[String]) {
+    if !interfaces.is_empty() {
+        snapshot.datapath.interfaces = interfaces.to_vec();
+    }
+}
+
 impl Control {
     /// Loads the configuration again. A faulty one changes nothing.
     pub(super) async fn reload(&mut self) -> ReloadResult {
         let path = self.configuration.clone();
         let result = match config::load(&path) {
-            Ok(loaded) => self.take_over(&path, loaded).await,
+            Ok(mut loaded) => {
+                override_interfaces(&mut loaded.snapshot, &self.interfaces);
+                self.take_over(&path, loaded).await
+            }
             Err(error) => refused(faults(&path, &error)),
         };
         let (accepted, faults) = (result.accepted, result.faults.len());
