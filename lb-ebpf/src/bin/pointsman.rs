@@ -7,10 +7,16 @@ use lb_ebpf::{balance::balance, context::Context};
 
 /// Handles every packet of an interface.
 #[xdp]
-#[expect(clippy::needless_pass_by_value, reason = "the macro's calling convention")]
+#[cfg_attr(
+    not(feature = "log"),
+    expect(clippy::needless_pass_by_value, reason = "the macro's calling convention")
+)]
 fn pointsman(ctx: XdpContext) -> u32 {
     // SAFETY: the kernel's own argument.
-    balance(unsafe { Context::new(ctx.ctx) })
+    let action = balance(unsafe { Context::new(ctx.ctx) });
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(&ctx, "interface {}: action {}", ctx.ingress_ifindex(), action);
+    action
 }
 
 /// GPL-only helpers are used.

@@ -309,6 +309,10 @@ pub enum ProgramFault {
         /// The verdict that is right.
         expected: u32,
     },
+    /// The records of a program that logs packets could not be read.
+    #[cfg(feature = "dataplane-log")]
+    #[error("the packet log could not be read")]
+    PacketLog(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The canned packet could not be run.
     #[error("the new program could not be tried on a canned packet")]
     TestRun(#[source] ProgramError),

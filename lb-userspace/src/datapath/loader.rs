@@ -63,6 +63,12 @@ impl DataPlane {
                 drop(pins.remove(pin));
             }
         })?;
+        #[cfg(feature = "dataplane-log")]
+        let object = {
+            let mut object = object;
+            super::packet_log::start(&mut object)?;
+            object
+        };
         Ok(Self { pins, object, adopted, kept })
     }
 

@@ -16,6 +16,8 @@ mod host;
 pub mod loader;
 pub mod maps;
 pub mod object;
+#[cfg(feature = "dataplane-log")]
+mod packet_log;
 pub mod pins;
 mod query;
 mod rings;
