@@ -22,6 +22,7 @@ use crate::{
     configuration::{Configuration, Service},
     namespace::unique_name,
     process::{Process, wait_until},
+    report::note,
 };
 
 /// How long the agent may take to start, stop or follow a change before a test fails.
@@ -126,8 +127,17 @@ impl<'bed> Agent<'bed> {
     /// # Errors
     /// When it ends or is not ready in time; the error holds its output.
     pub fn start(&mut self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// [`Agent::start`] with further arguments of `pointsman run`.
+    ///
+    /// # Errors
+    /// When it ends or is not ready in time; the error holds its output.
+    pub fn start_with(&mut self, arguments: &[&str]) -> Result<()> {
         ensure!(self.process.is_none(), "the agent runs already");
         let mut command = self.run_command()?;
+        command.args(arguments);
         self.process = Some(Process::start(&mut command, &self.directory.join("agent.log"))?);
         let ready = wait_until("the agent to be ready", PATIENCE, || {
             self.require_alive()?;
@@ -286,15 +296,9 @@ impl Drop for Agent<'_> {
     fn drop(&mut self) {
         self.kill();
         if self.report {
-            report(&self.log());
+            note(format_args!("--- output of the agent ---\n{}", self.log()));
         }
     }
-}
-
-/// Shown by the test runner when the test failed.
-#[allow(clippy::print_stdout, reason = "captured by the test runner")]
-fn report(log: &str) {
-    println!("--- output of the agent ---\n{log}---------------------------");
 }
 
 /// A command that has ended.

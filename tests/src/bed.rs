@@ -21,7 +21,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     process::Command,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context, Result};
@@ -92,7 +92,7 @@ impl Family {
 #[derive(Debug)]
 pub struct Bed {
     /// Where connections come from.
-    pub client: Namespace,
+    pub client: Arc<Namespace>,
     /// Where the agent runs.
     pub balancer: Namespace,
     /// Where the servers run.
@@ -134,7 +134,7 @@ impl Bed {
             write_sysctl("net/ipv4/ip_forward", "1")?;
             write_sysctl("net/ipv6/conf/all/forwarding", "1")
         })?;
-        let client = Namespace::create("client")?;
+        let client = Arc::new(Namespace::create("client")?);
         // Ten thousand connections from one client: do not let TIME_WAIT decide the result.
         client.run(|| write_sysctl("net/ipv4/tcp_tw_reuse", "1"))?;
         let mut bed = Self {
@@ -177,6 +177,15 @@ impl Bed {
         match family {
             Family::V4 => IpAddr::V4(Ipv4Addr::new(10, 91, 0, 2)),
             Family::V6 => IpAddr::V6(Ipv6Addr::new(0xfd91, 0, 0, 0, 0, 0, 0, 2)),
+        }
+    }
+
+    /// Address of the balancer on the client's link.
+    #[must_use]
+    pub const fn balancer_address(family: Family) -> IpAddr {
+        match family {
+            Family::V4 => IpAddr::V4(Ipv4Addr::new(10, 91, 0, 1)),
+            Family::V6 => IpAddr::V6(Ipv6Addr::new(0xfd91, 0, 0, 0, 0, 0, 0, 1)),
         }
     }
 
@@ -242,7 +251,7 @@ impl Bed {
             let (v4, v6) = (format!("10.92.{index}"), format!("fd92:{index:x}:"));
             self.connect(server, &format!("server{index}"), &v4, &v6)?;
         }
-        for peer in std::iter::once(&self.client).chain(&self.servers) {
+        for peer in std::iter::once(self.client.as_ref()).chain(&self.servers) {
             self.stubs.push(Stub::attach(peer, "eth0")?);
         }
         Ok(())

@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     bed::{Bed, Family},
+    fleet,
     servers::port,
 };
 
@@ -75,7 +76,7 @@ impl Service {
         let suffix = if family == Family::V4 { "4" } else { "6" };
         let servers = (0_u8..).zip(&bed.servers).map(|(index, _)| {
             let address: IpAddr = Bed::server_address(index, family);
-            (format!("s{index}"), quoted(SocketAddr::new(address, server_port)))
+            (fleet::name(index), quoted(SocketAddr::new(address, server_port)))
         });
         Self {
             name: format!("{name}{suffix}"),
@@ -128,8 +129,10 @@ impl Configuration {
             line(&mut text, &format!("  {option}"));
         }
         line(&mut text, &format!("admin: {{socket: {}}}", self.socket.display()));
-        let log =
-            format!("log: {{access: {{target: {}, format: json}}}}", self.access_log.display());
+        let log = format!(
+            "log: {{target: stderr, access: {{target: {}, format: json}}}}",
+            self.access_log.display()
+        );
         line(&mut text, &log);
         line(&mut text, "frontends:");
         for Service { name, vip, protocol, .. } in &self.services {

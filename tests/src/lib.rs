@@ -7,14 +7,17 @@
 pub mod agent;
 pub mod bed;
 pub mod bpffs;
+pub mod bpftool;
 pub mod clients;
 pub mod configuration;
 pub mod content;
 pub mod fixture;
+pub mod fleet;
 pub mod namespace;
 pub mod packet;
 pub mod process;
 pub mod real;
+pub mod report;
 pub mod servers;
 pub mod stub;
 pub mod sweep_bench;

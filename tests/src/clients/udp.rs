@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use super::{Failure, PATIENCE, Tally, tcp::in_parallel};
+use crate::servers::UNANSWERED;
 
 /// A UDP "connection": one socket, one flow.
 #[derive(Debug)]
@@ -32,6 +33,15 @@ impl UdpConversation {
             Ok(socket) => Ok(Self { socket, said: 0 }),
             Err(error) => Err(Failure::io("set-up", &error)),
         }
+    }
+
+    /// Sends one datagram that no server answers: a flow seen from one side only.
+    ///
+    /// # Errors
+    /// [`Failure`] when the kernel refuses.
+    pub fn send_unanswered(&self) -> Result<(), Failure> {
+        let sent = self.socket.send(UNANSWERED);
+        sent.map(drop).map_err(|error| Failure::io("send", &error))
     }
 
     /// Sends a datagram with `payload_bytes` of padding and returns who answered it.

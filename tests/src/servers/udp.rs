@@ -2,7 +2,7 @@
 
 use std::{io, net::UdpSocket, sync::atomic::Ordering, time::Duration};
 
-use super::Shared;
+use super::{Shared, UNANSWERED};
 
 /// How long the service goes on after its server was told to end.
 const GRACE: Duration = Duration::from_millis(20);
@@ -21,8 +21,11 @@ pub(super) fn answer(shared: &Shared, socket: &UdpSocket) {
 
 fn answer_one(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<()> {
     let (length, from) = socket.recv_from(buffer)?;
-    let mut answer = format!("{} ", shared.name).into_bytes();
-    answer.extend_from_slice(buffer.get(..length).unwrap_or_default());
+    let datagram = buffer.get(..length).unwrap_or_default();
+    if datagram == UNANSWERED {
+        return Ok(());
+    }
+    let answer = [format!("{} ", shared.name).as_bytes(), datagram].concat();
     socket.send_to(&answer, from)?;
     shared.datagrams.fetch_add(1, Ordering::Relaxed);
     Ok(())

@@ -1,0 +1,335 @@
+//! Servers that die, come back, are drained and taken out, with traffic on them.
+
+use std::{
+    collections::BTreeSet,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use pointsman::{
+    admin::api::DropsView,
+    model::state::{Health, ServerState},
+};
+use testbed::{
+    agent::Agent,
+    bed::{Bed, Family, Mode},
+    clients::{self, Conversation, FailureKind, Kind, Tally, Traffic, UdpConversation},
+    configuration::Service,
+    fleet::Fleet,
+    report::note,
+    servers::port,
+};
+
+/// How long an eviction may take with the fast checks of the bed (dead after 0.4 s at
+/// most) on a busy machine.
+const EVICTED_WITHIN: Duration = Duration::from_secs(3);
+
+/// A bed of three servers and an agent with one line service and one UDP service a family;
+/// `options` are further keys of each backend.
+fn with_three_servers(
+    options: &[&str],
+    test: impl FnOnce(&Bed, &mut Fleet<'_>, &Agent<'_>) -> Result<()>,
+) -> Result<()> {
+    let bed = Bed::new(3, Mode::from_environment()?)?;
+    let mut fleet = Fleet::start(&bed)?;
+    let mut services = Service::all_embedded(&bed);
+    for service in &mut services {
+        service.options = options.iter().map(|option| (*option).to_owned()).collect();
+    }
+    let agent = Agent::launch(&bed, services)?;
+    test(&bed, &mut fleet, &agent)
+}
+
+fn line_vip(family: Family) -> std::net::SocketAddr {
+    Bed::vip(family, port::LINE)
+}
+
+fn ask_many(bed: &Bed, family: Family, count: u64) -> Result<Tally> {
+    bed.client.run(|| Ok(clients::short_connections(line_vip(family), count, 4)))
+}
+
+fn names(tally: &Tally) -> BTreeSet<&str> {
+    tally.answers.keys().map(String::as_str).collect()
+}
+
+/// All of `count` connections succeed, and exactly these servers answer.
+fn require_answers_from(bed: &Bed, expected: &[&str]) -> Result<()> {
+    for family in Family::BOTH {
+        let tally = ask_many(bed, family, 300)?;
+        tally.require_all(300)?;
+        ensure!(names(&tally) == expected.iter().copied().collect(), "{expected:?}: {tally}");
+    }
+    Ok(())
+}
+
+/// Opens connections until one is with the wanted server.
+fn conversation_with(bed: &Bed, family: Family, server: &str) -> Result<Conversation> {
+    bed.client.run(|| {
+        for _ in 0..200 {
+            let conversation = Conversation::open(line_vip(family))?;
+            if conversation.server() == server {
+                return Ok(conversation);
+            }
+        }
+        anyhow::bail!("200 connections and none to {server}")
+    })
+}
+
+fn udp_conversation_with(bed: &Bed, family: Family, server: &str) -> Result<UdpConversation> {
+    let vip = Bed::vip(family, port::UDP);
+    bed.client.run(|| {
+        for _ in 0..200 {
+            let mut conversation = UdpConversation::open(vip)?;
+            if conversation.say(0)? == server {
+                return Ok(conversation);
+            }
+        }
+        anyhow::bail!("200 flows and none to {server}")
+    })
+}
+
+#[test]
+fn a_killed_server_is_evicted_and_comes_back() -> Result<()> {
+    with_three_servers(&[], |bed, fleet, agent| {
+        let mut kept: Vec<Conversation> = Vec::new();
+        for server in ["s1", "s2"] {
+            for family in Family::BOTH {
+                kept.push(conversation_with(bed, family, server)?);
+            }
+        }
+        let traffic = Traffic::start(&bed.client, Kind::ShortTcp, line_vip(Family::V4), 4)?;
+        thread::sleep(Duration::from_millis(500));
+
+        fleet.kill(0)?;
+        let killed = Instant::now();
+        agent.wait_for_state("s0", ServerState::Down)?;
+        let evicted = killed.elapsed();
+        ensure!(evicted < EVICTED_WITHIN, "eviction took {evicted:?}");
+        // What was on its way at that instant may still fail; nothing after it.
+        thread::sleep(Duration::from_millis(100));
+        let settled = Instant::now();
+        thread::sleep(Duration::from_secs(1));
+        let after = traffic.since(settled);
+        ensure!(after.failed() == 0 && !after.answers.contains_key("s0"), "{after}");
+        ensure!(after.succeeded() > 100, "{after}");
+        require_answers_from(bed, &["s1", "s2"])?;
+
+        fleet.restart(0)?;
+        agent.wait_for_state("s0", ServerState::Up)?;
+        let back = Instant::now();
+        thread::sleep(Duration::from_secs(1));
+        let after = traffic.since(back);
+        ensure!(after.failed() == 0 && after.answers.contains_key("s0"), "{after}");
+        require_answers_from(bed, &["s0", "s1", "s2"])?;
+
+        // Other servers' connections never noticed.
+        for conversation in &mut kept {
+            conversation.say()?;
+        }
+        let all = traffic.stop();
+        let refused = all.failures.get(&FailureKind::Refused).copied().unwrap_or_default();
+        note(format!("evicted after {evicted:?}; {all}"));
+        // Between the kill and the eviction the dead server's own kernel refuses.
+        ensure!(refused > 0, "no client noticed the kill, so nothing was tested: {all}");
+        let unexpected = [FailureKind::TimedOut, FailureKind::WrongAnswer, FailureKind::Other];
+        let clean = unexpected.iter().all(|kind| !all.failures.contains_key(kind));
+        ensure!(clean, "{all}");
+        Ok(())
+    })
+}
+
+/// The machine is gone: no FIN, no RST. Its clients must not wait for TCP to give up.
+#[test]
+fn connections_of_a_dead_machine_are_reset() -> Result<()> {
+    with_three_servers(&[], |bed, _, agent| {
+        let mut stranded = Vec::new();
+        for family in Family::BOTH {
+            stranded.push(conversation_with(bed, family, "s0")?);
+        }
+        let mut datagrams = udp_conversation_with(bed, Family::V4, "s0")?;
+        bed.cut(0)?;
+        agent.wait_for_state("s0", ServerState::Down)?;
+        for conversation in &mut stranded {
+            let start = Instant::now();
+            let kind = conversation.say().map_err(|failure| failure.kind);
+            ensure!(kind == Err(FailureKind::Reset), "{kind:?}");
+            ensure!(start.elapsed() < Duration::from_secs(1), "reset after {:?}", start.elapsed());
+        }
+        let server = datagrams.say(0)?;
+        ensure!(server != "s0", "a dead server answers");
+        require_answers_from(bed, &["s1", "s2"])?;
+        let drops = drops(agent, "server_down")?;
+        ensure!(drops >= 2, "{drops} packets counted as server_down");
+        bed.reconnect(0)?;
+        agent.wait_for_state("s0", ServerState::Up)?;
+        require_answers_from(bed, &["s0", "s1", "s2"])
+    })
+}
+
+#[test]
+fn on_down_reroute_sends_flows_to_another_server() -> Result<()> {
+    with_three_servers(&["on_down: reroute"], |bed, _, agent| {
+        let mut stranded = conversation_with(bed, Family::V4, "s0")?;
+        let mut datagrams = udp_conversation_with(bed, Family::V6, "s0")?;
+        bed.cut(0)?;
+        agent.wait_for_state("s0", ServerState::Down)?;
+        let server = datagrams.say(0)?;
+        ensure!(server != "s0", "a dead server answers");
+        // The new server's kernel knows nothing of the connection and says so.
+        let kind = stranded.say().map_err(|failure| failure.kind);
+        ensure!(kind == Err(FailureKind::Reset), "{kind:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn on_down_keep_lets_flows_survive_a_flap() -> Result<()> {
+    with_three_servers(&["on_down: keep"], |bed, _, agent| {
+        let mut kept = Vec::new();
+        for family in Family::BOTH {
+            kept.push(conversation_with(bed, family, "s0")?);
+        }
+        bed.cut(0)?;
+        agent.wait_for_state("s0", ServerState::Down)?;
+        require_answers_from(bed, &["s1", "s2"])?;
+        bed.reconnect(0)?;
+        agent.wait_for_state("s0", ServerState::Up)?;
+        for conversation in &mut kept {
+            conversation.say()?;
+        }
+        Ok(())
+    })
+}
+
+/// A check that says no while the server still works: new connections go elsewhere.
+#[test]
+fn a_failing_health_check_evicts_with_its_reason() -> Result<()> {
+    with_three_servers(&[], |bed, fleet, agent| {
+        fleet.server(1)?.set_healthy(false);
+        agent.wait_for_state("s1", ServerState::Down)?;
+        require_answers_from(bed, &["s0", "s2"])?;
+        let view = agent.server("line4", "s1")?;
+        ensure!(view.health == Health::Down && view.reason.contains("503"), "{view:?}");
+        fleet.server(1)?.set_healthy(true);
+        agent.wait_for_state("s1", ServerState::Up)?;
+        require_answers_from(bed, &["s0", "s1", "s2"])
+    })
+}
+
+#[test]
+fn a_drained_server_keeps_its_connections_and_gets_no_new_ones() -> Result<()> {
+    with_three_servers(&[], |bed, _, agent| {
+        let mut live = conversation_with(bed, Family::V4, "s2")?;
+        let traffic = Traffic::start(&bed.client, Kind::ShortTcp, line_vip(Family::V4), 4)?;
+        agent.cli_good(&["server", "set", "line4/s2", "--state", "drain"])?;
+        thread::sleep(Duration::from_millis(300));
+        let view = agent.server("line4", "s2")?;
+        ensure!(view.state == ServerState::Drain, "{view:?}");
+        let other = agent.server("line6", "s2")?;
+        ensure!(other.state == ServerState::Up, "another backend was drained too: {other:?}");
+        let drained = Instant::now();
+        for _ in 0..10 {
+            live.say()?;
+            thread::sleep(Duration::from_millis(50));
+        }
+        let tally = traffic.since(drained);
+        ensure!(names(&tally) == ["s0", "s1"].into(), "{tally}");
+
+        agent.cli_good(&["server", "set", "line4/s2", "--state", "ready"])?;
+        thread::sleep(Duration::from_millis(300));
+        require_answers_from(bed, &["s0", "s1", "s2"])?;
+        live.say()?;
+        let all = traffic.stop();
+        ensure!(all.failed() == 0 && all.succeeded() > 200, "a drain lost connections: {all}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_server_in_maintenance_gets_nothing_and_its_flows_are_settled() -> Result<()> {
+    with_three_servers(&[], |bed, _, agent| {
+        let mut live = conversation_with(bed, Family::V4, "s1")?;
+        agent.cli_good(&["server", "set", "line4/s1", "--state", "maint"])?;
+        thread::sleep(Duration::from_millis(300));
+        let kind = live.say().map_err(|failure| failure.kind);
+        ensure!(kind == Err(FailureKind::Reset), "{kind:?}");
+        let tally = ask_many(bed, Family::V4, 300)?;
+        tally.require_all(300)?;
+        ensure!(names(&tally) == ["s0", "s2"].into(), "{tally}");
+        agent.cli_good(&["server", "set", "line4/s1", "--state", "ready"])?;
+        thread::sleep(Duration::from_millis(300));
+        require_answers_from(bed, &["s0", "s1", "s2"])
+    })
+}
+
+#[test]
+fn weights_set_at_run_time_move_the_shares() -> Result<()> {
+    with_three_servers(&[], |bed, _, agent| {
+        agent.cli_good(&["server", "set", "line4/s0", "--weight", "0"])?;
+        agent.cli_good(&["server", "set", "line4/s1", "--weight", "50"])?;
+        thread::sleep(Duration::from_millis(300));
+        let tally = ask_many(bed, Family::V4, 1500)?;
+        tally.require_all(1500)?;
+        ensure!(names(&tally) == ["s1", "s2"].into(), "{tally}");
+        // 50 to 100: a third, give or take what 1500 draws scatter.
+        let share = tally.answers.get("s1").copied().context("no answer from s1")?;
+        ensure!((400..=600).contains(&share), "{tally}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_backup_server_serves_only_while_no_other_can() -> Result<()> {
+    let bed = Bed::new(3, Mode::from_environment()?)?;
+    let mut fleet = Fleet::start(&bed)?;
+    let mut services = Service::all_embedded(&bed);
+    for (name, value) in services.iter_mut().flat_map(|service| &mut service.servers) {
+        if name == "s2" {
+            *value = format!("{{address: {value}, backup: true}}");
+        }
+    }
+    let agent = Agent::launch(&bed, services)?;
+    require_answers_from(&bed, &["s0", "s1"])?;
+    fleet.kill(0)?;
+    agent.wait_for_state("s0", ServerState::Down)?;
+    require_answers_from(&bed, &["s1"])?;
+    fleet.kill(1)?;
+    agent.wait_for_state("s1", ServerState::Down)?;
+    require_answers_from(&bed, &["s2"])?;
+    fleet.restart(0)?;
+    agent.wait_for_state("s0", ServerState::Up)?;
+    require_answers_from(&bed, &["s0"])
+}
+
+#[test]
+fn without_any_server_clients_are_refused_at_once() -> Result<()> {
+    with_three_servers(&[], |bed, fleet, agent| {
+        for index in 0..3 {
+            fleet.kill(index)?;
+        }
+        for server in ["s0", "s1", "s2"] {
+            agent.wait_for_state(server, ServerState::Down)?;
+        }
+        let before = drops(agent, "no_server")?;
+        for family in Family::BOTH {
+            let start = Instant::now();
+            let tally = ask_many(bed, family, 20)?;
+            let refused = tally.failures.get(&FailureKind::Refused).copied();
+            ensure!(refused == Some(20), "{tally}");
+            ensure!(start.elapsed() < Duration::from_secs(1), "refused after {tally}");
+        }
+        let counted = drops(agent, "no_server")? - before;
+        ensure!(counted >= 40, "{counted} packets counted as no_server");
+        fleet.restart(1)?;
+        agent.wait_for_state("s1", ServerState::Up)?;
+        require_answers_from(bed, &["s1"])
+    })
+}
+
+/// Packets dropped for a reason so far.
+fn drops(agent: &Agent<'_>, reason: &str) -> Result<u64> {
+    let view: DropsView = serde_json::from_str(&agent.cli_good(&["drops", "--json"])?)?;
+    let found = view.drops.into_iter().find(|drop| drop.reason == reason);
+    Ok(found.with_context(|| format!("no drop reason {reason}"))?.packets)
+}

@@ -1,0 +1,248 @@
+//! How an operator looks inside: `bpftool`, the access log, the command line, addresses.
+
+use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use lb_common::abi::map;
+use pointsman::admin::api::{FlowsView, InterfaceView};
+use serde_json::Value;
+use testbed::{
+    agent::Agent,
+    bed::{Bed, Family, Mode},
+    bpftool,
+    clients::{self, Conversation, UdpConversation},
+    configuration::Service,
+    fleet::Fleet,
+    namespace::output,
+    process::wait_until,
+    servers::port,
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Every pinned map, and fields that `bpftool map dump` must print of its entries: JSON
+/// pointers into key and value (of the first processor, where there is one for each). A
+/// number or a list of octets, never a string of hexadecimal bytes.
+const FIELDS: [(&str, &[&str]); 12] = [
+    (map::SETTINGS, &["/value/abi_version", "/value/snat_port_low", "/value/flags"]),
+    (map::ADDRESS_FILTER, &["/value/bits"]),
+    (
+        map::VIPS,
+        &[
+            "/key/address/octets/15",
+            "/key/port",
+            "/key/protocol",
+            "/value/backend",
+            "/value/on_down",
+        ],
+    ),
+    (map::BACKENDS, &["/value/name/0", "/value/ring_signature", "/value/ring_members"]),
+    (
+        map::SERVERS,
+        &["/value/generation", "/value/state", "/value/neighbour/5", "/value/address/octets/15"],
+    ),
+    (
+        map::FLOWS4,
+        &[
+            "/key/source/octets/3",
+            "/key/destination_port",
+            "/value/server/id",
+            "/value/last_seen_ns",
+        ],
+    ),
+    (
+        map::FLOWS6,
+        &[
+            "/key/source/octets/15",
+            "/key/source_port",
+            "/value/client_hop/neighbour/0",
+            "/value/packets",
+        ],
+    ),
+    (map::HALF_OPEN4, &["/key/source/octets/3", "/value/created_ns"]),
+    (map::HALF_OPEN6, &["/key/source/octets/15", "/value/created_ns"]),
+    (map::VIP_COUNTERS, &["/values/0/value/flows", "/values/0/value/reply_bytes"]),
+    (map::SERVER_COUNTERS, &["/values/0/value/forward_packets", "/values/0/value/resets"]),
+    (map::DROP_COUNTERS, &["/values/0/value/packets"]),
+];
+
+#[test]
+fn bpftool_prints_named_and_typed_fields_of_every_map() -> Result<()> {
+    let bed = Bed::new(2, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    let agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    // One confirmed flow and one half-open flow of each family.
+    let mut conversations = Vec::new();
+    for family in Family::BOTH {
+        let vip = Bed::vip(family, port::LINE);
+        conversations.push(bed.client.run(|| Ok(Conversation::open(vip)?))?);
+        half_open(&bed, family)?;
+    }
+    for (name, fields) in FIELDS {
+        let entries = bpftool::formatted_entries(&agent.pin_directory().join(name))?;
+        let entry = entries.first().with_context(|| format!("{name} is empty"))?;
+        for field in fields {
+            let value = entry.pointer(field);
+            let typed = value.is_some_and(Value::is_number);
+            ensure!(typed, "{name} has no number at {field}: {entry}");
+        }
+    }
+    // What bpftool can not print entry by entry still has its name and its type.
+    for (name, kind) in [(map::RINGS, "array_of_maps"), (map::EVENTS, "ringbuf")] {
+        let shown = bpftool::json(&["map", "show", "pinned"], &agent.pin_directory().join(name))?;
+        ensure!(shown.get("type").and_then(Value::as_str) == Some(kind), "{shown}");
+    }
+    let listed: Vec<&str> = FIELDS.iter().map(|(name, _)| *name).collect();
+    let missing = map::ALL
+        .iter()
+        .find(|name| !listed.contains(*name) && ![map::RINGS, map::EVENTS].contains(*name));
+    ensure!(missing.is_none(), "the test does not know map {missing:?}");
+    Ok(())
+}
+
+/// A datagram that the server does not answer leaves a half-open flow.
+fn half_open(bed: &Bed, family: Family) -> Result<()> {
+    let vip = Bed::vip(family, port::UDP);
+    bed.client.run(|| Ok(UdpConversation::open(vip)?.send_unanswered()?))
+}
+
+#[test]
+fn finished_flows_are_logged() -> Result<()> {
+    const CONNECTIONS: u64 = 25;
+    let bed = Bed::new(2, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    let agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    let vips = Family::BOTH.map(|family| Bed::vip(family, port::LINE));
+    let mut expected: BTreeMap<String, u64> = BTreeMap::new();
+    for vip in vips {
+        let tally = bed.client.run(|| Ok(clients::short_connections(vip, CONNECTIONS, 1)))?;
+        tally.require_all(CONNECTIONS)?;
+        let backend = if vip.is_ipv4() { "line4" } else { "line6" };
+        for (server, count) in tally.answers {
+            expected.insert(format!("{backend}/{server}"), count);
+        }
+    }
+    // The two sides' FINs cross on the way: the line follows the last of them.
+    let ((), _) = wait_until("all flows in the access log", PATIENCE, || {
+        let lines = access_lines(&agent)?;
+        let ours = lines
+            .iter()
+            .filter(|line| vips.map(|vip| vip.to_string()).contains(&text(line, "vip")));
+        ensure!(ours.count() as u64 >= 2 * CONNECTIONS, "{} lines", lines.len());
+        Ok(())
+    })?;
+    let mut logged: BTreeMap<String, u64> = BTreeMap::new();
+    for line in access_lines(&agent)? {
+        *logged.entry(text(&line, "server")).or_default() += 1;
+        let number = |field: &str| line.get(field).and_then(Value::as_u64).unwrap_or_default();
+        ensure!(text(&line, "protocol") == "tcp" && text(&line, "end") == "fin", "{line}");
+        let client: SocketAddr = text(&line, "client").parse()?;
+        let family = if client.is_ipv4() { Family::V4 } else { Family::V6 };
+        ensure!(client.ip() == Bed::client_address(family), "{line}");
+        ensure!((1024..=32767).contains(&number("snat_port")), "{line}");
+        // SYN, ACK, the line, FIN and their answers: at least four packets each way.
+        ensure!(number("forward_packets") >= 4 && number("reply_packets") >= 3, "{line}");
+        ensure!(number("forward_bytes") > number("forward_packets") * 54, "{line}");
+    }
+    ensure!(logged == expected, "logged {logged:?}, expected {expected:?}");
+    Ok(())
+}
+
+fn access_lines(agent: &Agent<'_>) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(agent.access_log()).context("read the access log")?;
+    text.lines().map(|line| serde_json::from_str(line).context("read a line")).collect()
+}
+
+fn text(line: &Value, field: &str) -> String {
+    line.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn the_command_line_shows_what_is_going_on() -> Result<()> {
+    let bed = Bed::new(2, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    let agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    let vip = Bed::vip(Family::V4, port::LINE);
+    let conversation = bed.client.run(|| Ok(Conversation::open(vip)?))?;
+    bed.client.run(|| clients::short_connections(vip, 99, 2).require_all(99))?;
+
+    let status = agent.status()?;
+    let mode = bed.mode.name();
+    let attached = |view: &InterfaceView| format!("{:?}", view.mode).to_lowercase() == mode;
+    let interfaces = &status.datapath.interfaces;
+    ensure!(interfaces.len() == 3 && interfaces.iter().all(attached), "{interfaces:?}");
+    let line = status.vips.iter().find(|view| view.frontend == "line4").context("no line4")?;
+    ensure!(line.address == vip && line.traffic.flows == 100, "{line:?}");
+    ensure!(line.traffic.reply_packets >= 300, "{line:?}");
+    let servers = status.backends.iter().find(|view| view.name == "line4").context("no line4")?;
+    let flows: u64 = servers.servers.iter().map(|server| server.traffic.flows).sum();
+    ensure!(flows == 100 && servers.usable == 2, "{servers:?}");
+
+    let local = conversation.stream().local_addr()?;
+    let printed = agent.cli_good(&["flows", "--json", "--limit", "100000"])?;
+    let view: FlowsView = serde_json::from_str(&printed)?;
+    let flow = view.flows.iter().find(|flow| flow.client == local).context("no such flow")?;
+    ensure!(flow.vip == vip && flow.state == "established", "{flow:?}");
+    let server = format!("line4/{}", conversation.server());
+    ensure!(flow.server_name.as_deref() == Some(server.as_str()), "{flow:?}");
+
+    // The tables for people say the same.
+    let local = local.to_string();
+    let tables: [(&[&str], &[&str]); 3] = [
+        (&["status"], &["line4", "198.51.100.10:7000", "UP"]),
+        (&["flows", "--limit", "1000"], &[&local, "established"]),
+        (&["drops"], &["no_server", "malformed"]),
+    ];
+    for (command, words) in tables {
+        let printed = agent.cli_good(command)?;
+        for word in words {
+            ensure!(printed.contains(word), "{command:?} does not print {word}: {printed}");
+        }
+    }
+    let unknown = agent.cli(&["server", "set", "line4/nobody", "--state", "drain"])?;
+    ensure!(unknown.code != Some(0) && unknown.stderr.contains("nobody"), "{unknown:?}");
+    Ok(())
+}
+
+#[test]
+fn vip_addresses_are_put_on_the_interface_and_taken_off() -> Result<()> {
+    let bed = Bed::new(2, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    let mut agent = Agent::install(&bed)?;
+    let mut configuration = agent.configuration(Service::all_embedded(&bed));
+    configuration.datapath_options.push("manage_addresses: true".into());
+    agent.configure(&configuration)?;
+    agent.start_with(&["--detach-on-exit"])?;
+    let vips = Family::BOTH.map(|family| Bed::vip(family, port::LINE));
+    for vip in vips {
+        wait_until("the address", PATIENCE, || require_address(&bed, vip, true))?;
+        bed.client.run(|| clients::short_connections(vip, 200, 2).require_all(200))?;
+    }
+    // The IPv6 services go: their address goes, the other stays.
+    configuration.services.retain(|service| service.vip.is_ipv4());
+    agent.configure(&configuration)?;
+    agent.reload()?;
+    let [v4, v6] = vips;
+    wait_until("the address to go", PATIENCE, || require_address(&bed, v6, false))?;
+    require_address(&bed, v4, true)?;
+    bed.client.run(|| clients::short_connections(v4, 200, 2).require_all(200))?;
+    agent.stop()?;
+    require_address(&bed, v4, false)?;
+    // The interface's own addresses were never touched.
+    for family in Family::BOTH {
+        require_address(&bed, SocketAddr::new(Bed::balancer_address(family), 0), true)?;
+    }
+    Ok(())
+}
+
+fn require_address(bed: &Bed, address: SocketAddr, wanted: bool) -> Result<()> {
+    let shown = output(bed.balancer.command("ip").args(["addr", "show", "client0"]))?;
+    let there = shown.contains(&format!(" {}/", address.ip()));
+    ensure!(
+        there == wanted,
+        "{} is {}there: {shown}",
+        address.ip(),
+        if there { "" } else { "not " }
+    );
+    Ok(())
+}

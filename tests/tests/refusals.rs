@@ -1,0 +1,190 @@
+//! What the agent refuses, and how it says so: a clear message that names the culprit and
+//! what to do, the documented exit code, and whatever was forwarding goes on.
+
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+
+use anyhow::{Result, ensure};
+use lb_common::abi;
+use testbed::{
+    agent::{self, Agent, Finished},
+    bed::{Bed, Family, Mode},
+    clients,
+    configuration::{Configuration, Service},
+    fleet::Fleet,
+    namespace::output,
+    servers::port,
+    stub::Stub,
+};
+
+/// An invalid configuration.
+const NO: i32 = 1;
+/// Could not: the machine, privileges, what is pinned.
+const COULD_NOT: i32 = 3;
+
+fn require(finished: &Finished, code: i32, words: &[&str]) -> Result<()> {
+    ensure!(finished.code == Some(code), "expected exit code {code}: {finished:?}");
+    for word in words {
+        ensure!(finished.stderr.contains(word), "does not say {word:?}: {}", finished.stderr);
+    }
+    ensure!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
+    Ok(())
+}
+
+/// Starts an agent with a changed configuration and expects it to give up.
+fn refused(bed: &Bed, change: impl FnOnce(&mut Configuration)) -> Result<Finished> {
+    let agent = Agent::install(bed)?;
+    let mut configuration = agent.configuration(Service::all_embedded(bed));
+    change(&mut configuration);
+    agent.configure(&configuration)?;
+    agent.run_to_end()
+}
+
+#[test]
+fn an_interface_that_does_not_exist() -> Result<()> {
+    let bed = Bed::new(1, Mode::from_environment()?)?;
+    let finished = refused(&bed, |file| file.interfaces.push("nowhere0".into()))?;
+    require(&finished, COULD_NOT, &["no interface nowhere0", "ip -brief link"])
+}
+
+#[test]
+fn another_xdp_program_on_the_interface() -> Result<()> {
+    let bed = Bed::new(1, Mode::Native)?;
+    let _other = Stub::attach(&bed.balancer, "client0")?;
+    let finished = refused(&bed, |_| {})?;
+    require(&finished, COULD_NOT, &["client0 already has XDP program", "bpftool net show"])?;
+    // The other program is still there.
+    let shown = output(bed.balancer.command("ip").args(["link", "show", "client0"]))?;
+    ensure!(shown.contains("prog/xdp"), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn a_pin_directory_outside_a_bpf_file_system() -> Result<()> {
+    let bed = Bed::new(1, Mode::from_environment()?)?;
+    let elsewhere = bed.directory().join("not-bpffs");
+    let finished = refused(&bed, |file| file.pin_directory.clone_from(&elsewhere))?;
+    let words = ["is not on a BPF file system", "mount -t bpf"];
+    require(&finished, COULD_NOT, &words)
+}
+
+#[test]
+fn no_privilege() -> Result<()> {
+    let bed = Bed::new(1, Mode::from_environment()?)?;
+    let agent = Agent::install(&bed)?;
+    agent.configure(&agent.configuration(Service::all_embedded(&bed)))?;
+    // Somewhere `nobody` can read the binary and the configuration, and make a socket.
+    let directory = bed.directory().join("unprivileged");
+    fs::create_dir(&directory)?;
+    for open in [bed.directory(), &directory] {
+        fs::set_permissions(open, fs::Permissions::from_mode(0o777))?;
+    }
+    let binary = directory.join("pointsman");
+    fs::copy(agent::binary()?, &binary)?;
+    let file = directory.join("pointsman.yaml");
+    let mut configuration = agent.configuration(Service::all_embedded(&bed));
+    configuration.socket = directory.join("admin.sock");
+    configuration.access_log = directory.join("access.log");
+    fs::write(&file, configuration.render())?;
+    let mut command = bed.balancer.command("setpriv");
+    command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--inh-caps=-all"]);
+    command.arg(&binary).args(["run", "--config"]).arg(&file);
+    let finished = Finished::from(command.output()?);
+    require(&finished, COULD_NOT, &["CAP_BPF", "CAP_NET_ADMIN", "root"])
+}
+
+#[test]
+fn a_vip_configured_twice() -> Result<()> {
+    let bed = Bed::new(1, Mode::from_environment()?)?;
+    let finished = refused(&bed, |file| {
+        let mut twin = file.service("line4").clone();
+        twin.name = "twin".into();
+        file.services.push(twin);
+    })?;
+    require(&finished, NO, &["198.51.100.10:7000", "frontends.twin.bind", "line4"])
+}
+
+/// `pointsman check` finds the same faults without touching anything.
+#[test]
+fn check_lists_all_faults_at_once() -> Result<()> {
+    let bed = Bed::new(1, Mode::from_environment()?)?;
+    let agent = Agent::install(&bed)?;
+    let mut configuration = agent.configuration(Service::all_embedded(&bed));
+    configuration.service("line4").check = "{type: tpc, interval: 2}".into();
+    configuration.service("udp6").options.push("on_down: ignore".into());
+    agent.configure(&configuration)?;
+    let mut command = Command::new(agent::binary()?);
+    command.args(["check", "--config"]).arg(agent.configuration_file());
+    let finished = Finished::from(command.output()?);
+    ensure!(finished.code == Some(NO), "{finished:?}");
+    let said = format!("{}{}", finished.stdout, finished.stderr);
+    let places =
+        ["backends.line4.check.type", "backends.line4.check.interval", "backends.udp6.on_down"];
+    for place in places {
+        ensure!(said.contains(place), "does not name {place}: {said}");
+    }
+    agent.configure(&agent.configuration(Service::all_embedded(&bed)))?;
+    let mut command = Command::new(agent::binary()?);
+    command.args(["check", "--config"]).arg(agent.configuration_file());
+    let finished = Finished::from(command.output()?);
+    ensure!(finished.code == Some(0), "{finished:?}");
+    Ok(())
+}
+
+/// Maps of another version are neither read nor written, and their program goes on.
+#[test]
+fn pins_of_a_foreign_abi() -> Result<()> {
+    let bed = Bed::new(2, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    let mut agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    agent.kill();
+    set_abi_version(&agent, abi::ABI_VERSION + 6)?;
+    let foreign = (abi::ABI_VERSION + 6).to_string();
+    let finished = agent.run_to_end()?;
+    let pins = agent.pin_directory().display().to_string();
+    require(&finished, COULD_NOT, &["ABI", &foreign, &pins])?;
+    for family in Family::BOTH {
+        let vip = Bed::vip(family, port::LINE);
+        bed.client.run(|| clients::short_connections(vip, 300, 4).require_all(300))?;
+    }
+    // With its own version back, it adopts them.
+    set_abi_version(&agent, abi::ABI_VERSION)?;
+    agent.start()
+}
+
+/// `abi_version` is the first field of the one value of `SETTINGS`.
+fn set_abi_version(agent: &Agent<'_>, version: u32) -> Result<()> {
+    let pin = agent.pin_directory().join(abi::map::SETTINGS);
+    let dumped = testbed::bpftool::json(&["map", "dump", "pinned"], &pin)?;
+    let bytes = dumped.pointer("/0/value").and_then(|value| value.as_array().cloned());
+    let bytes = bytes.ok_or_else(|| anyhow::anyhow!("no bytes in {dumped}"))?;
+    let kept = bytes.iter().skip(4).filter_map(|byte| byte.as_str().map(str::to_owned));
+    let version = version.to_ne_bytes().into_iter().map(|byte| format!("{byte:#04x}"));
+    let mut command = Command::new("bpftool");
+    command.args(["map", "update", "pinned"]).arg(&pin).args(["key", "0", "0", "0", "0", "value"]);
+    output(command.args(version.chain(kept))).map(drop)
+}
+
+/// The command line without an agent says so, and with which exit code.
+#[test]
+fn asking_where_no_agent_is() -> Result<()> {
+    let bed = Bed::new(1, Mode::from_environment()?)?;
+    let agent = Agent::install(&bed)?;
+    for command in [["status", "--json"], ["drops", "--json"], ["reload", "--json"]] {
+        let finished = agent.cli(&command)?;
+        require(&finished, COULD_NOT, &["admin.sock"])?;
+    }
+    Ok(())
+}
+
+/// A second agent on the same pins would fight the first over the maps.
+#[test]
+fn a_second_agent_on_the_same_pins() -> Result<()> {
+    let bed = Bed::new(1, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    let mut agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    let finished = agent.run_to_end()?;
+    require(&finished, COULD_NOT, &["already"])?;
+    agent.require_alive()?;
+    let vip = Bed::vip(Family::V4, port::LINE);
+    bed.client.run(|| clients::short_connections(vip, 100, 2).require_all(100))
+}
