@@ -255,6 +255,20 @@ impl<'bed> Agent<'bed> {
         Ok(elapsed)
     }
 
+    /// Waits until one server is in a state.
+    ///
+    /// # Errors
+    /// When it takes too long.
+    pub fn wait_for_server(&self, backend: &str, server: &str, state: ServerState) -> Result<()> {
+        let what = format!("{backend}/{server} to be {state:?}");
+        let waited = wait_until(&what, PATIENCE, || {
+            let view = self.server(backend, server)?;
+            ensure!(view.state == state, "it is {view:?}");
+            Ok(())
+        });
+        waited.map(drop)
+    }
+
     /// `pointsman reload`, expected to be taken.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ pub mod bpftool;
 pub mod clients;
 pub mod configuration;
 pub mod content;
+pub mod demo;
 pub mod fixture;
 pub mod fleet;
 pub mod namespace;

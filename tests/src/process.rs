@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -36,6 +37,8 @@ impl Process {
             .open(log)
             .with_context(|| format!("open {}", log.display()))?;
         let child = command
+            // Ctrl-C in the terminal is for us: we end our processes in order.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)

@@ -37,6 +37,20 @@ impl Conversation {
         Self::over(stream)
     }
 
+    /// Connects until the wanted server answers; the others' connections are closed.
+    ///
+    /// # Errors
+    /// Any [`Failure`]; a wrong answer if 200 connections went elsewhere.
+    pub fn open_with(target: SocketAddr, server: &str) -> Result<Self, Failure> {
+        for _ in 0..200 {
+            let conversation = Self::open(target)?;
+            if conversation.server == server {
+                return Ok(conversation);
+            }
+        }
+        Err(Failure::wrong(server, "only other servers in 200 connections"))
+    }
+
     /// Starts on a connection that stands.
     ///
     /// # Errors

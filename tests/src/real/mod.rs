@@ -76,6 +76,21 @@ impl Kind {
         }
     }
 
+    /// A command that asks which server answers, to be typed in a client's namespace.
+    ///
+    /// # Errors
+    /// When the client is not installed.
+    pub fn by_hand(self, target: SocketAddr) -> Result<String> {
+        let address = target.ip();
+        Ok(match self {
+            Self::Postgres => {
+                format!("psql -h {address} -U postgres -d bench -Atc 'show cluster_name'")
+            }
+            Self::Redis => format!("redis-cli -h {address} get server-name"),
+            Self::Rabbitmq => rabbitmq::by_hand(target)?,
+        })
+    }
+
     /// Runs the load tool once and says what it did.
     ///
     /// # Errors

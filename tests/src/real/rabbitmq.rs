@@ -45,6 +45,12 @@ pub(super) fn load(namespace: &Namespace, target: SocketAddr, load: Load) -> Res
     Ok(printed.lines().nth(1).unwrap_or_default().to_owned())
 }
 
+/// One connection that publishes ten messages and consumes them.
+pub(super) fn by_hand(target: SocketAddr) -> Result<String> {
+    let (python, address, port) = (python()?, target.ip(), target.port());
+    Ok(format!("{} {CLIENT} {address} {port} 1 10", python.display()))
+}
+
 fn client(namespace: &Namespace, limit: u32, target: SocketAddr, load: Load) -> Result<Command> {
     let python = python()?;
     let python = python.to_str().context("the path of python is not UTF-8")?;

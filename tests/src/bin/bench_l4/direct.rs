@@ -30,7 +30,7 @@ pub(crate) fn connect(bed: &Bed) -> Result<[Stub; 2]> {
         "netns",
         server.name(),
     ])?;
-    for (namespace, address) in [(&bed.client, CLIENT_ADDRESS), (server, SERVER_ADDRESS)] {
+    for (namespace, address) in [(bed.client.as_ref(), CLIENT_ADDRESS), (server, SERVER_ADDRESS)] {
         namespace.ip(&["addr", "add", &format!("{address}/30"), "dev", DEVICE])?;
         output(namespace.command("ethtool").args(["-K", DEVICE, "tx", "off"]))?;
         namespace.ip(&["link", "set", DEVICE, "up"])?;
