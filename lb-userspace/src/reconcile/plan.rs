@@ -1,6 +1,7 @@
 //! From what the maps hold to what they should hold, in an order that hurts nobody.
 //!
-//! After each operation, a VIP that had a usable server and keeps one has one; an id is
+//! After each operation, a VIP that had a usable server and keeps one has one; the filter
+//! lets the replies of every server in a ring in; an id is
 //! never found under a handle that belonged to something else; and if the agent dies
 //! there, a new plan from what the maps then hold leads to the same end. That is why
 //! things that are new come first, what points to them next, and what is no longer
@@ -39,10 +40,11 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Operation>, PlanEr
     let planner = Planner { target: &target, actual };
     let mut operations = Vec::new();
     planner.settings(&mut operations);
+    // Before anything leads flows to a new server: its replies come to a new address.
+    planner.filter(&mut operations, |before, after| before | after);
     planner.fresh_counters(&mut operations);
     planner.servers(&mut operations, Planner::harmless);
     planner.backends(&mut operations, |planner, id| !planner.emptied(id));
-    planner.filter(&mut operations, |before, after| before | after);
     planner.vips(&mut operations);
     planner.backends(&mut operations, Planner::emptied);
     planner.unused_backends(&mut operations);

@@ -77,6 +77,17 @@ impl Maps {
         })
     }
 
+    /// Whether replies of every usable server in a ring are taken for ours.
+    fn recognises_replies(&self) -> bool {
+        let servers = self.rings.values().flatten().filter_map(|handle| {
+            let server = self.actual.servers.get(&handle.id)?;
+            (server.generation == handle.generation && server.state == state::UP).then_some(server)
+        });
+        servers.map(|server| filter_bit(server.snat_address)).all(|bit| {
+            self.actual.filter.get(&(bit / 64)).is_some_and(|word| word >> (bit % 64) & 1 == 1)
+        })
+    }
+
     /// Plans for `desired` and carries out the first `steps` operations, checking after
     /// each that no VIP is hurt that need not be. Returns whether that was all of the plan.
     fn reconcile(&mut self, desired: &Desired, steps: usize) -> bool {
@@ -85,8 +96,11 @@ impl Maps {
         operations.iter().for_each(|operation| end.execute(operation));
         let keys = desired.vips.keys().map(vip_key);
         let safe: Vec<VipKey> = keys.filter(|key| self.serves(key) && end.serves(key)).collect();
+        let recognised = self.recognises_replies();
         for operation in operations.iter().take(steps) {
             self.execute(operation);
+            let still = self.recognises_replies();
+            assert!(!recognised || still, "{operation} lets a server's replies pass us by");
             for key in &safe {
                 assert!(self.serves(key), "{operation} leaves {key:?} without a server");
             }
@@ -170,17 +184,18 @@ fn assert_filter(actual: &Actual) {
     let vips = actual.vips.keys().filter(|key| is_vip(key)).map(|key| key.address);
     let servers = actual.servers.values().filter(|server| server.state != state::UNUSED);
     let snat = servers.map(|server| server.snat_address).filter(|a| *a != Address6::default());
-    let bits: BTreeSet<u32> = vips
-        .chain(snat)
-        .map(|address| match plain_address(address) {
-            IpAddr::V4(address) => hash::filter_bit(Address4::new(address.octets())),
-            IpAddr::V6(address) => hash::filter_bit(Address6::new(address.octets())),
-        })
-        .collect();
+    let bits: BTreeSet<u32> = vips.chain(snat).map(filter_bit).collect();
     let found = actual.filter.iter().flat_map(|(index, word)| {
         (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| index * 64 + bit)
     });
     assert_eq!(found.collect::<BTreeSet<u32>>(), bits);
+}
+
+fn filter_bit(address: Address6) -> u32 {
+    match plain_address(address) {
+        IpAddr::V4(address) => hash::filter_bit(Address4::new(address.octets())),
+        IpAddr::V6(address) => hash::filter_bit(Address6::new(address.octets())),
+    }
 }
 
 fn name(index: u8) -> Name {
