@@ -30,7 +30,7 @@ const FIELDS: [(&str, &[&str]); 12] = [
         map::VIPS,
         &[
             "/key/address/octets/15",
-            "/key/port",
+            "/key/port/__0",
             "/key/protocol",
             "/value/backend",
             "/value/on_down",
@@ -45,7 +45,7 @@ const FIELDS: [(&str, &[&str]); 12] = [
         map::FLOWS4,
         &[
             "/key/source/octets/3",
-            "/key/destination_port",
+            "/key/destination_port/__0",
             "/value/server/id",
             "/value/last_seen_ns",
         ],
@@ -54,7 +54,7 @@ const FIELDS: [(&str, &[&str]); 12] = [
         map::FLOWS6,
         &[
             "/key/source/octets/15",
-            "/key/source_port",
+            "/key/source_port/__0",
             "/value/client_hop/neighbour/0",
             "/value/packets",
         ],

@@ -8,12 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::{
-    socket::{
-        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
-        sockopt,
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
+            sockopt,
+        },
+        time::{TimeVal, TimeValLike},
     },
-    time::{TimeVal, TimeValLike},
 };
 
 use super::{Failure, PATIENCE, Tally};
@@ -147,12 +150,24 @@ pub(super) fn in_parallel(
     total
 }
 
+/// How long the last ACK of an earlier connection may take to free its port. Far below
+/// any retransmission: a lost one is a failure.
+const LAST_ACK: Duration = Duration::from_millis(100);
+
 /// Connects from a chosen local port, even if an earlier connection from it has just ended.
 ///
 /// # Errors
 /// Any [`Failure`] of the connection.
 pub fn connect_from(local: SocketAddr, target: SocketAddr) -> Result<TcpStream, Failure> {
-    open_from(local, target).map_err(|error| Failure::io("connect", &error.into()))
+    let start = Instant::now();
+    loop {
+        match open_from(local, target) {
+            Err(Errno::EADDRNOTAVAIL) if start.elapsed() < LAST_ACK => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            outcome => return outcome.map_err(|error| Failure::io("connect", &error.into())),
+        }
+    }
 }
 
 fn open_from(local: SocketAddr, target: SocketAddr) -> nix::Result<TcpStream> {

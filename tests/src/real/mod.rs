@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::{
     namespace::{Namespace, output},
@@ -182,17 +182,25 @@ impl Installation {
         process: &mut Process,
     ) -> Result<Duration> {
         let what = format!("{} {name} to answer", self.kind);
+        let mut ended = None;
         let waited = wait_until(&what, BOOT_PATIENCE, || {
+            if let Some(status) = process.ended()? {
+                ended = Some(status);
+                return Ok(());
+            }
             if self.kind == Kind::Redis {
                 redis::set_name(namespace, address, name)?;
             }
             let answered = self.kind.identify(namespace, address)?;
-            anyhow::ensure!(answered == name, "{answered} answers at {address}");
+            ensure!(answered == name, "{answered} answers at {address}");
             Ok(())
         });
-        match waited {
-            Ok(((), elapsed)) => Ok(elapsed),
-            Err(error) => Err(error.context(process.last_output())),
+        match (waited, ended) {
+            (Ok(((), elapsed)), None) => Ok(elapsed),
+            (Ok(_), Some(status)) => {
+                Err(anyhow!("{name} ended with {status}").context(process.last_output()))
+            }
+            (Err(error), _) => Err(error.context(process.last_output())),
         }
     }
 }

@@ -63,7 +63,8 @@ pub(super) fn command(namespace: &Namespace, name: &str, directory: &Path) -> Re
     let server = program("postgres")?;
     let mut command = namespace.command("setpriv");
     command.args(PRIVILEGES).arg(server).arg("-D").arg(&data);
-    command.arg("-k").arg(directory);
+    // Next to its data: two servers can not share a directory for sockets.
+    command.arg("-k").arg(&data);
     for setting in ["listen_addresses=*", "fsync=off", "log_connections=on"] {
         command.args(["-c", setting]);
     }
