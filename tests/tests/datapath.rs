@@ -1,6 +1,6 @@
 //! The loader, the pins, the maps and the sweep against the kernel.
 
-use std::{fs, net::SocketAddr, process::Command};
+use std::{fs, net::SocketAddr, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::MapData;
@@ -36,6 +36,7 @@ use pointsman::{
 use testbed::{
     bpffs::{self, PinDirectory},
     namespace::{Namespace, output},
+    process::wait_until,
     stub::Stub,
     sweep_bench,
 };
@@ -89,6 +90,15 @@ impl Bench {
         let mode = if xdp["mode"] == 2 { "xdpgeneric" } else { "xdp" };
         Ok(Some((mode.into(), xdp["prog"]["id"].as_u64().context("a program id")?)))
     }
+
+    /// The kernel lets go of a link some time after its pin is gone (RCU).
+    fn wait_detached(&self, device: &str) -> Result<()> {
+        let detached = wait_until("the program to be gone", Duration::from_secs(5), || {
+            ensure!(self.attached(device)?.is_none(), "it is still attached");
+            Ok(())
+        });
+        detached.map(drop)
+    }
 }
 
 #[test]
@@ -120,7 +130,7 @@ fn a_restart_adopts_the_maps_and_replaces_the_program() -> Result<()> {
     ensure!(bench.pins().program().exists());
 
     ensure!(plane.detach("here0")? && !plane.detach("here0")?);
-    ensure!(bench.attached("here0")?.is_none());
+    bench.wait_detached("here0")?;
     Ok(())
 }
 
@@ -257,7 +267,7 @@ fn removal_detaches_and_keeps_the_maps_if_asked() -> Result<()> {
     let mut plane = bench.load()?;
     bench.attach(&mut plane, "here0", AttachMode::Native)??;
     loader::remove(plane.pins(), true)?;
-    ensure!(bench.attached("here0")?.is_none());
+    bench.wait_detached("here0")?;
     drop(plane);
     let plane = bench.load()?;
     ensure!(plane.adopted());

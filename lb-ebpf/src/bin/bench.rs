@@ -158,7 +158,7 @@ fn calibrate(packet: &Packet) -> Option<u32> {
         padding: [0; 3],
     };
     // SAFETY: the reference is not kept.
-    unsafe { CALIBRATION.get(&key) }.map(|_| xdp_action::XDP_TX)
+    unsafe { CALIBRATION.get(key) }.map(|_| xdp_action::XDP_TX)
 }
 
 /// GPL-compatible, like the product's object.
