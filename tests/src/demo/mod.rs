@@ -1,8 +1,8 @@
 //! The demo: pointsman at work between network namespaces, told step by step with figures.
 //! Every step is checked; the first that does not hold ends it.
 //!
-//! [`embedded`] shows everything with servers of the bed's own, [`real`] with PostgreSQL,
-//! Redis and RabbitMQ. Both leave the scene to [`explore`] if asked to.
+//! `embedded` shows everything with servers of the bed's own, `real` with PostgreSQL, Redis
+//! and RabbitMQ. Both leave the scene to `explore` if asked to.
 
 mod account;
 mod embedded;

@@ -27,12 +27,16 @@ pub(super) fn identify(namespace: &Namespace, target: SocketAddr) -> Result<Stri
     first_line(at(&mut command, target).args(["get", NAME_KEY]))
 }
 
+/// How long a run may take, in seconds. It takes less than one; but a connection refused
+/// in the middle makes `redis-benchmark` wait for ever for the request it had issued.
+const LIMIT: u32 = 10;
+
 /// `redis-benchmark` gives up at the first lost connection.
 pub(super) fn load(namespace: &Namespace, target: SocketAddr, load: Load) -> Result<String> {
     let requests = u64::from(load.connections) * u64::from(load.operations);
     let (clients, wanted) = (load.connections.to_string(), requests.to_string());
     let arguments = ["--csv", "-t", "set,get", "-c", &clients, "-n", &wanted];
-    let mut command = bounded(namespace, 60, "redis-benchmark", &arguments);
+    let mut command = bounded(namespace, LIMIT, "redis-benchmark", &arguments);
     let printed = output(at(&mut command, target))?;
     let rate = |test: &str| {
         let line = printed.lines().find_map(|line| line.strip_prefix(&format!("\"{test}\",\"")));
