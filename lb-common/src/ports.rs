@@ -59,6 +59,10 @@ impl PortRange {
 #[must_use]
 pub const fn candidate(range: PortRange, client_port: u16, hash: u64, attempt: u32) -> u16 {
     if attempt == 0 {
+        // Most clients' ports are in the range, and the division is the dear part.
+        if range.contains(client_port) {
+            return client_port;
+        }
         return range.at(client_port.wrapping_sub(range.low) as u32 % range.size());
     }
     let bits = hash::mix(hash.wrapping_add((attempt as u64).wrapping_mul(STEP)));
