@@ -25,7 +25,8 @@ pub mod map {
     pub const BACKENDS: &str = "BACKENDS";
     /// `SERVERS`: array of [`crate::server::ServerEntry`] by server id.
     pub const SERVERS: &str = "SERVERS";
-    /// `RINGS`: array of maps by backend id; each an array of [`crate::backend::RingSlot`].
+    /// `RINGS`: array of maps by backend id; each an array of
+    /// [`crate::backend::RingLine`].
     pub const RINGS: &str = "RINGS";
     /// `FLOWS4`: hash of IPv4 flows confirmed by both sides.
     pub const FLOWS4: &str = "FLOWS4";

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi,
-    backend::{BackendEntry, RingSlot},
+    backend::{self, BackendEntry, RingLine},
     counters::{DropCounter, TrafficCounters},
     drop_reason::DropReason,
     event::FlowEnd,
@@ -45,7 +45,7 @@ pub static SERVERS: Array<ServerEntry, { abi::MAX_SERVERS as usize }> = Array::n
 pub static RINGS: ArrayOfMaps<Ring, { abi::MAX_BACKENDS as usize }> = ArrayOfMaps::new();
 
 /// One Maglev ring.
-pub type Ring = Array<RingSlot, { abi::RING_SLOTS as usize }>;
+pub type Ring = Array<RingLine, { backend::RING_LINES as usize }>;
 
 /// IPv4 flows confirmed by both sides.
 #[btf_map]

@@ -1,6 +1,7 @@
 //! Picking the server of a new flow from the backend's Maglev ring.
 
 use lb_common::{
+    backend::RingLine,
     flow::Handle,
     hash,
     server::{ServerEntry, state},
@@ -18,8 +19,9 @@ const TRIES: u32 = 4;
 pub fn select(backend: u16, hash: u64) -> Option<(Handle, &'static ServerEntry)> {
     let mut hash = hash;
     for _ in 0..TRIES {
-        let slot = RINGS.get_value(u32::from(backend), &hash::ring_slot(hash))?;
-        let handle = slot.server;
+        let slot = hash::ring_slot(hash);
+        let line = RINGS.get_value(u32::from(backend), &RingLine::index_of(slot))?;
+        let handle = line.slot(slot).server;
         let server = SERVERS.get(u32::from(handle.id))?;
         if server.generation == handle.generation
             && server.state == state::UP

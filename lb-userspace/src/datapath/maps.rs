@@ -10,7 +10,7 @@ use aya::{
 };
 use lb_common::{
     abi::map,
-    backend::{BackendEntry, RingSlot},
+    backend::{BackendEntry, RingLine, RingSlot},
     counters::{DropCounter, TrafficCounters},
     drop_reason::DropReason,
     flow::Handle,
@@ -33,7 +33,7 @@ pub struct Maps {
     vips: HashMap<MapData, VipKey, VipEntry>,
     backends: Array<MapData, BackendEntry>,
     servers: Array<MapData, ServerEntry>,
-    rings: ArrayOfMaps<MapData, Array<MapData, RingSlot>>,
+    rings: ArrayOfMaps<MapData, Array<MapData, RingLine>>,
     /// The same map once more: aya's type has no removal.
     ring_removal: MapData,
     vip_counters: PerCpuArray<MapData, TrafficCounters>,
@@ -221,11 +221,11 @@ impl Maps {
             Err(MapError::KeyNotFound) => return Ok(None),
             Err(source) => return Err(read(map::RINGS)(source)),
         };
-        all(&ring, map::RINGS).map(Some)
+        Ok(Some(rings::slots(&all(&ring, map::RINGS)?)))
     }
 
     /// Gives a backend a new ring in one step: a packet sees the old or the new one. Blocks
-    /// for 10 to 30 ms (it fills the ring and waits for an RCU grace period).
+    /// for 8 to 16 ms (it fills the ring and waits for an RCU grace period).
     ///
     /// # Errors
     /// If `slots` are not `RING_SLOTS`, there is no such id, or the kernel has no memory.

@@ -3,7 +3,7 @@
 //!
 //! [`DataPlane`] is the loader's result; [`Maps`] is what `reconcile` and `admin` use;
 //! [`sweep`] and [`events`] watch flows end. Everything here blocks for the length of a
-//! system call or more (`Maps::set_ring`: 10 to 30 ms), so callers on an async runtime
+//! system call or more (`Maps::set_ring`: 8 to 16 ms), so callers on an async runtime
 //! use a blocking thread, save for [`events`].
 
 mod attach;

@@ -168,6 +168,7 @@ fn difference(
 mod tests {
     use super::*;
     use crate::datapath::{object::PROGRAM_OBJECT, rings};
+    use lb_common::backend;
 
     const SHAPE: Shape = Shape { kind: MapType::Hash, key: 16, value: 80, entries: 100, flags: 0 };
 
@@ -203,8 +204,8 @@ mod tests {
     fn rings_are_made_like_the_template_in_the_object() {
         let object = Object::parse(PROGRAM_OBJECT).expect("the embedded object parses");
         let template = object.maps[map::RINGS].inner().expect("a template");
-        assert_eq!(template.max_entries(), lb_common::abi::RING_SLOTS);
-        assert_eq!(template.value_size(), 4);
+        assert_eq!(template.max_entries(), backend::RING_LINES);
+        assert_eq!(template.value_size() as usize, size_of::<backend::RingLine>());
         assert_eq!(template.map_flags(), rings::FLAGS);
     }
 }
