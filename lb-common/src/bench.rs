@@ -1,5 +1,7 @@
 //! What the benchmark's two halves say to each other. Not part of the product's ABI.
 
+use crate::flow::FlowKey4;
+
 /// Bytes of a measured frame that are restored between two iterations.
 pub const FRAME_BYTES: usize = 80;
 
@@ -7,8 +9,9 @@ pub const FRAME_BYTES: usize = 80;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// The frame, as the balancer finds it; longer frames keep their rest.
-    pub frame: [[u8; 8]; FRAME_BYTES / 8],
+    /// The frame, as the balancer finds it; longer frames keep their rest. In words of
+    /// memory order: a packet written in bytes is slow to read in words.
+    pub frame: [u64; FRAME_BYTES / 8],
     /// Packets to send through.
     pub iterations: u32,
     /// Flows to spread them over; at least 1.
@@ -32,6 +35,11 @@ pub struct Order {
 }
 
 impl Order {
+    /// The frame in bytes.
+    pub fn bytes(&self) -> impl Iterator<Item = u8> {
+        self.frame.iter().flat_map(|word| word.to_ne_bytes())
+    }
+
     /// The varied address and port, host byte order, of the packets in their turn.
     pub fn tuples(&self) -> impl Iterator<Item = (u32, u16)> {
         let mut number = self.first;
@@ -59,6 +67,23 @@ impl Order {
         let next = number.wrapping_add(self.stride);
         if next >= self.flows { next.wrapping_sub(self.flows) } else { next }
     }
+}
+
+/// Key of the yardstick's table: a tuple as it stands in a packet. Both addresses, both
+/// ports, protocol.
+pub type CalibrationKey = [u32; 4];
+
+/// The key of a tuple.
+#[must_use]
+pub fn calibration_key(key: &FlowKey4) -> CalibrationKey {
+    let [a, b] = key.source_port.wire().to_ne_bytes();
+    let [c, d] = key.destination_port.wire().to_ne_bytes();
+    [
+        u32::from_ne_bytes(key.source.octets),
+        u32::from_ne_bytes(key.destination.octets),
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from(key.protocol),
+    ]
 }
 
 /// What was measured.

@@ -15,11 +15,7 @@ use aya_ebpf::{
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use lb_common::{
-    address::{Address4, Be16},
-    bench::{FRAME_BYTES, Measurement, Order},
-    flow::FlowKey4,
-};
+use lb_common::bench::{CalibrationKey, FRAME_BYTES, Measurement, Order};
 use lb_ebpf::{balance::balance, context::Context, packet::Packet};
 use network_types::{eth::EthHdr, ip::Ipv4Hdr, tcp::TcpHdr};
 
@@ -33,7 +29,7 @@ static MEASUREMENT: Array<Measurement, 1> = Array::new();
 
 /// The table of the `calibration` scenario.
 #[btf_map]
-static CALIBRATION: LruHashMap<FlowKey4, u64, 2_097_152> = LruHashMap::new();
+static CALIBRATION: LruHashMap<CalibrationKey, u64, 2_097_152> = LruHashMap::new();
 
 /// What the loop hands to each of its iterations.
 struct Loop {
@@ -119,7 +115,7 @@ fn iterate(state: *mut Loop, measured: impl Fn(Context) -> u32) -> i64 {
 #[inline(always)]
 fn restore(packet: &Packet, order: &Order, number: u32) -> bool {
     let (Some(frame), Some(varied_address), Some(varied_port)) = (
-        packet.at::<[[u8; 8]; FRAME_BYTES / 8]>(0),
+        packet.at::<[u8; FRAME_BYTES]>(0),
         packet.at::<[u8; 4]>((order.address_offset & 0x3f) as usize),
         packet.at::<[u8; 2]>((order.port_offset & 0x3f) as usize),
     ) else {
@@ -128,7 +124,8 @@ fn restore(packet: &Packet, order: &Order, number: u32) -> bool {
     let (address, port) = order.tuple(number);
     // SAFETY: `at` checked the bounds.
     unsafe {
-        *frame = order.frame;
+        // A frame starts at a multiple of eight bytes.
+        *frame.cast::<[u64; FRAME_BYTES / 8]>() = order.frame;
         *varied_address = address.to_be_bytes();
         *varied_port = port.to_be_bytes();
     }
@@ -141,21 +138,17 @@ fn calibrate(packet: &Packet) -> Option<u32> {
     let ethernet = packet.at::<EthHdr>(0)?;
     let ip = packet.at::<Ipv4Hdr>(EthHdr::LEN)?;
     // SAFETY: `at` checked the bounds.
-    let (ether_type, ip) = unsafe { ((*ethernet).ether_type, &*ip) };
-    let header_bytes = usize::from(ip.vihl & 0x0f) * 4;
-    if ether_type != 0x0800_u16.to_be() || header_bytes < Ipv4Hdr::LEN || ip.proto != 6 {
+    let (ether_type, version_length, protocol) =
+        unsafe { ((*ethernet).ether_type, (*ip).vihl, (*ip).proto) };
+    let header_bytes = usize::from(version_length & 0x0f) * 4;
+    if ether_type != 0x0800_u16.to_be() || header_bytes < Ipv4Hdr::LEN || protocol != 6 {
         return None;
     }
     let tcp = packet.at::<TcpHdr>(EthHdr::LEN + header_bytes)?;
-    // SAFETY: `at` checked the bounds.
-    let tcp = unsafe { &*tcp };
-    let key = FlowKey4 {
-        source: Address4::new(ip.src_addr),
-        destination: Address4::new(ip.dst_addr),
-        source_port: Be16::from_wire(u16::from_ne_bytes(tcp.source)),
-        destination_port: Be16::from_wire(u16::from_ne_bytes(tcp.dest)),
-        protocol: ip.proto,
-        padding: [0; 3],
+    // SAFETY: `at` checked the bounds; this machine reads words anywhere.
+    let key: CalibrationKey = unsafe {
+        let addresses = (&raw const (*ip).src_addr).cast::<u32>();
+        [*addresses, *addresses.add(1), *tcp.cast::<u32>(), u32::from(protocol)]
     };
     // SAFETY: the reference is not kept.
     unsafe { CALIBRATION.get(key) }.map(|_| xdp_action::XDP_TX)

@@ -227,9 +227,10 @@ impl Scenario {
     /// flows, going on where batch `batch - 1` stopped.
     pub(crate) fn order(self, flows: u32, batch: u32, packets: u32) -> Order {
         let packet = self.packet();
-        let mut frame = [[0; 8]; FRAME_BYTES / 8];
-        for (words, bytes) in frame.iter_mut().zip(packet.bytes().chunks_exact(8)) {
-            words.copy_from_slice(bytes);
+        let mut frame = [0; FRAME_BYTES / 8];
+        let bytes = packet.bytes();
+        for (word, bytes) in frame.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_ne_bytes(*bytes);
         }
         // New flows are as many as known ones, so that caches are as hot or cold for both.
         let flows = if self.opens() { flows.max(OPENED) } else { flows };
@@ -304,7 +305,7 @@ mod tests {
     fn orders_vary_what_the_packet_has_there() {
         for scenario in TURNS.iter().flat_map(|turn| turn.scenarios) {
             let order = scenario.order(1000, 3, 100);
-            let frame = order.frame.concat();
+            let frame: Vec<u8> = order.bytes().collect();
             let at = order.address_offset as usize;
             assert_eq!(frame[at..at + 4], order.address.to_be_bytes(), "{scenario:?}");
             let at = order.port_offset as usize;

@@ -8,9 +8,9 @@ use lb_common::{
     abi::{self, map},
     address::{Address, Address4, Address6, Be16},
     backend::RingSlot,
-    bench::Order,
+    bench::{CalibrationKey, Order, calibration_key},
     checksum,
-    flow::{Direction, FlowEntry, FlowKey, FlowKey4, Handle, Hop},
+    flow::{Direction, FlowEntry, FlowKey, Handle, Hop},
     settings::Settings,
     tcp_state::Progress,
     vip::VipEntry,
@@ -36,7 +36,7 @@ pub(crate) struct Tables {
     flows4: BatchMap<FlowKey<Address4>, FlowEntry<Address4>>,
     flows6: BatchMap<FlowKey<Address6>, FlowEntry<Address6>>,
     half_open4: BatchMap<FlowKey<Address4>, FlowEntry<Address4>>,
-    calibration: BatchMap<FlowKey4, u64>,
+    calibration: BatchMap<CalibrationKey, u64>,
     filled4: Filling,
     filled6: u32,
 }
@@ -159,8 +159,9 @@ impl Tables {
         self.filled4 = Filling { protocol, flows };
         insert(&self.flows6, TCP, self.filled6..flows)?;
         for part in chunks(self.filled6..flows) {
-            let keys: Vec<FlowKey4> =
-                part.map(|number| forward::<Address4>(TCP, number)).collect::<Result<_>>()?;
+            let keys: Vec<CalibrationKey> = part
+                .map(|number| Ok(calibration_key(&forward::<Address4>(TCP, number)?)))
+                .collect::<Result<_>>()?;
             self.calibration.update(&keys, &vec![1; keys.len()])?;
         }
         self.filled6 = flows;
