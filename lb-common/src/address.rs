@@ -78,8 +78,9 @@ impl Address6 {
     #[inline(always)]
     #[must_use]
     pub const fn mapped(address: Address4) -> Self {
-        let [a, b, c, d] = address.octets;
-        Self { octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] }
+        // As a number, so that BPF code stores words and not bytes.
+        let bits = 0xffff_0000_0000 | u32::from_be_bytes(address.octets) as u128;
+        Self { octets: bits.to_be_bytes() }
     }
 
     /// The IPv4 address of a mapped form; none for any other IPv6 address.

@@ -26,9 +26,9 @@ use crate::{
 /// Looks for the flow of a packet and handles the packet if there is one.
 #[inline(always)]
 pub fn find_and_hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
-    let (table, entry) = if let Some(entry) = F::flows().get_ptr_mut(segment.key) {
+    let (table, entry) = if let Some(entry) = F::flows().get_ptr_mut(&segment.key) {
         (Table::Flows, entry)
-    } else if let Some(entry) = F::half_open().get_ptr_mut(segment.key) {
+    } else if let Some(entry) = F::half_open().get_ptr_mut(&segment.key) {
         (Table::HalfOpen, entry)
     } else {
         return Step::Admit;

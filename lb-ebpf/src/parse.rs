@@ -4,10 +4,12 @@
 //! Nothing is dropped for being strange unless it is addressed to one of our VIPs: what
 //! is not ours is the kernel's.
 
+use core::mem;
+
 use lb_common::{
-    address::{Address, Address4, Address6, Be16},
+    address::{Address, Address4, Address6},
     drop_reason::DropReason,
-    flow::FlowKey,
+    flow::{FlowKey, FlowKey4, FlowKey6},
     hash,
     tcp_state::TcpFlags,
     vip::{VipKey, address_flag},
@@ -84,10 +86,48 @@ pub struct Link {
 struct Transport {
     ports: *mut [[u8; 2]; 2],
     checksum: *mut [u8; 2],
-    source_port: Be16,
-    destination_port: Be16,
     flags: TcpFlags,
     payload: u32,
+}
+
+/// The tuple of an IPv4 packet, put together in two words: what the lookup reads in words
+/// must not be written in parts, or it waits for them.
+///
+/// # Safety
+/// `header` and `ports` point to a whole IPv4 header and to both ports.
+#[inline(always)]
+unsafe fn key4(header: *const Ipv4Hdr, ports: *const [[u8; 2]; 2], protocol: u8) -> FlowKey4 {
+    // SAFETY: source and destination stand next to each other in the header as in the key,
+    // and the key is 16 bytes of plain integers.
+    unsafe {
+        let addresses = (&raw const (*header).src_addr).cast::<u64>().read_unaligned();
+        mem::transmute::<[u64; 2], FlowKey4>([addresses, key_tail(ports, protocol)])
+    }
+}
+
+/// The tuple of an IPv6 packet; see [`key4`].
+///
+/// # Safety
+/// `header` and `ports` point to a whole IPv6 header and to both ports.
+#[inline(always)]
+unsafe fn key6(header: *const Ipv6Hdr, ports: *const [[u8; 2]; 2], protocol: u8) -> FlowKey6 {
+    // SAFETY: as in `key4`; the key is 40 bytes.
+    unsafe {
+        let [a, b, c, d] = (&raw const (*header).src_addr).cast::<[u64; 4]>().read_unaligned();
+        mem::transmute::<[u64; 5], FlowKey6>([a, b, c, d, key_tail(ports, protocol)])
+    }
+}
+
+/// The last word of a key: both ports, the protocol, zeros.
+///
+/// # Safety
+/// `ports` points to both ports.
+#[inline(always)]
+unsafe fn key_tail(ports: *const [[u8; 2]; 2], protocol: u8) -> u64 {
+    const { assert!(cfg!(target_endian = "little"), "the protocol is the fifth byte") };
+    // SAFETY: the caller's.
+    let ports = unsafe { ports.cast::<u32>().read_unaligned() };
+    u64::from(ports) | u64::from(protocol) << 32
 }
 
 /// Reads the Ethernet header and the VLAN tags; none if the packet ends within them.
@@ -154,14 +194,8 @@ pub fn parse_v4(packet: &Packet, link: &Link) -> Result<Segment<V4>, Verdict> {
         ip_offset: offset,
         ports: transport.ports,
         checksum: transport.checksum,
-        key: FlowKey {
-            source: Address4::new(ip.src_addr),
-            destination,
-            source_port: transport.source_port,
-            destination_port: transport.destination_port,
-            protocol: ip.proto,
-            padding: [0; 3],
-        },
+        // SAFETY: `at` and `parse_transport` checked the bounds.
+        key: unsafe { key4(header, transport.ports, ip.proto) },
         flags: transport.flags,
         payload: transport.payload,
         bytes: packet.len() as u64,
@@ -209,14 +243,8 @@ pub fn parse_v6(packet: &Packet, link: &Link) -> Result<Segment<V6>, Verdict> {
         ip_offset: offset,
         ports: transport.ports,
         checksum: transport.checksum,
-        key: FlowKey {
-            source: Address6::new(ip.src_addr),
-            destination,
-            source_port: transport.source_port,
-            destination_port: transport.destination_port,
-            protocol,
-            padding: [0; 3],
-        },
+        // SAFETY: `at` and `parse_transport` checked the bounds.
+        key: unsafe { key6(header, transport.ports, protocol) },
         flags: transport.flags,
         payload: transport.payload,
         bytes: packet.len() as u64,
@@ -299,8 +327,6 @@ fn parse_transport(
             ports: header.cast(),
             // SAFETY: within the header.
             checksum: unsafe { header.cast::<u8>().add(TCP_CHECKSUM).cast() },
-            source_port: Be16::from_wire(u16::from_ne_bytes([tcp[0], tcp[1]])),
-            destination_port: Be16::from_wire(u16::from_ne_bytes([tcp[2], tcp[3]])),
             flags: TcpFlags(tcp[13]),
             payload: (length - header_bytes) as u32,
         })
@@ -316,8 +342,6 @@ fn parse_transport(
             ports: header.cast(),
             // SAFETY: within the header.
             checksum: unsafe { (&raw mut (*header).check).cast() },
-            source_port: Be16::from_wire(u16::from_ne_bytes(udp.src)),
-            destination_port: Be16::from_wire(u16::from_ne_bytes(udp.dst)),
             flags: TcpFlags(0),
             payload: 0,
         })

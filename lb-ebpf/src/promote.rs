@@ -43,7 +43,7 @@ pub fn promote<F: Family>(
     let _absent = F::half_open().remove(&reply_key);
     // SAFETY: the entry stays mapped for the run of the program; other CPUs may write to
     // it too, which every field allows for.
-    F::flows().get_ptr_mut(segment.key).map(|moved| unsafe { &mut *moved })
+    F::flows().get_ptr_mut(&segment.key).map(|moved| unsafe { &mut *moved })
 }
 
 /// Writes both entries; leaves nothing behind if one can not be written.
