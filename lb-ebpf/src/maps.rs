@@ -17,6 +17,8 @@ use lb_common::{
     vip::{FilterWord, VipEntry, VipKey},
 };
 
+use crate::clock::Tick;
+
 const FLOW_ENTRIES: usize = abi::DEFAULT_FLOW_ENTRIES as usize;
 const HALF_OPEN_ENTRIES: usize = abi::DEFAULT_HALF_OPEN_ENTRIES as usize;
 
@@ -91,6 +93,8 @@ pub struct Scratch {
     pub pair6: Pair<FlowKey6, FlowEntry6>,
     /// Parameters of `bpf_fib_lookup`; 64 bytes, as the kernel has them.
     pub fib: [u64; 8],
+    /// The clock of this CPU.
+    pub tick: Tick,
     /// A cell through which values pass that the verifier is to forget.
     pub forgotten: u32,
     /// Zero.
