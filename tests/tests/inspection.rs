@@ -140,8 +140,9 @@ fn finished_flows_are_logged() -> Result<()> {
         let family = if client.is_ipv4() { Family::V4 } else { Family::V6 };
         ensure!(client.ip() == Bed::client_address(family), "{line}");
         ensure!((1024..=32767).contains(&number("snat_port")), "{line}");
-        // SYN, ACK, the line, FIN and their answers: at least four packets each way.
-        ensure!(number("forward_packets") >= 4 && number("reply_packets") >= 3, "{line}");
+        // SYN, ACK, the line, FIN and their answers. One may be missing from the count: it
+        // can meet the flow on another CPU while the flow moves out of the half-open table.
+        ensure!(number("forward_packets") >= 3 && number("reply_packets") >= 3, "{line}");
         ensure!(number("forward_bytes") > number("forward_packets") * 54, "{line}");
     }
     ensure!(logged == expected, "logged {logged:?}, expected {expected:?}");
