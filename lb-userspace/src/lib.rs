@@ -7,6 +7,7 @@
 pub mod access_log;
 pub mod admin;
 pub mod app;
+pub mod balance;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -16,4 +17,5 @@ pub mod health;
 pub mod logging;
 pub mod model;
 pub mod network;
+pub mod proxy;
 pub mod reconcile;

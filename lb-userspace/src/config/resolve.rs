@@ -20,8 +20,9 @@ use super::{
     schema::NamedItems,
 };
 use crate::model::{
+    frontend::{Frontend, L4Frontend},
     name::Name,
-    snapshot::{Admin, Backend, Bind, Datapath, Frontend, Log, Protocol, Server, Snapshot},
+    snapshot::{Admin, Backend, Bind, Datapath, Log, Protocol, Server, Snapshot},
 };
 
 /// The sections of a file as far as they could be read.
@@ -70,7 +71,8 @@ fn resolve_frontends(raw: NamedItems<RawFrontend>) -> Option<BTreeMap<Name, Fron
     let resolve = |(name, raw): (Name, Located<Option<RawFrontend>>)| {
         let raw = raw.value?;
         let bind: Option<Vec<Bind>> = raw.bind.into_iter().map(|bind| bind.value).collect();
-        Some((name, Frontend { bind: bind?, backend: raw.backend?.value }))
+        let frontend = L4Frontend { bind: bind?, backend: raw.backend?.value };
+        Some((name, Frontend::L4(frontend)))
     };
     raw.into_iter().map(resolve).collect()
 }

@@ -217,7 +217,7 @@ impl Kernel {
     /// If they can not be read.
     pub fn traffic(&self, snapshot: &Snapshot) -> Result<TrafficBook, MapAccessError> {
         let mut traffic = TrafficBook::default();
-        for bind in snapshot.frontends.values().flat_map(|frontend| &frontend.bind) {
+        for bind in snapshot.l4_frontends().flat_map(|(_, frontend)| &frontend.bind) {
             if let Some(entry) = self.actual.vip(bind) {
                 traffic.vips.insert(*bind, self.maps.vip_counters(entry.id)?.into());
             }

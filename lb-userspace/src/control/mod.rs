@@ -308,7 +308,7 @@ impl Control {
             (None, true) => self.network.insert(network::open()?),
             (None, false) => return Ok(()),
         };
-        let binds = self.snapshot.frontends.values().flat_map(|frontend| &frontend.bind);
+        let binds = self.snapshot.l4_frontends().flat_map(|(_, frontend)| &frontend.bind);
         let wanted = binds.filter(|_| datapath.manage_addresses).map(|bind| bind.address.ip());
         let link = network::link_by_name(handle, interface).await?;
         let changes = network::reconcile_addresses(handle, &link, &wanted.collect()).await?;
@@ -369,9 +369,11 @@ impl Control {
     }
 }
 
-/// The addresses of all servers.
+/// The addresses of all servers that the data plane forwards to.
 #[must_use]
 pub fn server_addresses(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
-    let servers = snapshot.backends.values().flat_map(|backend| backend.servers.values());
+    let backends = snapshot.l4_backends();
+    let backends = backends.into_iter().filter_map(|name| snapshot.backends.get(name));
+    let servers = backends.flat_map(|backend| backend.servers.values());
     servers.map(|server| server.address.ip()).collect()
 }

@@ -28,8 +28,7 @@ pub struct TrafficBook {
 /// Every VIP of every frontend.
 #[must_use]
 pub fn vips(snapshot: &Snapshot, traffic: &TrafficBook) -> Vec<VipView> {
-    let frontends = snapshot.frontends.iter();
-    let vips = frontends.flat_map(|(name, frontend)| {
+    let vips = snapshot.l4_frontends().flat_map(|(name, frontend)| {
         frontend.bind.iter().map(move |bind| VipView {
             frontend: name.to_string(),
             address: bind.address,
@@ -126,7 +125,7 @@ pub fn table_warnings(fill: &[TableFill]) -> Vec<String> {
 #[must_use]
 pub fn warnings(snapshot: &Snapshot, backends: &[BackendView]) -> Vec<String> {
     let used = |backend: &&BackendView| {
-        snapshot.frontends.values().any(|frontend| frontend.backend.as_str() == backend.name)
+        snapshot.frontends.values().any(|frontend| frontend.backend().as_str() == backend.name)
     };
     let empty = backends.iter().filter(used).filter(|backend| backend.usable == 0);
     empty.map(|backend| format!("backend {} has no usable server", backend.name)).collect()

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
+    frontend::{Frontend, L4Frontend},
     name::Name,
     snapshot::{
-        Admin, AttachMode, Backend, Bind, Check, CheckKind, Datapath, FlowTimeouts, Frontend,
-        HashBy, Log, LogTarget, OnDown, Protocol, Server, Snapshot,
+        Admin, AttachMode, Backend, Check, CheckKind, Datapath, FlowTimeouts, HashBy, Log,
+        LogTarget, OnDown, Server, Snapshot,
     },
     state::ServerId,
 };
@@ -35,12 +36,12 @@ pub(crate) fn snapshot(servers: &[(&str, &str)]) -> Snapshot {
         servers: servers.collect(),
     };
     let address = "10.0.0.100:5432".parse().expect("is an address");
-    let bind = vec![Bind { address, protocol: Protocol::Tcp }];
+    let frontend = Frontend::L4(L4Frontend::of_one_vip(address, name("pg")));
     Snapshot {
         datapath: datapath(),
         admin: Admin { socket: "/run/pointsman/admin.sock".into(), listen: None },
         log: Log { target: LogTarget::Stderr, access: None },
-        frontends: BTreeMap::from([(name("postgres"), Frontend { bind, backend: name("pg") })]),
+        frontends: BTreeMap::from([(name("postgres"), frontend)]),
         backends: BTreeMap::from([(name("pg"), backend)]),
     }
 }

@@ -26,7 +26,7 @@ impl NameIndex {
     /// Indexes `snapshot`.
     #[must_use]
     pub fn new(snapshot: &Snapshot) -> Self {
-        let frontends = snapshot.frontends.iter().flat_map(|(name, frontend)| {
+        let frontends = snapshot.l4_frontends().flat_map(|(name, frontend)| {
             frontend.bind.iter().map(|bind| (*bind, (name.clone(), frontend.backend.clone())))
         });
         let servers = snapshot.backends.iter().flat_map(|(backend, config)| {

@@ -1,8 +1,10 @@
 //! What the agent knows, as values: the validated configuration and the state of servers.
 //! Pure: no I/O, no clock, no async.
 
+pub mod balance;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod frontend;
 pub mod index;
 pub mod name;
 pub mod next_hop;

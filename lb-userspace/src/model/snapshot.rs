@@ -3,11 +3,19 @@
 //! A [`Snapshot`] can not be invalid: references resolve, families match, ids fit. It is
 //! immutable; a reload makes a new one.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::name::Name;
+use super::{
+    frontend::{Frontend, L4Frontend},
+    name::Name,
+};
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +30,19 @@ pub struct Snapshot {
     pub frontends: BTreeMap<Name, Frontend>,
     /// Pools of servers.
     pub backends: BTreeMap<Name, Backend>,
+}
+
+impl Snapshot {
+    /// The frontends that are forwarded in the kernel.
+    pub fn l4_frontends(&self) -> impl Iterator<Item = (&Name, &L4Frontend)> {
+        self.frontends.iter().filter_map(|(name, frontend)| Some((name, frontend.as_l4()?)))
+    }
+
+    /// The names of the backends that the kernel forwards to.
+    #[must_use]
+    pub fn l4_backends(&self) -> BTreeSet<&Name> {
+        self.l4_frontends().map(|(_, frontend)| &frontend.backend).collect()
+    }
 }
 
 /// `datapath`: the kernel half.
@@ -151,17 +172,7 @@ impl Protocol {
     }
 }
 
-/// `frontends.NAME`: what clients connect to. In this version every frontend is `mode: l4`
-/// with `forward: nat`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Frontend {
-    /// Its VIPs; at least one, no two alike in the whole configuration, all of one family.
-    pub bind: Vec<Bind>,
-    /// The backend; always present in [`Snapshot::backends`], servers of the same family.
-    pub backend: Name,
-}
-
-/// One VIP of a frontend.
+/// One VIP of a layer-4 frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Bind {
     /// Address and port; neither is unspecified.

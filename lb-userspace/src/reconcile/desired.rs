@@ -66,7 +66,7 @@ pub fn desired(
 ) -> Desired {
     let mut vips = BTreeMap::new();
     let mut backends = BTreeMap::new();
-    for frontend in snapshot.frontends.values() {
+    for (_, frontend) in snapshot.l4_frontends() {
         // A snapshot's references resolve.
         let Some(backend) = snapshot.backends.get(&frontend.backend) else { continue };
         for bind in &frontend.bind {

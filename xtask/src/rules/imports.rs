@@ -14,9 +14,11 @@ const AGENT: &str = "lb-userspace/src/";
 const FOUNDATIONS: &[&str] = &["model", "clock"];
 
 /// Modules that are not features, and what they may know besides themselves.
-const KNOWS: [(&str, &[&str]); 6] = [
+const KNOWS: [(&str, &[&str]); 7] = [
     ("model", &[]),
     ("clock", &[]),
+    // The one feature that knows another: balancing is pure, and the proxy alone uses it.
+    ("proxy", &["model", "clock", "balance"]),
     // Everything: they wire the features.
     ("app", ANY),
     ("cli", ANY),

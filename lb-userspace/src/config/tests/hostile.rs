@@ -35,8 +35,10 @@ fn judge_faults(faults: &Faults, text: &str) -> Result<(), TestCaseError> {
 fn judge_snapshot(snapshot: &Snapshot) -> Result<(), TestCaseError> {
     let mut vips = HashSet::new();
     for frontend in snapshot.frontends.values() {
+        prop_assert!(snapshot.backends.contains_key(frontend.backend()));
+    }
+    for (_, frontend) in snapshot.l4_frontends() {
         let backend = snapshot.backends.get(&frontend.backend);
-        prop_assert!(backend.is_some());
         prop_assert!(!frontend.bind.is_empty());
         let is_ipv4 = frontend.bind[0].address.is_ipv4();
         for bind in &frontend.bind {

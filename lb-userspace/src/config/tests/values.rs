@@ -7,8 +7,8 @@ use crate::{
     model::{
         name::Name,
         snapshot::{
-            AccessFormat, AccessTarget, AttachMode, Backend, BodyExpectation, Check, CheckKind,
-            HashBy, LogTarget, OnDown, Protocol, Snapshot,
+            AccessFormat, AccessTarget, AttachMode, Backend, Bind, BodyExpectation, Check,
+            CheckKind, HashBy, LogTarget, OnDown, Protocol, Snapshot,
         },
     },
 };
@@ -22,6 +22,11 @@ fn snapshot(yaml: &str) -> Snapshot {
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
+}
+
+/// The VIPs of a layer-4 frontend.
+fn vips(snapshot: &Snapshot, frontend: &str) -> Vec<Bind> {
+    snapshot.frontends[&name(frontend)].as_l4().unwrap().bind.clone()
 }
 
 /// The check of a backend, with these `defaults.check` and this `check`.
@@ -110,7 +115,7 @@ log: {target: journald, access: {target: /var/log/a.log, format: json}}
 
 #[test]
 fn a_vip_has_three_spellings() {
-    let vips = snapshot(
+    let snapshot = snapshot(
         "
 frontends:
   dns:
@@ -119,12 +124,11 @@ frontends:
     backend: dns
 backends: {dns: {servers: {}}}
 ",
-    )
-    .frontends[&name("dns")]
-        .bind
-        .iter()
+    );
+    let vips: Vec<_> = vips(&snapshot, "dns")
+        .into_iter()
         .map(|bind| (bind.address.to_string(), bind.protocol))
-        .collect::<Vec<_>>();
+        .collect();
     assert_eq!(
         vips,
         [
@@ -144,7 +148,7 @@ backends:
     servers: {s: 10.0.1.1:80, t: {address: 10.0.1.2:80}}
 ";
     let snapshot = snapshot(text);
-    assert_eq!(snapshot.frontends[&name("a")].bind.len(), 2);
+    assert_eq!(vips(&snapshot, "a").len(), 2);
     assert_eq!(snapshot.backends[&name("b")].servers.len(), 2);
 }
 
@@ -240,7 +244,7 @@ fn the_examples_say_what_they_say() {
     assert_eq!(databases.frontends.len(), 3);
     assert_eq!(databases.backends[&name("pg")].servers[&name("pg2")].weight, 50);
     let dual_stack = example("dual-stack.yaml");
-    assert!(dual_stack.frontends[&name("dns6")].bind.iter().all(|bind| bind.address.is_ipv6()));
+    assert!(vips(&dual_stack, "dns6").iter().all(|bind| bind.address.is_ipv6()));
     let web = &example("http-checks.yaml").backends[&name("web")];
     let check = web.check.as_ref().unwrap();
     assert!(matches!(&check.kind, CheckKind::Http(http) if http.disable_on_404));

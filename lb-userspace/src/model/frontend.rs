@@ -1,0 +1,175 @@
+//! What clients connect to: `frontends.NAME`, by mode.
+//!
+//! Layer 4 sees [`L4Frontend`] alone, through [`Snapshot::l4_frontends`]; the proxy sees
+//! [`TcpFrontend`] and [`HttpFrontend`]. Names are unique over all modes.
+//!
+//! [`Snapshot::l4_frontends`]: super::snapshot::Snapshot::l4_frontends
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use super::{
+    name::Name,
+    snapshot::{Bind, Protocol},
+};
+
+/// `frontends.NAME`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Frontend {
+    /// `mode: l4`: packets are forwarded in the kernel.
+    L4(L4Frontend),
+    /// `mode: tcp`: the proxy joins two TCP connections.
+    Tcp(TcpFrontend),
+    /// `mode: http`: the proxy reads requests.
+    Http(HttpFrontend),
+}
+
+/// A layer-4 frontend with `forward: nat`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct L4Frontend {
+    /// Its VIPs; at least one, no two alike in the whole configuration, all of one family.
+    pub bind: Vec<Bind>,
+    /// The backend; always present in [`Snapshot::backends`], servers of the same family.
+    ///
+    /// [`Snapshot::backends`]: super::snapshot::Snapshot::backends
+    pub backend: Name,
+}
+
+/// A frontend that joins TCP connections.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TcpFrontend {
+    /// Where it listens; at least one.
+    pub listen: Vec<Listen>,
+    /// The backend; always present.
+    pub backend: Name,
+    /// How long the client may keep it waiting; those of HTTP are not used.
+    pub timeouts: ClientTimeouts,
+    /// Most connections, and most of one source.
+    pub connections: ConnectionLimits,
+}
+
+/// A frontend that speaks HTTP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpFrontend {
+    /// Where it listens; at least one.
+    pub listen: Vec<Listen>,
+    /// The backend of requests that no rule sends elsewhere; always present.
+    pub backend: Name,
+    /// How long the client may keep it waiting.
+    pub timeouts: ClientTimeouts,
+    /// Most connections, and most of one source.
+    pub connections: ConnectionLimits,
+    /// What a request may be.
+    pub limits: HttpLimits,
+}
+
+/// One place where the proxy listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Listen {
+    /// Where.
+    pub address: ListenAddress,
+}
+
+/// Where the proxy listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ListenAddress {
+    /// `ADDRESS:PORT`; the address may be unspecified, the port is not 0.
+    Tcp(SocketAddr),
+    /// `unix@/absolute/path`.
+    Unix(PathBuf),
+    /// `fd@N`: a listening socket that was inherited under this number.
+    Descriptor(i32),
+    /// `systemd@NAME`: the sockets of systemd's socket activation of this name
+    /// (`FileDescriptorName=`, sd_listen_fds(3)).
+    Systemd(String),
+}
+
+/// How long a client may keep the proxy waiting. None is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientTimeouts {
+    /// Silence while the client should send or take; 30 s by default.
+    pub client: Duration,
+    /// From the first byte of a request to the end of its header; 10 s by default.
+    pub http_request: Duration,
+    /// From a response to the first byte of the next request; 60 s by default.
+    pub keep_alive: Duration,
+    /// Silence of both sides of an upgraded or TCP connection; 1 h by default.
+    pub tunnel: Duration,
+}
+
+/// Most connections at a time. None is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Of the frontend.
+    pub total: u32,
+    /// Of one source address.
+    pub per_source: u32,
+}
+
+/// What a request may be. None is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Bytes of the request line and all header fields.
+    pub header_bytes: u32,
+    /// Number of header fields.
+    pub header_count: u32,
+    /// Bytes of the request target.
+    pub uri_bytes: u32,
+    /// Bytes of the body.
+    pub body_bytes: u64,
+    /// Open streams of one HTTP/2 connection.
+    pub streams: u32,
+    /// Streams that one HTTP/2 connection may have reset, by either side, before the proxy
+    /// closes it.
+    pub resets: u32,
+}
+
+impl Frontend {
+    /// The backend of what no rule sends elsewhere.
+    #[must_use]
+    pub const fn backend(&self) -> &Name {
+        match self {
+            Self::L4(frontend) => &frontend.backend,
+            Self::Tcp(frontend) => &frontend.backend,
+            Self::Http(frontend) => &frontend.backend,
+        }
+    }
+
+    /// The frontend if it is of layer 4.
+    #[must_use]
+    pub const fn as_l4(&self) -> Option<&L4Frontend> {
+        match self {
+            Self::L4(frontend) => Some(frontend),
+            Self::Tcp(_) | Self::Http(_) => None,
+        }
+    }
+
+    /// Where the proxy listens for it; nowhere if it is of layer 4.
+    #[must_use]
+    pub fn listen(&self) -> &[Listen] {
+        match self {
+            Self::L4(_) => &[],
+            Self::Tcp(frontend) => &frontend.listen,
+            Self::Http(frontend) => &frontend.listen,
+        }
+    }
+}
+
+impl L4Frontend {
+    /// A frontend with one TCP VIP.
+    #[must_use]
+    pub fn of_one_vip(address: SocketAddr, backend: Name) -> Self {
+        Self { bind: vec![Bind { address, protocol: Protocol::Tcp }], backend }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix@{}", path.display()),
+            Self::Descriptor(number) => write!(f, "fd@{number}"),
+            Self::Systemd(name) => write!(f, "systemd@{name}"),
+        }
+    }
+}
