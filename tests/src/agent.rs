@@ -6,7 +6,6 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
-    thread,
     time::Duration,
 };
 
@@ -28,9 +27,6 @@ use crate::{
 
 /// How long the agent may take to start, stop or follow a change before a test fails.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// The agent tells a state when it knows it; the maps follow within one round of its loop,
-/// in which each changed ring costs up to 16 ms.
-const APPLIED: Duration = Duration::from_millis(500);
 
 /// An agent with a configuration file, a pin directory and an admin socket of its own.
 /// Dropping it ends the process and removes the pins, which detaches the program.
@@ -256,7 +252,6 @@ impl<'bed> Agent<'bed> {
             }
             Ok(())
         })?;
-        thread::sleep(APPLIED);
         Ok(elapsed)
     }
 
@@ -271,9 +266,7 @@ impl<'bed> Agent<'bed> {
             ensure!(view.state == state, "it is {view:?}");
             Ok(())
         });
-        waited?;
-        thread::sleep(APPLIED);
-        Ok(())
+        waited.map(drop)
     }
 
     /// `pointsman reload`, expected to be taken.

@@ -171,8 +171,10 @@ pub struct ServerView {
     pub name: String,
     /// Address and port.
     pub address: SocketAddr,
-    /// What it is, all things considered.
+    /// What it is, all things considered, as the data plane's maps have it.
     pub state: ServerState,
+    /// What it is known to be while the maps do not have that yet; none if they do.
+    pub applying: Option<ServerState>,
     /// What the operator asked for.
     pub admin: AdminState,
     /// What the checks found.

@@ -55,6 +55,9 @@ pub enum CommandError {
     /// The data plane could not be read.
     #[error("can not read the data plane: {0}")]
     Datapath(String),
+    /// It is noted, and the data plane resists.
+    #[error("noted, but the data plane did not take it yet: {0}")]
+    NotApplied(String),
     /// There is no data plane.
     #[error("this agent runs without a data plane (datapath.mode: off)")]
     NoDatapath,

@@ -257,6 +257,10 @@ fn refusal_of(error: &CommandError) -> Refusal {
         CommandError::Datapath(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "see the agent's log for more")
         }
+        CommandError::NotApplied(_) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the agent goes on trying; `pointsman status` shows how it stands",
+        ),
         CommandError::NoDatapath => {
             (StatusCode::CONFLICT, "set datapath.mode to auto and start the agent again")
         }

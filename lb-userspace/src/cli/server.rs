@@ -78,8 +78,7 @@ pub fn run(command: &ServerCommand, output: &mut Output) -> anyhow::Result<Outco
     let set = ServerSet { state: args.change.state.map(Into::into), weight: args.change.weight };
     let view: ServerView = ask(&args.agent.socket, async |client| client.post(&path, &set).await)?;
     output.print(args.agent.json, &view, |view| {
-        let state = format!("{:?}", view.state).to_uppercase();
-        format!("{backend}/{server} is {state}, weight {}, {}\n", view.weight, view.reason)
+        format!("{backend}/{server} is {}, weight {}, {}\n", view.state, view.weight, view.reason)
     })?;
     Ok(Outcome::Good)
 }

@@ -8,7 +8,7 @@ use super::{
     units,
 };
 use crate::{
-    admin::api::{AgentView, BackendView, DatapathView, StatusView, VipView},
+    admin::api::{AgentView, BackendView, DatapathView, ServerView, StatusView, VipView},
     model::snapshot::{AttachMode, Protocol},
 };
 
@@ -113,6 +113,14 @@ fn datapath(datapath: &DatapathView) -> String {
     text
 }
 
+/// The state in force, and the one on its way.
+fn state_name(server: &ServerView) -> String {
+    match server.applying {
+        None => server.state.to_string(),
+        Some(next) => format!("{} -> {next}", server.state),
+    }
+}
+
 fn vips(vips: &[VipView]) -> String {
     let columns = [
         ("FRONTEND", Lean::Left),
@@ -160,7 +168,7 @@ fn servers(backends: &[BackendView]) -> String {
             [
                 format!("{}/{}{backup}", backend.name, server.name),
                 server.address.to_string(),
-                format!("{:?}", server.state).to_uppercase(),
+                state_name(server),
                 units::duration(server.state_s),
                 server.weight.to_string(),
                 units::count(server.traffic.flows),

@@ -39,7 +39,7 @@ impl Control {
     fn status(&self) -> Result<StatusView, CommandError> {
         let now = SystemTime::now();
         let traffic = self.traffic()?;
-        let backends = view::backends(&self.snapshot, &self.book, &traffic, now);
+        let backends = view::backends(&self.snapshot, (&self.book, &self.told), &traffic, now);
         let mut warnings = self.warnings.clone();
         let config = &self.snapshot.datapath;
         warnings.extend(self.kernel.iter().flat_map(|kernel| kernel.warnings(config)));
@@ -101,17 +101,18 @@ impl Control {
         set: ServerSet,
     ) -> Result<ServerView, CommandError> {
         let now = SystemTime::now();
-        let before = self.book.get(id).map(super::book::Record::state);
-        let Some(record) = self.book.set(id, set, now) else {
+        if self.book.set(id, set, now).is_none() {
             return Err(self.unknown_server(id));
-        };
-        if before != Some(record.state()) {
-            self.tell_state(id);
         }
         self.remember();
         self.compare().await;
-        let record = self.book.get(id).ok_or_else(|| self.unknown_server(id))?;
-        Ok(view::server(id, record, &self.traffic()?, now))
+        if self.told.get(id) != self.book.get(id) {
+            let why = self.apply_error.clone().unwrap_or_default();
+            return Err(CommandError::NotApplied(why));
+        }
+        let traffic = self.traffic()?;
+        let view = view::server(id, &self.book, &self.told, &traffic, now);
+        view.ok_or_else(|| self.unknown_server(id))
     }
 
     fn unknown_server(&self, (backend, server): &ServerId) -> CommandError {

@@ -78,21 +78,21 @@ impl ServerBook {
         }
     }
 
-    /// Notes what a check found. None if there is no such server, else whether the
-    /// server's state changed.
+    /// Notes what a check found; whether there is such a server.
     pub fn note_health(
         &mut self,
         id: &ServerId,
         health: Health,
         reason: String,
         now: SystemTime,
-    ) -> Option<bool> {
-        let record = self.records.get_mut(id)?;
+    ) -> bool {
+        let Some(record) = self.records.get_mut(id) else { return false };
         record.checked = true;
-        Some(record.change(now, |status| {
+        record.change(now, |status| {
             status.health = health;
             status.reason = reason;
-        }))
+        });
+        true
     }
 
     /// Notes what the operator asks for. None if there is no such server.
@@ -109,6 +109,19 @@ impl ServerBook {
     #[must_use]
     pub fn get(&self, id: &ServerId) -> Option<&Record> {
         self.records.get(id)
+    }
+
+    /// What is known of one server in this book, and in `told` if that book knows the
+    /// same server: name and address.
+    #[must_use]
+    pub fn compare<'a>(
+        &'a self,
+        told: &'a Self,
+        id: &ServerId,
+    ) -> Option<(&'a Record, Option<&'a Record>)> {
+        let known = self.get(id)?;
+        let same = |told: &&Record| told.server.address == known.server.address;
+        Some((known, told.get(id).filter(same)))
     }
 
     /// Every server.
@@ -158,14 +171,12 @@ impl Record {
         self.status.weight.unwrap_or(self.server.weight)
     }
 
-    fn change(&mut self, now: SystemTime, change: impl FnOnce(&mut ServerStatus)) -> bool {
+    fn change(&mut self, now: SystemTime, change: impl FnOnce(&mut ServerStatus)) {
         let before = self.state();
         change(&mut self.status);
-        let changed = self.state() != before;
-        if changed {
+        if self.state() != before {
             self.since = now;
         }
-        changed
     }
 }
 
@@ -220,12 +231,12 @@ mod tests {
         let note = |book: &mut ServerBook, health, reason: &str| {
             book.note_health(&pg("pg1"), health, reason.into(), later())
         };
-        assert_eq!(note(&mut book, Health::Up, "connected"), Some(false));
+        assert!(note(&mut book, Health::Up, "connected"));
         assert_eq!(book.get(&pg("pg1")).unwrap().since, START);
-        assert_eq!(note(&mut book, Health::Down, "connection refused"), Some(true));
+        assert!(note(&mut book, Health::Down, "connection refused"));
         assert_eq!(book.get(&pg("pg1")).unwrap().since, later());
         assert_eq!(book.known_health(), [(pg("pg1"), Health::Down)].into());
-        assert_eq!(book.note_health(&pg("pg9"), Health::Up, String::new(), later()), None);
+        assert!(!book.note_health(&pg("pg9"), Health::Up, String::new(), later()));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod flows;
 pub mod kernel;
 pub mod memory;
 pub mod notify;
+mod publish;
 pub mod reload;
 pub mod restart;
 pub mod signal;
@@ -42,11 +43,7 @@ use crate::{
     admin::{api::LastReload, command::Commands},
     datapath::sweep::SweepReport,
     health::HealthEvent,
-    model::{
-        next_hop::NextHop,
-        snapshot::Snapshot,
-        state::{ServerId, ServerState},
-    },
+    model::{next_hop::NextHop, snapshot::Snapshot, state::ServerId},
     network::{self, Handle},
     reconcile::desired,
 };
@@ -70,7 +67,10 @@ pub struct Control {
     /// When the configuration in force was loaded.
     configured_at: SystemTime,
     snapshot: Arc<Snapshot>,
+    /// What is known of the servers.
     book: ServerBook,
+    /// What of that the maps have, which is what the operator is told.
+    told: ServerBook,
     next_hops: BTreeMap<IpAddr, NextHop>,
     /// None with `datapath.mode: off`.
     kernel: Option<Kernel>,
@@ -154,6 +154,7 @@ impl Control {
             configured_at: SystemTime::now(),
             snapshot: start.snapshot,
             book: start.book,
+            told: ServerBook::default(),
             next_hops: start.next_hops,
             kernel: start.kernel,
             network: None,
@@ -246,25 +247,9 @@ impl Control {
     fn note_health(&mut self, event: HealthEvent) {
         let HealthEvent { server: id, health, reason, .. } = event;
         // A server that left the configuration meanwhile is nobody's.
-        let Some(changed) = self.book.note_health(&id, health, reason, SystemTime::now()) else {
-            return;
-        };
-        if changed {
-            self.tell_state(&id);
-        }
-        self.wake();
-        self.remember();
-    }
-
-    /// Says what became of a server.
-    fn tell_state(&self, id: &ServerId) {
-        let Some(record) = self.book.get(id) else { return };
-        let (backend, server) = id;
-        let (state, reason) = (record.state(), &record.status.reason);
-        let name = format!("{state:?}").to_uppercase();
-        match state {
-            ServerState::Down => tracing::warn!("server {backend}/{server} is {name}: {reason}"),
-            _ => tracing::info!("server {backend}/{server} is {name}: {reason}"),
+        if self.book.note_health(&id, health, reason, SystemTime::now()) {
+            self.wake();
+            self.remember();
         }
     }
 
@@ -286,14 +271,16 @@ impl Control {
         Ok(())
     }
 
-    /// Brings the maps to what is desired.
+    /// Brings the maps to what is desired, and tells what they then have.
     fn fill_maps(&mut self) -> anyhow::Result<()> {
-        let Some(kernel) = &mut self.kernel else { return Ok(()) };
-        let desired = desired(&self.snapshot, &self.book.statuses(), &self.next_hops);
-        let changes = kernel.reconcile(&desired)?;
-        if changes > 0 {
-            tracing::debug!(changes, "the maps were brought up to date");
+        if let Some(kernel) = &mut self.kernel {
+            let desired = desired(&self.snapshot, &self.book.statuses(), &self.next_hops);
+            let changes = kernel.reconcile(&desired)?;
+            if changes > 0 {
+                tracing::debug!(changes, "the maps were brought up to date");
+            }
         }
+        self.publish();
         Ok(())
     }
 
@@ -344,7 +331,7 @@ impl Control {
         self.due = self.due.min(Instant::now() + RETRY);
         let error = format!("{error:#}");
         if self.apply_error.as_ref() != Some(&error) {
-            tracing::error!("the data plane is not up to date: {error}");
+            tracing::error!("the data plane is not up to date: {error}{}", self.waiting());
         }
         self.apply_error = Some(error);
     }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::SocketAddr, time::SystemTime};
 
 use lb_common::abi::map;
 
-use super::book::{Record, ServerBook};
+use super::book::ServerBook;
 use crate::{
     admin::api::{BackendView, ServerView, TableView, Traffic, VipView},
     clock::rfc3339,
@@ -40,22 +40,19 @@ pub fn vips(snapshot: &Snapshot, traffic: &TrafficBook) -> Vec<VipView> {
     vips.collect()
 }
 
-/// Every backend with its servers.
+/// Every backend with its servers: what is known of them, and what was told because the
+/// maps have it.
 #[must_use]
 pub fn backends(
     snapshot: &Snapshot,
-    book: &ServerBook,
+    (book, told): (&ServerBook, &ServerBook),
     traffic: &TrafficBook,
     now: SystemTime,
 ) -> Vec<BackendView> {
     let backends = snapshot.backends.iter();
     let views = backends.map(|(name, backend)| {
-        let records = backend.servers.keys().filter_map(|server| {
-            let id = (name.clone(), server.clone());
-            book.get(&id).map(|record| (id, record))
-        });
-        let servers: Vec<_> =
-            records.map(|(id, record)| server(&id, record, traffic, now)).collect();
+        let ids = backend.servers.keys().map(|server| (name.clone(), server.clone()));
+        let servers: Vec<_> = ids.filter_map(|id| server(&id, book, told, traffic, now)).collect();
         BackendView {
             name: name.to_string(),
             hash: backend.hash,
@@ -68,19 +65,26 @@ pub fn backends(
     views.collect()
 }
 
-/// One server.
+/// One server, as it was told of, with the state that is known if that is another one;
+/// none if it is not configured.
 #[must_use]
 pub fn server(
-    (backend, name): &ServerId,
-    record: &Record,
+    id: &ServerId,
+    book: &ServerBook,
+    told: &ServerBook,
     traffic: &TrafficBook,
     now: SystemTime,
-) -> ServerView {
+) -> Option<ServerView> {
+    let (backend, name) = id;
+    let (known, told) = book.compare(told, id)?;
+    let record = told.unwrap_or(known);
+    let in_force = told.is_some_and(|told| told.state() == known.state());
     let place = (backend.clone(), record.server.address);
-    ServerView {
+    Some(ServerView {
         name: name.to_string(),
         address: record.server.address,
         state: record.state(),
+        applying: (!in_force).then_some(known.state()),
         admin: record.status.admin,
         health: record.status.health,
         reason: record.status.reason.clone(),
@@ -90,7 +94,7 @@ pub fn server(
         configured_weight: record.server.weight,
         backup: record.server.backup,
         traffic: traffic.servers.get(&place).copied().unwrap_or_default(),
-    }
+    })
 }
 
 /// The tables of flows as the last sweep found them.
@@ -181,7 +185,8 @@ mod tests {
             .into(),
             ..TrafficBook::default()
         };
-        let views = backends(&snapshot, &book, &traffic, START + Duration::from_secs(90));
+        let now = START + Duration::from_secs(90);
+        let views = backends(&snapshot, (&book, &book), &traffic, now);
         let warnings = warnings(&snapshot, &views);
         (views, warnings)
     }
@@ -201,6 +206,25 @@ mod tests {
             ("status 503", "1970-01-01T00:00:30.000Z")
         );
         assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn a_state_the_maps_do_not_have_is_shown_as_being_applied() {
+        let servers = [("pg1", "10.0.1.20:5432"), ("pg2", "10.0.1.21:5432")];
+        let snapshot = snapshot(&servers);
+        let told = ServerBook::new(&snapshot, Vec::new(), START);
+        let mut book = told.clone();
+        book.note_health(&pg("pg1"), Health::Down, "timeout".into(), START);
+        let check = |told: &ServerBook, expected: [(ServerState, Option<ServerState>); 2]| {
+            let views = backends(&snapshot, (&book, told), &TrafficBook::default(), START);
+            let states = views[0].servers.iter().map(|server| (server.state, server.applying));
+            assert_eq!(states.collect::<Vec<_>>(), expected);
+        };
+        use ServerState::{Down, Up};
+        check(&told, [(Up, Some(Down)), (Up, None)]);
+        check(&book, [(Down, None), (Up, None)]);
+        // Nothing was told yet: nothing is in force.
+        check(&ServerBook::default(), [(Down, Some(Down)), (Up, Some(Up))]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The state of servers: what checks found, what the operator asked for, and what
 //! follows from both.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,19 @@ pub enum ServerState {
     /// The server asked for no new flows (an HTTP check answered 404 with
     /// `disable_on_404`); existing ones finish.
     Nolb,
+}
+
+impl fmt::Display for ServerState {
+    /// The word that JSON has: `UP`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "UP",
+            Self::Down => "DOWN",
+            Self::Drain => "DRAIN",
+            Self::Maint => "MAINT",
+            Self::Nolb => "NOLB",
+        })
+    }
 }
 
 /// What the operator asked for with `pointsman server set`.
