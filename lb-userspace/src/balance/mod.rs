@@ -1,2 +1,42 @@
-//! Which server of a backend a request or connection of the proxy goes to. Pure: no I/O,
-//! no clock of its own, no HTTP; it knows the model.
+//! Balancing for the proxy: which server gets a request, how many it may have at a time,
+//! who waits, what may be tried again, and what traffic says of servers.
+//!
+//! Pure: no I/O, no clock, no randomness; time, seeds and hashes are parameters. A
+//! request that finds room takes no lock: what is global is atomic numbers and one
+//! immutable view for each pool (`ArcSwap`). It must not know the proxy that calls it, nor
+//! who tells it of servers.
+//!
+//! | file | owns |
+//! |---|---|
+//! | [`pool`] | one backend: the way of a request through the rest |
+//! | `view`, `tier` | how its servers stand; who shares requests, with turns and ring |
+//! | `choose`, `schedule` | the algorithms; turns by weight |
+//! | [`key`] | what hashing algorithms hash |
+//! | [`member`], `shared` | one server's counters; what those of a pool share |
+//! | [`lease`], `queue` | a place at a server; those who wait for one |
+//! | `breaker`, `slow_start`, `budget` | failures seen on traffic; coming back; retries |
+//! | [`cookie`] | cookies that bring a client back to its server |
+//! | [`pools`] | all backends, and what is known of their servers |
+
+mod breaker;
+mod budget;
+mod choose;
+pub mod cookie;
+pub mod key;
+pub mod lease;
+pub mod member;
+pub mod pool;
+pub mod pools;
+mod queue;
+mod schedule;
+mod shared;
+mod slow_start;
+#[cfg(test)]
+mod tests;
+mod tier;
+mod view;
+
+pub use lease::{Abandoned, Lease, Outcome, Ticket};
+pub use member::Member;
+pub use pool::{KnownServer, MemberReport, PickError, PickFacts, Picked, Pool};
+pub use pools::Pools;

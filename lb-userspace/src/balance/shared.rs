@@ -1,0 +1,59 @@
+//! What the servers of one pool share.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use super::{breaker::Share, queue::Queue};
+use crate::model::balance::Balancing;
+
+/// What the servers of one pool share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Times are counted from here: just before the pool began, so that none is 0.
+    pub(super) epoch: Instant,
+    pub(super) balancing: ArcSwap<Balancing>,
+    pub(super) queue: Queue,
+    pub(super) share: Share,
+    /// Traffic took a server out and the pool has not looked since.
+    changed: AtomicBool,
+    /// Whom to tell of it.
+    notify: Arc<Notify>,
+}
+
+impl Shared {
+    pub(super) fn new(balancing: Balancing, notify: Arc<Notify>, begun: Instant) -> Arc<Self> {
+        let epoch = begun.checked_sub(Duration::from_nanos(1)).unwrap_or(begun);
+        Arc::new(Self {
+            epoch,
+            balancing: ArcSwap::from_pointee(balancing),
+            queue: Queue::default(),
+            share: Share::default(),
+            changed: AtomicBool::new(false),
+            notify,
+        })
+    }
+
+    /// Nanoseconds from the epoch to `now`; 1 at least, so that 0 can mean never.
+    pub(super) fn nanos(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.epoch).as_nanos();
+        u64::try_from(elapsed).unwrap_or(u64::MAX).max(1)
+    }
+
+    pub(super) fn tell_change(&self) {
+        self.changed.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+
+    /// Whether something changed since this was last asked.
+    pub(super) fn take_change(&self) -> bool {
+        self.changed.swap(false, Ordering::Acquire)
+    }
+}
