@@ -10,3 +10,4 @@ pub mod name;
 pub mod next_hop;
 pub mod snapshot;
 pub mod state;
+pub mod tls;

@@ -5,3 +5,9 @@
 //! way crosses threads. It knows the model, the clock and `balance`; it is the only place
 //! that knows rustls, and with the checks and the admin interface the only one that knows
 //! hyper.
+
+pub mod listen;
+pub mod proxy_protocol;
+pub mod sni;
+pub mod socket;
+pub mod tls;

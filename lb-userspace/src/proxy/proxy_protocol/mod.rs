@@ -1,0 +1,59 @@
+//! The PROXY protocol, versions 1 and 2: who the client is, said in front of everything else
+//! (proxy-protocol.txt, revision 2.2, of the HAProxy project). The format itself is
+//! proxy-protocol-rs'; here is what a hostile network asks for besides: who may say it, how
+//! long and how large, and never a byte too many taken from the connection.
+
+mod read;
+mod write;
+
+use std::{io, time::Duration};
+
+pub use self::{
+    read::{Header, MAX_BYTES, parse, read},
+    write::{Facts, Tlvs, Version, encode},
+};
+
+/// Why a connection's header is refused. The peer is to blame: a client that got past
+/// whoever should write the header, or that writer.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderError {
+    /// It did not arrive in time.
+    #[error("no whole PROXY header within {after:?}")]
+    Timeout {
+        /// The limit.
+        after: Duration,
+    },
+    /// The peer hung up before its end.
+    #[error("the peer hung up within the PROXY header")]
+    Gone(#[source] io::Error),
+    /// The first bytes are something else.
+    #[error("the connection does not begin with a PROXY header")]
+    Missing,
+    /// It is longer than any good one.
+    #[error("the PROXY header is {length} bytes long, more than {MAX_BYTES}")]
+    TooLong {
+        /// Its length as announced.
+        length: usize,
+    },
+    /// It is broken.
+    #[error("the PROXY header is malformed: {0}")]
+    Malformed(String),
+    /// It is about something other than a stream.
+    #[error("the PROXY header is about datagrams")]
+    NotStream,
+}
+
+impl HeaderError {
+    /// A short word for logs and counters, stable.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Timeout { .. } => "timeout",
+            Self::Gone(_) => "gone",
+            Self::Missing => "missing",
+            Self::TooLong { .. } => "too_long",
+            Self::Malformed(_) => "malformed",
+            Self::NotStream => "not_stream",
+        }
+    }
+}

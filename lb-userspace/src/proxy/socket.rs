@@ -1,0 +1,208 @@
+//! A connected stream socket, of TCP or of the host itself, and who is at its other end.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use nix::sys::socket::{MsgFlags, recv};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+/// A connection, ours to clients and ours to servers.
+#[derive(Debug)]
+pub enum Socket {
+    /// Over IP.
+    Tcp(TcpStream),
+    /// Within the host.
+    Unix(UnixStream),
+}
+
+/// The addresses of a connection. Those of a unix socket are unspecified, port 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Where it comes from.
+    pub source: SocketAddr,
+    /// Where it went to.
+    pub destination: SocketAddr,
+}
+
+impl Addresses {
+    /// What stands for the addresses of a unix socket.
+    pub const NONE: Self = Self {
+        source: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        destination: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+    };
+
+    /// Whether they are of one family and can be handed on to a server.
+    #[must_use]
+    pub fn are_known(&self) -> bool {
+        self.source.port() != 0 && self.source.is_ipv4() == self.destination.is_ipv4()
+    }
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.source, self.destination)
+    }
+}
+
+/// How often an idle connection is probed, so that a peer that vanished without a word is
+/// found out (tcp(7)); dead after nine probes.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
+
+impl Socket {
+    /// The addresses as the kernel has them, IPv4 in its own form.
+    ///
+    /// # Errors
+    /// If the connection is gone already.
+    pub fn addresses(&self) -> io::Result<Addresses> {
+        match self {
+            Self::Unix(_) => Ok(Addresses::NONE),
+            Self::Tcp(stream) => Ok(Addresses {
+                source: canonical(stream.peer_addr()?),
+                destination: canonical(stream.local_addr()?),
+            }),
+        }
+    }
+
+    /// Sends small writes at once and probes an idle peer.
+    ///
+    /// # Errors
+    /// If the connection is gone already.
+    pub fn tune(&self) -> io::Result<()> {
+        let Self::Tcp(stream) = self else { return Ok(()) };
+        stream.set_nodelay(true)?;
+        let (idle, between) = KEEPALIVE;
+        let probes = TcpKeepalive::new().with_time(idle).with_interval(between);
+        SockRef::from(stream).set_tcp_keepalive(&probes)
+    }
+
+    /// Makes closing it an abort: the peer sees a reset and can not take what came for all
+    /// there is.
+    pub fn abort_on_close(&self) {
+        // A socket that is gone needs no reset.
+        let _ = SockRef::from(&self.as_fd()).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Says that nothing more will be sent.
+    ///
+    /// # Errors
+    /// If the connection is gone already.
+    pub fn finish_sending(&self) -> io::Result<()> {
+        SockRef::from(&self.as_fd()).shutdown(std::net::Shutdown::Write)
+    }
+
+    /// Waits until there is something to read, or the peer has left.
+    pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(context),
+            Self::Unix(stream) => stream.poll_read_ready(context),
+        }
+    }
+
+    /// Does a system call of one's own that does not block; `WouldBlock` ends readiness.
+    pub(crate) fn try_io<T>(
+        &self,
+        interest: Interest,
+        call: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        match self {
+            Self::Tcp(stream) => stream.try_io(interest, call),
+            Self::Unix(stream) => stream.try_io(interest, call),
+        }
+    }
+
+    /// Copies what has come without taking it; 0 means the peer has finished sending.
+    ///
+    /// # Errors
+    /// As recv(2).
+    ///
+    /// # Cancel safety
+    /// Nothing is taken.
+    pub async fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            std::future::poll_fn(|context| self.poll_readable(context)).await?;
+            let peeked = self.try_io(Interest::READABLE, || {
+                Ok(recv(self.as_fd().as_raw_fd(), into, MsgFlags::MSG_PEEK)?)
+            });
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+/// IPv4 out of its IPv6 form, as a dual-stack listener has it.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
