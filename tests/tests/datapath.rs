@@ -529,8 +529,13 @@ fn desired(vip: SocketAddr, servers: &[&str]) -> Result<Desired> {
         neighbour: [2, 0, 0, 0, 0, 2],
         source: "10.0.1.254".parse()?,
     };
-    let server =
-        DesiredServer { state: state::UP, weight: 100, backup: false, next_hop: Some(next_hop) };
+    let server = DesiredServer {
+        state: state::UP,
+        weight: 100,
+        configured_weight: 100,
+        backup: false,
+        next_hop: Some(next_hop),
+    };
     let servers = servers.iter().map(|address| Ok((address.parse()?, server)));
     Ok(Desired {
         settings: Settings::default(),

@@ -48,10 +48,26 @@ pub struct DesiredServer {
     pub state: u8,
     /// Share of new flows, 0 to 256; 0 gets none.
     pub weight: u16,
+    /// The weight of the configuration.
+    pub configured_weight: u16,
     /// Used only while no server without this mark is usable.
     pub backup: bool,
     /// How packets reach it, if that is known.
     pub next_hop: Option<NextHop>,
+}
+
+impl DesiredServer {
+    /// Its share of the ring while it gets flows. One that gets none by its weight alone
+    /// comes back with the configured one, as far as can be known.
+    pub(super) const fn share(&self) -> u16 {
+        if self.weight > 0 { self.weight } else { self.configured_weight }
+    }
+
+    /// One that is up, and nothing else is known of.
+    #[cfg(test)]
+    pub(super) const fn of_weight(weight: u16) -> Self {
+        Self { state: state::UP, weight, configured_weight: weight, backup: false, next_hop: None }
+    }
 }
 
 /// The largest weight of a ring's member ([`lb_common::maglev::Member::weight`]).
@@ -114,6 +130,7 @@ fn servers(
             state: data_plane_state(state),
             // Beyond the most, a ring could not be built at all.
             weight: weight.min(MOST_WEIGHT),
+            configured_weight: server.weight.min(MOST_WEIGHT),
             backup: server.backup,
             next_hop: next_hops.get(&server.address.ip()).copied(),
         };

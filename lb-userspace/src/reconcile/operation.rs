@@ -10,7 +10,7 @@ use lb_common::{
     vip::{FilterWord, TOMBSTONE_PROTOCOL, VipEntry, VipKey},
 };
 
-use super::ring::RingMember;
+use super::ring::{self, RingMember};
 use crate::model::index::plain_address;
 
 /// One change to one map. Each is atomic as a packet sees it.
@@ -33,7 +33,7 @@ pub enum Operation {
     SetRing {
         /// The backend's id.
         backend: u16,
-        /// Its members; at least one.
+        /// Its members; at least one gets flows.
         members: Vec<RingMember>,
     },
     /// Write a backend.
@@ -88,7 +88,7 @@ impl fmt::Display for Operation {
                 write!(f, "write server {address} port {port} (id {id}) as {word}")
             }
             Self::SetRing { backend, members } => {
-                write!(f, "give backend id {backend} a ring of {} servers", members.len())
+                write!(f, "give backend id {backend} a ring of {} servers", ring::usable(members))
             }
             Self::PutBackend { id, .. } => write!(f, "write backend id {id}"),
             Self::PutFilterWord { index, .. } => write!(f, "write word {index} of the filter"),

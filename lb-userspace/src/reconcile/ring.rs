@@ -20,31 +20,45 @@ pub struct RingMember {
     pub address: SocketAddr,
     /// Its share; not 0.
     pub weight: u16,
-    /// How the data plane finds it.
-    pub server: Handle,
+    /// How the data plane finds it; none while it gets no flows and others have its slots.
+    pub server: Option<Handle>,
 }
 
 impl RingMember {
-    fn seed(&self) -> u64 {
-        maglev::member_seed(&common_address(self.address.ip()), self.address.port())
+    fn member(&self) -> Member {
+        let seed = maglev::member_seed(&common_address(self.address.ip()), self.address.port());
+        Member { seed, weight: self.weight, usable: self.server.is_some() }
     }
 }
 
-/// The servers that get new flows: usable ones, or the usable backups if there are no
-/// others. A server can be used if it is up, has a weight, and it is known as whom to talk
-/// to it (`reachable`).
+/// The servers that get new flows, usable ones, or the usable backups if there are no
+/// others; and beside them those that would if they could, so that only their slots go to
+/// others meanwhile. Empty if nobody gets any. A server can be used if it is up, has a
+/// weight, and it is known as whom to talk to it (`reachable`).
 pub(super) fn members<'a>(
     servers: impl Iterator<Item = (&'a SocketAddr, &'a DesiredServer, Handle, bool)>,
 ) -> Vec<RingMember> {
-    let usable = servers.filter(|(_, server, _, reachable)| {
-        server.state == state::UP && server.weight > 0 && *reachable
-    });
-    let (backups, others): (Vec<_>, Vec<_>) = usable.partition(|(_, server, ..)| server.backup);
-    let chosen = if others.is_empty() { backups } else { others };
-    let member = |(address, server, handle, _): (&SocketAddr, &DesiredServer, Handle, bool)| {
-        RingMember { address: *address, weight: server.weight, server: handle }
+    let member = |(address, server, handle, reachable): (&SocketAddr, &DesiredServer, _, _)| {
+        let usable = server.state == state::UP && server.weight > 0 && reachable;
+        let member = RingMember {
+            address: *address,
+            weight: server.share(),
+            server: usable.then_some(handle),
+        };
+        (server.backup, member)
     };
-    chosen.into_iter().map(member).collect()
+    let members = servers.map(member).filter(|(_, member)| member.weight > 0);
+    let (backups, others): (Vec<_>, Vec<_>) = members.partition(|(backup, _)| *backup);
+    let classes = [others, backups].into_iter();
+    let chosen = classes
+        .map(|class| class.into_iter().map(|(_, member)| member).collect::<Vec<_>>())
+        .find(|class| usable(class) > 0);
+    chosen.unwrap_or_default()
+}
+
+/// How many members get flows.
+pub(super) fn usable(members: &[RingMember]) -> usize {
+    members.iter().filter(|member| member.server.is_some()).count()
 }
 
 /// Identifies the ring of these members; 0 if there are none.
@@ -52,25 +66,22 @@ pub(super) fn signature(members: &[RingMember]) -> u64 {
     if members.is_empty() {
         return 0;
     }
-    maglev::signature(members.iter().map(|member| (member.seed(), member.weight, member.server)))
+    maglev::signature(members.iter().map(|one| (one.member(), one.server.unwrap_or_default())))
 }
 
 /// The slots of the ring of these members.
 ///
 /// # Errors
-/// If there are no members, or more than slots.
+/// If no member gets flows, or there are more than slots.
 pub(super) fn slots(members: &[RingMember]) -> Result<Vec<RingSlot>, BuildError> {
-    let inputs: Vec<Member> = members
-        .iter()
-        .map(|member| Member { seed: member.seed(), weight: member.weight })
-        .collect();
+    let inputs: Vec<Member> = members.iter().map(RingMember::member).collect();
     let mut scratch = vec![Scratch::default(); maglev::scratch_len(inputs.len())];
     let mut indexes = vec![0_u16; RING_SLOTS as usize].into_boxed_slice();
     let slots: &mut [u16; RING_SLOTS as usize] =
         (&mut *indexes).try_into().expect("the slice was made with this length");
     maglev::build(&inputs, slots, &mut scratch)?;
     let slot = |index: &u16| RingSlot {
-        server: members.get(usize::from(*index)).map_or(Handle::default(), |member| member.server),
+        server: members.get(usize::from(*index)).and_then(|one| one.server).unwrap_or_default(),
     };
     Ok(slots.iter().map(slot).collect())
 }
@@ -81,7 +92,7 @@ mod tests {
 
     fn member(port: u16, weight: u16, id: u16) -> RingMember {
         let address = SocketAddr::new([192, 0, 2, 1].into(), port);
-        RingMember { address, weight, server: Handle { id, generation: 1 } }
+        RingMember { address, weight, server: Some(Handle { id, generation: 1 }) }
     }
 
     #[test]
@@ -92,6 +103,18 @@ mod tests {
         assert!(count.abs_diff(RING_SLOTS as usize / 4) <= 1, "{count}");
         let same = |(a, b): (&RingSlot, &RingSlot)| (a.server.id == 7) == (b.server.id == 2);
         assert!(one.iter().zip(&other).all(same));
+    }
+
+    #[test]
+    fn who_is_out_of_use_is_in_no_slot_and_moves_no_slot_of_the_others() {
+        let all = [member(80, 80, 7), member(81, 80, 8), member(82, 80, 9)];
+        let left = [RingMember { server: None, ..all[0] }, all[1], all[2]];
+        let (before, after) = (slots(&all).expect("a ring"), slots(&left).expect("a ring"));
+        assert!(after.iter().all(|slot| [8, 9].contains(&slot.server.id)));
+        let kept = |(old, new): (&RingSlot, &RingSlot)| old.server.id == 7 || old == new;
+        assert!(before.iter().zip(&after).all(kept));
+        assert_ne!(signature(&all), signature(&left));
+        assert_ne!(signature(&left), signature(&left[1..]));
     }
 
     #[test]
@@ -106,7 +129,7 @@ mod tests {
 
     #[test]
     fn backups_come_in_only_when_nobody_else_is_usable() {
-        let server = |state, backup| DesiredServer { state, weight: 1, backup, next_hop: None };
+        let server = |state, backup| DesiredServer { state, backup, ..DesiredServer::of_weight(1) };
         let address = |port| SocketAddr::new([192, 0, 2, 1].into(), port);
         let ports = |list: &[(u16, DesiredServer, bool)]| {
             let addresses: Vec<_> = list.iter().map(|(port, ..)| address(*port)).collect();
@@ -114,7 +137,8 @@ mod tests {
             let candidates = candidates.map(|((_, server, reachable), address)| {
                 (address, server, Handle::default(), *reachable)
             });
-            members(candidates).iter().map(|member| member.address.port()).collect::<Vec<_>>()
+            let used = members(candidates).into_iter().filter(|member| member.server.is_some());
+            used.map(|member| member.address.port()).collect::<Vec<_>>()
         };
         let (up, backup) = (server(state::UP, false), server(state::UP, true));
         let down = server(state::DOWN, false);
@@ -122,5 +146,30 @@ mod tests {
         assert_eq!(ports(&[(1, down, true), (2, backup, true)]), [2]);
         assert_eq!(ports(&[(1, up, false), (2, backup, true)]), [2]);
         assert!(ports(&[(1, down, true), (2, server(state::DRAIN, true), true)]).is_empty());
+    }
+
+    #[test]
+    fn who_would_get_flows_keeps_its_place_in_the_ring() {
+        let weights = |servers: &[DesiredServer]| {
+            let addresses: Vec<_> = (1..)
+                .map(|port| SocketAddr::new([192, 0, 2, 1].into(), port))
+                .take(servers.len())
+                .collect();
+            let candidates = servers.iter().zip(&addresses);
+            let candidates =
+                candidates.map(|(server, address)| (address, server, Handle::default(), true));
+            members(candidates)
+                .iter()
+                .map(|one| (one.weight, one.server.is_some()))
+                .collect::<Vec<_>>()
+        };
+        let up = DesiredServer::of_weight(5);
+        let down = DesiredServer { state: state::DOWN, ..up };
+        let drained_by_weight = DesiredServer { weight: 0, ..up };
+        let never_meant = DesiredServer { weight: 0, configured_weight: 0, ..up };
+        let weighed = DesiredServer { weight: 9, ..up };
+        let backup = DesiredServer { backup: true, ..up };
+        let all = [up, down, drained_by_weight, never_meant, weighed, backup];
+        assert_eq!(weights(&all), [(5, true), (5, false), (5, false), (9, true)]);
     }
 }

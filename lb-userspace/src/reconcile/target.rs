@@ -286,7 +286,7 @@ fn backend_entry(name: &Name, handle: Handle, members: &[RingMember]) -> Backend
         name: bytes,
         ring_signature: ring::signature(members),
         generation: u32::from(handle.generation),
-        ring_members: u32::try_from(members.len()).unwrap_or(u32::MAX),
+        ring_members: u32::try_from(ring::usable(members)).unwrap_or(u32::MAX),
     }
 }
 

@@ -44,7 +44,7 @@ impl Maps {
         self.actual.apply(operation);
         match operation {
             Operation::SetRing { backend, members } => {
-                let handles = members.iter().map(|member| member.server).collect();
+                let handles = members.iter().filter_map(|member| member.server).collect();
                 self.rings.insert(*backend, handles);
             }
             Operation::ClearRing { backend } => {
@@ -222,7 +222,7 @@ fn server() -> impl Strategy<Value = DesiredServer> {
                 neighbour,
                 source: address(source),
             });
-            DesiredServer { state, weight, backup, next_hop }
+            DesiredServer { state, weight, configured_weight: 50, backup, next_hop }
         },
     )
 }
