@@ -115,12 +115,8 @@ fn check_outages(count: u16, nets: u8, removed: usize, most_of_the_second: f64) 
             assert!(owners(&members) == before, "what returns finds its own slots again");
         }
     }
-    println!(
-        "{count} servers: second outage: {:.4} %, worst {:.4} %",
-        mean(&second),
-        worst(&second)
-    );
-    assert!(worst(&second) <= most_of_the_second, "{count} servers: {} %", worst(&second));
+    let (mean, worst) = (mean(&second), worst(&second));
+    assert!(worst <= most_of_the_second, "{count} servers: mean {mean} %, worst {worst} %");
 }
 
 /// Usable members have their share to within two slots, others nothing.
@@ -160,7 +156,6 @@ fn removals(count: u16, nets: u8, removed: usize) -> Vec<f64> {
         let step = members.len() / removed;
         found.extend((0..removed).map(|turn| disruption(&members, &before, turn * step)));
     }
-    println!("{count} servers, one less: mean {:.3} %, worst {:.3} %", mean(&found), worst(&found));
     found
 }
 

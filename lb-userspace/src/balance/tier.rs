@@ -122,6 +122,7 @@ impl Ring {
         let member = |(server, weight): (&Usable, &u32)| maglev::Member {
             seed: seed(&server.member),
             weight: u16::try_from(fit(*weight)).unwrap_or(256),
+            usable: true,
         };
         let members: Vec<_> = usable.iter().zip(weights).map(member).collect();
         if let Some(before) = before.filter(|before| before.members == members) {

@@ -98,7 +98,10 @@ fn the_ring_is_that_of_layer_4() {
         let address = crate::model::index::common_address(server.address.ip());
         maglev::member_seed(&address, server.address.port())
     };
-    let member = |server| maglev::Member { seed: seed(server), weight: server.weight };
+    let member = |server: &KnownServer| {
+        let (seed, weight) = (seed(server), server.weight);
+        maglev::Member { seed, weight, usable: true }
+    };
     let members: Vec<_> = rig.servers.values().map(member).collect();
     let mut slots = vec![0; RING_SLOTS as usize];
     let all = slots.as_mut_slice().try_into().unwrap();
