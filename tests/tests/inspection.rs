@@ -213,8 +213,22 @@ fn vip_addresses_are_put_on_the_interface_and_taken_off() -> Result<()> {
     let mut configuration = agent.configuration(Service::all_embedded(&bed));
     configuration.datapath_options.push("manage_addresses: true".into());
     agent.configure(&configuration)?;
-    agent.start_with(&["--detach-on-exit"])?;
     let vips = Family::BOTH.map(|family| Bed::vip(family, port::LINE));
+    let elsewhere = "02:00:00:00:09:99";
+    for vip in vips {
+        let vip = vip.ip().to_string();
+        let stale = ["neigh", "replace", &vip, "lladdr", elsewhere, "dev", "eth0", "nud", "stale"];
+        bed.client.ip(&stale)?;
+    }
+    agent.start_with(&["--detach-on-exit"])?;
+    for vip in vips {
+        wait_until("the client to be told where the VIP is", PATIENCE, || {
+            let vip = vip.ip().to_string();
+            let shown = output(bed.client.command("ip").args(["neigh", "show", &vip]))?;
+            ensure!(shown.contains("lladdr") && !shown.contains(elsewhere), "{shown}");
+            Ok(())
+        })?;
+    }
     for vip in vips {
         wait_until("the address", PATIENCE, || require_address(&bed, vip, true))?;
         bed.client.run(|| clients::short_connections(vip, 200, 2).require_all(200))?;

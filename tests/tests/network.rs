@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use pointsman::network::{
-    self, Changes, Handle, NeighbourWatch, NetworkError, NextHop, link_by_name,
+    self, Announcer, Changes, Handle, NeighbourWatch, NetworkError, NextHop, link_by_name,
     reconcile_addresses, route_to,
 };
 use testbed::namespace::{Namespace, output, write_sysctl};
@@ -367,6 +367,54 @@ fn vip_addresses_are_put_on_and_taken_off() -> Result<()> {
         ensure!(list.contains("10.9.0.1/24") && list.contains("fd09::1/64"), "{list}");
         ensure!(!list.contains("10.9.0.10") && !list.contains("fd09::10"), "{list}");
         Ok(())
+    })
+}
+
+/// Where a peer believes an address to be, and how sure it is.
+fn believed(pair: &Pair, address: &str) -> Result<String> {
+    output(Command::new("ip").args(["-n", pair.peer.name(), "neigh", "show", address]))
+}
+
+#[test]
+fn neighbours_that_remember_a_vip_elsewhere_learn_where_it_is() -> Result<()> {
+    Pair::create()?.block_on(async |pair| {
+        let vips = ["10.9.0.100", "fd09::100"];
+        let elsewhere = "02:00:00:00:09:99";
+        for vip in vips {
+            let stale = ["neigh", "replace", vip, "lladdr", elsewhere, "nud", "stale"];
+            pair.peer.ip(&[&stale[..], &["dev", "peer0"]].concat())?;
+        }
+        reconcile(&network::open()?, "here0", &vips).await?;
+        let mut announcer = Announcer::default();
+        announcer.announce("here0", &set(&vips));
+        let told = async {
+            for vip in vips {
+                while !believed(pair, vip)?.contains(&mac(HERE)) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            anyhow::Ok(())
+        };
+        timeout(PROMPT, told).await.context("nobody told the peer")??;
+        // Somebody else's from now on.
+        announcer.withdraw(&set(&vips));
+        for vip in vips {
+            let moved = ["neigh", "replace", vip, "lladdr", elsewhere, "nud", "stale"];
+            pair.peer.ip(&[&moved[..], &["dev", "peer0"]].concat())?;
+        }
+        let again = async {
+            loop {
+                for vip in vips {
+                    let now = believed(pair, vip)?;
+                    ensure!(now.contains(elsewhere), "announced after it was withdrawn: {now}");
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        match timeout(Duration::from_secs(3), again).await {
+            Err(_) => Ok(()),
+            Ok(result) => result,
+        }
     })
 }
 

@@ -66,8 +66,8 @@ static MANAGE_ADDRESSES: Key<Bool> = Key {
     name: "manage_addresses",
     shape: Bool,
     presence: Presence::Default("false"),
-    doc: "Put VIP addresses on the first interface, and take them off when they leave the \
-          configuration.",
+    doc: "Put VIP addresses on the first interface, announce them to its neighbours, and take \
+          them off when they leave the configuration.",
 };
 
 static SNAT_PORTS: Key<Text<(u16, u16)>> = Key {

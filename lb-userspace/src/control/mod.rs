@@ -44,7 +44,7 @@ use crate::{
     datapath::sweep::SweepReport,
     health::HealthEvent,
     model::{next_hop::NextHop, snapshot::Snapshot, state::ServerId},
-    network::{self, Handle},
+    network::{self, Announcer, Handle},
     reconcile::desired,
 };
 
@@ -76,6 +76,8 @@ pub struct Control {
     kernel: Option<Kernel>,
     /// For VIP addresses; none until they are to be managed.
     network: Option<Handle>,
+    /// Tells neighbours of those that were put on.
+    announcer: Announcer,
     state_file: StateFile,
     outputs: Outputs,
     /// What the last sweep of the flow tables found.
@@ -158,6 +160,7 @@ impl Control {
             next_hops: start.next_hops,
             kernel: start.kernel,
             network: None,
+            announcer: Announcer::default(),
             state_file: start.state_file,
             outputs: start.outputs,
             sweeps: start.sweeps,
@@ -299,6 +302,8 @@ impl Control {
         let wanted = binds.filter(|_| datapath.manage_addresses).map(|bind| bind.address.ip());
         let link = network::link_by_name(handle, interface).await?;
         let changes = network::reconcile_addresses(handle, &link, &wanted.collect()).await?;
+        self.announcer.announce(interface, &changes.added);
+        self.announcer.withdraw(&changes.removed);
         for address in &changes.added {
             tracing::info!("VIP address {address} was put on {interface}");
         }

@@ -5,6 +5,7 @@
 //! connection. It must not know the data plane: it reports next hops, others store them.
 
 pub mod addresses;
+pub mod announce;
 pub mod error;
 pub mod links;
 pub mod neighbour_watch;
@@ -14,6 +15,7 @@ pub mod routes;
 
 pub use crate::model::next_hop::NextHop;
 pub use addresses::{Changes, reconcile_addresses};
+pub use announce::Announcer;
 pub use error::NetworkError;
 pub use links::{Link, link_by_name};
 pub use neighbour_watch::NeighbourWatch;
