@@ -8,6 +8,7 @@ pub mod frontend;
 pub mod index;
 pub mod name;
 pub mod next_hop;
+pub mod rule;
 pub mod snapshot;
 pub mod state;
 pub mod tls;

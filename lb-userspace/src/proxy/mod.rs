@@ -8,6 +8,7 @@
 
 pub mod listen;
 pub mod proxy_protocol;
+pub mod rules;
 pub mod sni;
 pub mod socket;
 pub mod tls;
