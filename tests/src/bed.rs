@@ -235,6 +235,43 @@ impl Bed {
         server.ip(&["addr", "replace", &address, "dev", "eth0", "nodad"])
     }
 
+    /// Deletes the link to a server, both ends, as when a virtual machine goes or a card
+    /// is pulled. The server's processes stay.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn unplug_server(&self, index: u8) -> Result<()> {
+        self.balancer.ip(&["link", "del", &format!("server{index}")])
+    }
+
+    /// Undoes [`Bed::unplug_server`]: interfaces of the same names and addresses. The link
+    /// delivers as long as the returned value lives.
+    ///
+    /// # Errors
+    /// When there is no such server, or `ip`, `ethtool` or the kernel refuses a step.
+    pub fn replug_server(&self, index: u8) -> Result<Stub> {
+        let server = self.server(index)?;
+        self.connect_server(index, server)?;
+        Stub::attach(server, "eth0")
+    }
+
+    /// Deletes the link to the client, both ends.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn unplug_client(&self) -> Result<()> {
+        self.balancer.ip(&["link", "del", "client0"])
+    }
+
+    /// Undoes [`Bed::unplug_client`]; see [`Bed::replug_server`].
+    ///
+    /// # Errors
+    /// When `ip`, `ethtool` or the kernel refuses a step.
+    pub fn replug_client(&self) -> Result<Stub> {
+        self.connect_client()?;
+        Stub::attach(&self.client, "eth0")
+    }
+
     /// The namespace of a server.
     ///
     /// # Errors
@@ -244,17 +281,25 @@ impl Bed {
     }
 
     fn wire(&mut self) -> Result<()> {
-        self.connect(&self.client, "client0", "10.91.0", "fd91:")?;
-        self.client.ip(&["route", "add", "default", "via", "10.91.0.1"])?;
-        self.client.ip(&["-6", "route", "add", "default", "via", "fd91::1"])?;
-        for (index, server) in self.servers.iter().enumerate() {
-            let (v4, v6) = (format!("10.92.{index}"), format!("fd92:{index:x}:"));
-            self.connect(server, &format!("server{index}"), &v4, &v6)?;
+        self.connect_client()?;
+        for (index, server) in (0_u8..).zip(&self.servers) {
+            self.connect_server(index, server)?;
         }
         for peer in std::iter::once(self.client.as_ref()).chain(&self.servers) {
             self.stubs.push(Stub::attach(peer, "eth0")?);
         }
         Ok(())
+    }
+
+    fn connect_client(&self) -> Result<()> {
+        self.connect(&self.client, "client0", "10.91.0", "fd91:")?;
+        self.client.ip(&["route", "add", "default", "via", "10.91.0.1"])?;
+        self.client.ip(&["-6", "route", "add", "default", "via", "fd91::1"])
+    }
+
+    fn connect_server(&self, index: u8, server: &Namespace) -> Result<()> {
+        let (v4, v6) = (format!("10.92.{index}"), format!("fd92:{index:x}:"));
+        self.connect(server, &format!("server{index}"), &v4, &v6)
     }
 
     /// One veth pair, `balancer_end` with `.1` and `::1` and the peer's `eth0` with `.2` and `::2`.

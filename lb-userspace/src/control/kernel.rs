@@ -151,17 +151,7 @@ impl Kernel {
     /// # Errors
     /// The first interface that refused; the others are attached all the same.
     pub fn attach(&mut self, config: &Datapath) -> Result<(), KernelError> {
-        let mut result = Ok(());
-        for name in &config.interfaces {
-            match self.plane.attach(name, config.mode) {
-                Ok(Some(attachment)) => self.note_attachment(attachment, config.mode),
-                Ok(None) => {}
-                Err(error) => {
-                    self.attachments.remove(name);
-                    result = result.and(Err(error.into()));
-                }
-            }
-        }
+        let result = self.attach_to(config.interfaces.iter(), config.mode);
         let wanted: BTreeSet<&String> = config.interfaces.iter().collect();
         for name in self.plane.pins().linked_interfaces().map_err(DatapathError::from)? {
             if !wanted.contains(&name) {
@@ -173,13 +163,48 @@ impl Kernel {
         result
     }
 
-    /// Whether an interface went away or was made anew since the program was attached.
+    /// Attaches the program to interfaces that it is not attached to: those that were
+    /// deleted and made again, or refused before.
+    ///
+    /// # Errors
+    /// The first interface that refused or is not there; the others are attached all the
+    /// same.
+    pub fn attach_missing(&mut self, config: &Datapath) -> Result<(), KernelError> {
+        let missing: Vec<_> =
+            config.interfaces.iter().filter(|name| !self.is_attached(name)).collect();
+        self.attach_to(missing.into_iter(), config.mode)
+    }
+
+    /// Whether the program is attached to every interface that it should be attached to.
     #[must_use]
-    pub fn attachment_is_stale(&self, config: &Datapath) -> bool {
-        config.interfaces.iter().any(|name| {
-            let attached = self.attachments.get(name).map(|attachment| attachment.ifindex);
-            if_nametoindex(name.as_str()).ok() != attached
-        })
+    pub fn is_attached_to_all(&self, config: &Datapath) -> bool {
+        config.interfaces.iter().all(|name| self.is_attached(name))
+    }
+
+    /// Whether an interface is the one that the program was attached to, not one that was
+    /// made anew under its name.
+    fn is_attached(&self, name: &str) -> bool {
+        let attached = self.attachments.get(name).map(|attachment| attachment.ifindex);
+        attached.is_some() && if_nametoindex(name).ok() == attached
+    }
+
+    fn attach_to<'a>(
+        &mut self,
+        names: impl Iterator<Item = &'a String>,
+        mode: AttachMode,
+    ) -> Result<(), KernelError> {
+        let mut result = Ok(());
+        for name in names {
+            match self.plane.attach(name, mode) {
+                Ok(Some(attachment)) => self.note_attachment(attachment, mode),
+                Ok(None) => {}
+                Err(error) => {
+                    self.attachments.remove(name);
+                    result = result.and(Err(error.into()));
+                }
+            }
+        }
+        result
     }
 
     /// How the program is attached to each of these interfaces.

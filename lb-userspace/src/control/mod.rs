@@ -264,10 +264,16 @@ impl Control {
         }
     }
 
-    /// Brings maps and VIP addresses to what is desired.
+    /// Brings maps, attachments and VIP addresses to what is desired.
     async fn apply(&mut self) -> anyhow::Result<()> {
         self.fill_maps()?;
+        let attached = match &mut self.kernel {
+            Some(kernel) => kernel.attach_missing(&self.snapshot.datapath),
+            None => Ok(()),
+        };
+        // An interface that is gone is no reason to leave addresses off another one.
         self.place_addresses().await?;
+        attached?;
         if self.apply_error.take().is_some() {
             tracing::info!("the data plane is up to date again");
         }
@@ -320,14 +326,11 @@ impl Control {
         }
     }
 
-    /// Attaches again to an interface that was deleted and made anew.
+    /// An interface that was deleted, or made again, needs attention.
     fn look_at_interfaces(&mut self) {
-        let stale = |kernel: &Kernel| kernel.attachment_is_stale(&self.snapshot.datapath);
-        if self.kernel.as_ref().is_some_and(stale) {
-            match self.attach() {
-                Ok(()) => self.wake(),
-                Err(error) => self.fail(&error),
-            }
+        let attached = |kernel: &Kernel| kernel.is_attached_to_all(&self.snapshot.datapath);
+        if !self.kernel.as_ref().is_none_or(attached) {
+            self.wake();
         }
     }
 

@@ -1,0 +1,139 @@
+//! Interfaces that are deleted and made again while the agent runs: the program returns to
+//! them by itself, and whatever does not need them goes on meanwhile.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use pointsman::model::{snapshot::AttachMode, state::ServerState};
+use testbed::{
+    agent::Agent,
+    bed::{Bed, Family, Mode},
+    clients::{self, Conversation, Kind, Traffic},
+    configuration::Service,
+    fleet::Fleet,
+    process::wait_until,
+    servers::port,
+};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How the status says the program is attached to an interface.
+fn attached(agent: &Agent<'_>, interface: &str) -> Result<AttachMode> {
+    let interfaces = agent.status()?.datapath.interfaces;
+    let found = interfaces.into_iter().find(|view| view.name == interface);
+    Ok(found.map_or(AttachMode::Off, |view| view.mode))
+}
+
+fn wanted(bed: &Bed) -> AttachMode {
+    match bed.mode {
+        Mode::Native => AttachMode::Native,
+        Mode::Generic => AttachMode::Generic,
+    }
+}
+
+/// Waits until the status says that the program is back, and nothing of a fault.
+fn wait_for_return(bed: &Bed, agent: &Agent<'_>, interface: &str) -> Result<()> {
+    let waited = wait_until(&format!("the program on {interface}"), PATIENCE, || {
+        let mode = attached(agent, interface)?;
+        ensure!(mode == wanted(bed), "{interface} is {mode:?}");
+        let error = agent.status()?.datapath.apply_error;
+        ensure!(error.is_none(), "{error:?}");
+        Ok(())
+    });
+    waited.map(drop)
+}
+
+/// Waits until the status names the interface that is missing.
+fn wait_for_fault(agent: &Agent<'_>, interface: &str) -> Result<()> {
+    let waited = wait_until(&format!("{interface} to be missed"), PATIENCE, || {
+        let error = agent.status()?.datapath.apply_error.unwrap_or_default();
+        ensure!(error.contains(&format!("no interface {interface}")), "it says {error:?}");
+        ensure!(attached(agent, interface)? == AttachMode::Off);
+        Ok(())
+    });
+    waited.map(drop)
+}
+
+#[test]
+fn a_link_to_a_server_that_is_made_again_carries_its_flows_again() -> Result<()> {
+    let bed = Bed::new(2, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    let agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    let vip = Bed::vip(Family::V4, port::LINE);
+    bed.unplug_server(0)?;
+    wait_for_fault(&agent, "server0")?;
+    agent.wait_for_state("s0", ServerState::Down)?;
+    // The other server goes on, while the agent misses the interface.
+    let traffic = Traffic::start(&bed.client, Kind::ShortTcp, vip, 2)?;
+    wait_until("the other server to be used", PATIENCE, || {
+        ensure!(traffic.exchanges() > 200, "{} so far", traffic.exchanges());
+        Ok(())
+    })?;
+    let _stub = bed.replug_server(0)?;
+    wait_for_return(&bed, &agent, "server0")?;
+    agent.wait_for_state("s0", ServerState::Up)?;
+    let tally = traffic.stop();
+    ensure!(tally.failed() == 0, "{tally}");
+    for family in Family::BOTH {
+        let vip = Bed::vip(family, port::LINE);
+        let tally = bed.client.run(|| Ok(clients::short_connections(vip, 400, 2)))?;
+        ensure!(tally.failed() == 0 && tally.answers.len() == 2, "{}: {tally}", family.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_link_to_the_clients_that_is_made_again_takes_new_and_old_connections() -> Result<()> {
+    let bed = Bed::new(2, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    let mut agent = Agent::install(&bed)?;
+    let mut configuration = agent.configuration(Service::all_embedded(&bed));
+    configuration.datapath_options.push("manage_addresses: true".into());
+    agent.configure(&configuration)?;
+    agent.start_with(&["--detach-on-exit"])?;
+    let mut kept = Vec::new();
+    for family in Family::BOTH {
+        let vip = Bed::vip(family, port::LINE);
+        kept.push(bed.client.run(|| Ok(Conversation::open(vip)?))?);
+    }
+    bed.unplug_client()?;
+    wait_for_fault(&agent, "client0")?;
+    let _stub = bed.replug_client()?;
+    wait_for_return(&bed, &agent, "client0")?;
+    for conversation in &mut kept {
+        conversation.say()?;
+    }
+    for family in Family::BOTH {
+        let vip = Bed::vip(family, port::LINE);
+        bed.client.run(|| clients::short_connections(vip, 300, 2).require_all(300))?;
+    }
+    // The VIP addresses are on the new interface.
+    let mut command = bed.balancer.command("ip");
+    let shown = testbed::namespace::output(command.args(["addr", "show", "client0"]))?;
+    for family in Family::BOTH {
+        let address = Bed::vip(family, port::LINE).ip().to_string();
+        ensure!(shown.contains(&address), "{address} is not on client0: {shown}");
+    }
+    agent.stop()
+}
+
+/// The pinned link of the old interface holds nothing any more.
+#[test]
+fn a_restart_finds_an_interface_that_was_made_again_meanwhile() -> Result<()> {
+    let bed = Bed::new(2, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    let mut agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    agent.kill();
+    bed.unplug_server(1)?;
+    let _stub = bed.replug_server(1)?;
+    agent.start()?;
+    wait_for_return(&bed, &agent, "server1")?;
+    agent.wait_for_state("s1", ServerState::Up)?;
+    let vip = Bed::vip(Family::V4, port::LINE);
+    wait_until("both servers to answer", PATIENCE, || {
+        let tally = bed.client.run(|| Ok(clients::short_connections(vip, 100, 2)))?;
+        ensure!(tally.failed() == 0 && tally.answers.len() == 2, "{tally}");
+        Ok(())
+    })?;
+    Ok(())
+}
