@@ -6,9 +6,11 @@
 //! that knows rustls, and with the checks and the admin interface the only one that knows
 //! hyper.
 
+pub mod limits;
 pub mod listen;
 pub mod proxy_protocol;
 pub mod rules;
 pub mod sni;
 pub mod socket;
+pub mod tcp;
 pub mod tls;

@@ -47,12 +47,12 @@ pub enum HelloError {
 impl HelloError {
     /// A short word for logs and counters, stable.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Timeout { .. } => "timeout",
-            Self::Gone(_) => "gone",
-            Self::TooLong => "too_long",
-            Self::NotTls(_) => "not_tls",
+            Self::Timeout { .. } => "hello_timeout",
+            Self::Gone(_) => "hello_gone",
+            Self::TooLong => "hello_too_long",
+            Self::NotTls(_) => "hello_not_tls",
         }
     }
 }
@@ -177,16 +177,16 @@ mod tests {
     fn check(bytes: &[u8], expected: &str) {
         let mut parser = Parser::default();
         let outcome = bytes.chunks(2048).find_map(|piece| parser.feed(piece).transpose());
-        let name = outcome.map(|outcome| outcome.unwrap_err().name());
+        let name = outcome.map(|outcome| outcome.unwrap_err().reason());
         assert_eq!(name.unwrap_or("more"), expected, "{:?}", &bytes[..bytes.len().min(16)]);
     }
 
     #[test]
     fn what_is_no_hello_is_refused() {
-        check(b"GET / HTTP/1.1\r\n\r\n", "not_tls");
-        check(b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", "not_tls");
+        check(b"GET / HTTP/1.1\r\n\r\n", "hello_not_tls");
+        check(b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", "hello_not_tls");
         check(b"\x16\x03\x01", "more");
-        check(b"\x80\x2e\x01\x03\x01", "not_tls");
+        check(b"\x80\x2e\x01\x03\x01", "hello_not_tls");
         // A hello that announces 65,000 bytes and goes on and on, record by record.
         let mut endless = Vec::new();
         for number in 0..20 {
@@ -195,7 +195,7 @@ mod tests {
             endless.extend_from_slice(start);
             endless.resize(endless.len() + 4096 - start.len(), 0);
         }
-        check(&endless, "too_long");
+        check(&endless, "hello_too_long");
     }
 
     #[tokio::test]
@@ -203,10 +203,10 @@ mod tests {
         let (mut near, mut far) = tokio::io::duplex(64);
         tokio::io::AsyncWriteExt::write_all(&mut near, b"\x16\x03").await.unwrap();
         let error = read(&mut far, Duration::from_millis(20)).await.unwrap_err();
-        assert_eq!(error.name(), "timeout");
+        assert_eq!(error.reason(), "hello_timeout");
         drop(near);
         let error = read(&mut far, Duration::from_millis(20)).await.unwrap_err();
-        assert_eq!(error.name(), "gone");
+        assert_eq!(error.reason(), "hello_gone");
     }
 
     proptest! {

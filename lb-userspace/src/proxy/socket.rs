@@ -108,6 +108,14 @@ impl Socket {
         }
     }
 
+    /// Waits until there is room to write, or the connection is gone.
+    pub(crate) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_write_ready(context),
+            Self::Unix(stream) => stream.poll_write_ready(context),
+        }
+    }
+
     /// Does a system call of one's own that does not block; `WouldBlock` ends readiness.
     pub(crate) fn try_io<T>(
         &self,

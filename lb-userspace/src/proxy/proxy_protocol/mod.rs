@@ -46,14 +46,14 @@ pub enum HeaderError {
 impl HeaderError {
     /// A short word for logs and counters, stable.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Timeout { .. } => "timeout",
-            Self::Gone(_) => "gone",
-            Self::Missing => "missing",
-            Self::TooLong { .. } => "too_long",
-            Self::Malformed(_) => "malformed",
-            Self::NotStream => "not_stream",
+            Self::Timeout { .. } => "proxy_header_timeout",
+            Self::Gone(_) => "proxy_header_gone",
+            Self::Missing => "proxy_header_missing",
+            Self::TooLong { .. } => "proxy_header_too_long",
+            Self::Malformed(_) => "proxy_header_malformed",
+            Self::NotStream => "proxy_header_not_stream",
         }
     }
 }

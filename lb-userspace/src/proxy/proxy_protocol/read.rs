@@ -176,7 +176,7 @@ mod tests {
         match header {
             Ok(Header { addresses: Some(addresses), .. }) => addresses.source.to_string(),
             Ok(_) => "own".into(),
-            Err(error) => error.name().into(),
+            Err(error) => error.reason().trim_start_matches("proxy_header_").into(),
         }
     }
 
@@ -244,9 +244,9 @@ mod tests {
         let mut far = Socket::Unix(far);
         near.write_all(b"PROXY TCP4 1").await.unwrap();
         let error = read(&mut far, Duration::from_millis(20)).await.unwrap_err();
-        assert_eq!(error.name(), "timeout");
-        assert_eq!(arrive(&[b"PROXY TCP4 1"]).await.0.unwrap_err().name(), "gone");
-        assert_eq!(arrive(&[]).await.0.unwrap_err().name(), "gone");
+        assert_eq!(error.reason(), "proxy_header_timeout");
+        assert_eq!(arrive(&[b"PROXY TCP4 1"]).await.0.unwrap_err().reason(), "proxy_header_gone");
+        assert_eq!(arrive(&[]).await.0.unwrap_err().reason(), "proxy_header_gone");
     }
 
     #[test]

@@ -243,20 +243,34 @@ impl HandshakeError {
         }
     }
 
-    /// A short word for logs and counters, stable.
+    /// The word for a handshake with a client.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub const fn client_reason(&self) -> &'static str {
         match self {
-            Self::Timeout { .. } => "timeout",
-            Self::Busy { .. } => "busy",
-            Self::Gone(_) => "gone",
-            Self::Alert(_) => "alert",
-            Self::NoCertificate => "no_certificate",
-            Self::Certificate(_) => "bad_certificate",
-            Self::UnknownName => "unknown_name",
-            Self::Incompatible(_) => "incompatible",
-            Self::Protocol(_) => "protocol",
-            Self::Ours(_) => "internal",
+            Self::Timeout { .. } => "tls_timeout",
+            Self::Busy { .. } => "tls_busy",
+            Self::Gone(_) => "tls_gone",
+            Self::Alert(_) => "tls_alert",
+            Self::NoCertificate => "tls_no_certificate",
+            Self::Certificate(_) => "tls_bad_certificate",
+            Self::UnknownName => "tls_unknown_name",
+            Self::Incompatible(_) => "tls_incompatible",
+            Self::Protocol(_) => "tls_protocol",
+            Self::Ours(_) => "tls_internal",
+        }
+    }
+
+    /// The word for a handshake with a server.
+    #[must_use]
+    pub const fn server_reason(&self) -> &'static str {
+        match self {
+            Self::Timeout { .. } => "server_tls_timeout",
+            Self::Gone(_) => "server_tls_gone",
+            Self::Alert(_) => "server_tls_alert",
+            Self::Certificate(_) => "server_tls_bad_certificate",
+            Self::Incompatible(_) => "server_tls_incompatible",
+            Self::Ours(_) => "server_tls_internal",
+            _ => "server_tls_protocol",
         }
     }
 }
@@ -299,21 +313,24 @@ mod tests {
     fn check(error: Tls, expected: (&str, Blame)) {
         let wrapped = io::Error::new(io::ErrorKind::InvalidData, error);
         let error = HandshakeError::from(wrapped);
-        assert_eq!((error.name(), error.blame()), expected);
+        assert_eq!((error.client_reason(), error.blame()), expected);
     }
 
     #[test]
     fn a_failed_handshake_says_who_is_to_blame() {
-        check(Tls::AlertReceived(AlertDescription::UnknownCA), ("alert", Blame::Peer));
-        check(Tls::NoCertificatesPresented, ("no_certificate", Blame::Peer));
-        check(Tls::InvalidCertificate(CertificateError::Expired), ("bad_certificate", Blame::Peer));
+        check(Tls::AlertReceived(AlertDescription::UnknownCA), ("tls_alert", Blame::Peer));
+        check(Tls::NoCertificatesPresented, ("tls_no_certificate", Blame::Peer));
+        check(
+            Tls::InvalidCertificate(CertificateError::Expired),
+            ("tls_bad_certificate", Blame::Peer),
+        );
         check(
             Tls::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),
-            ("incompatible", Blame::Peer),
+            ("tls_incompatible", Blame::Peer),
         );
-        check(Tls::DecryptError, ("protocol", Blame::Peer));
-        check(Tls::FailedToGetRandomBytes, ("internal", Blame::Us));
+        check(Tls::DecryptError, ("tls_protocol", Blame::Peer));
+        check(Tls::FailedToGetRandomBytes, ("tls_internal", Blame::Us));
         let gone = HandshakeError::from(io::Error::from(io::ErrorKind::UnexpectedEof));
-        assert_eq!((gone.name(), gone.blame()), ("gone", Blame::Peer));
+        assert_eq!((gone.client_reason(), gone.blame()), ("tls_gone", Blame::Peer));
     }
 }

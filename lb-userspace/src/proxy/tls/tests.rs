@@ -9,7 +9,10 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    time,
+};
 
 use super::{
     encryption::Encryption,
@@ -170,7 +173,11 @@ async fn a_session_does_not_outlive_the_bundle_its_client_was_verified_with() {
     fs::write(place.path("ca.crt"), Authority::new().pem()).unwrap();
     server.reload().unwrap();
     let refused = meet(&client, &server).await.1.unwrap_err();
-    assert_eq!((refused.name(), refused.blame()), ("bad_certificate", Blame::Peer), "{refused}");
+    assert_eq!(
+        (refused.client_reason(), refused.blame()),
+        ("tls_bad_certificate", Blame::Peer),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
@@ -180,7 +187,7 @@ async fn clients_are_refused_without_a_good_certificate() {
     let required = terminate(required);
     let anonymous = encrypt(place.server());
     let refused = meet(&anonymous, &required).await.1.unwrap_err();
-    assert_eq!(refused.name(), "no_certificate", "{refused}");
+    assert_eq!(refused.client_reason(), "tls_no_certificate", "{refused}");
 
     let optional = ClientAuth { required: false, ..place.required_client_auth().unwrap() };
     let optional = terminate(BindTls { client_auth: Some(optional), ..place.bind() });
@@ -191,7 +198,7 @@ async fn clients_are_refused_without_a_good_certificate() {
     let stranger = encrypt(ServerTls { client_certificate: Some(shown), ..place.server() });
     for server in [&required, &optional] {
         let refused = meet(&stranger, server).await.1.unwrap_err();
-        assert_eq!(refused.name(), "bad_certificate", "{refused}");
+        assert_eq!(refused.client_reason(), "tls_bad_certificate", "{refused}");
     }
 }
 
@@ -200,7 +207,7 @@ async fn servers_are_verified_unless_that_is_turned_off() {
     let place = Place::new();
     let check = async |client: ServerTls, server: &Path, expected: Option<&str>| {
         let (outcome, _) = meet(&encrypt(client), &terminate(bind(server))).await;
-        assert_eq!(outcome.err().map(|error| error.name()), expected);
+        assert_eq!(outcome.err().map(|error| error.client_reason()), expected);
     };
     let good = place.path("site.pem");
     let stranger = place.path("stranger.pem");
@@ -211,12 +218,12 @@ async fn servers_are_verified_unless_that_is_turned_off() {
     place.authority.issue(&["127.0.0.1"]).write(&by_address);
 
     check(place.server(), &good, None).await;
-    check(place.server(), &stranger, Some("bad_certificate")).await;
-    check(place.server(), &expired, Some("bad_certificate")).await;
+    check(place.server(), &stranger, Some("tls_bad_certificate")).await;
+    check(place.server(), &expired, Some("tls_bad_certificate")).await;
     let other_name = ServerTls { sni: Some("api.example.com".into()), ..place.server() };
-    check(other_name, &good, Some("bad_certificate")).await;
+    check(other_name, &good, Some("tls_bad_certificate")).await;
     let no_name = ServerTls { sni: None, ..place.server() };
-    check(no_name.clone(), &good, Some("bad_certificate")).await;
+    check(no_name.clone(), &good, Some("tls_bad_certificate")).await;
     check(no_name, &by_address, None).await;
     let unverified = ServerTls { verify: Verify::Off, ..place.server() };
     check(unverified.clone(), &stranger, None).await;
@@ -233,8 +240,8 @@ async fn versions_that_do_not_meet_are_nobody_elses_fault() {
     let client = encrypt(ServerTls { parameters: only(TlsVersion::V1_2), ..place.server() });
     let server = terminate(BindTls { parameters: only(TlsVersion::V1_3), ..place.bind() });
     let (client, server) = meet(&client, &server).await;
-    assert_eq!(server.unwrap_err().name(), "incompatible");
-    assert_eq!(client.unwrap_err().name(), "alert");
+    assert_eq!(server.unwrap_err().client_reason(), "tls_incompatible");
+    assert_eq!(client.unwrap_err().client_reason(), "tls_alert");
 }
 
 #[tokio::test]
@@ -244,7 +251,7 @@ async fn strict_names_refuse_what_no_certificate_is_for() {
     facts(&encrypt(place.server()), &strict).await;
     let other = ServerTls { sni: Some("other.test".into()), ..place.server() };
     let refused = meet(&encrypt(other), &strict).await.1.unwrap_err();
-    assert_eq!((refused.name(), refused.blame()), ("unknown_name", Blame::Peer));
+    assert_eq!((refused.client_reason(), refused.blame()), ("tls_unknown_name", Blame::Peer));
 }
 
 #[tokio::test]
@@ -332,19 +339,19 @@ async fn clients_that_stall_or_talk_nonsense_are_told_apart() {
     let quick = Duration::from_millis(50);
     let server = terminate(BindTls { handshake_timeout: quick, ..place.bind() });
     let cases: [(&[u8], &str); 4] = [
-        (b"", "timeout"),
-        (b"\x16\x03\x01", "timeout"),
-        (b"GET / HTTP/1.1\r\n\r\n", "protocol"),
-        (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", "protocol"),
+        (b"", "tls_timeout"),
+        (b"\x16\x03\x01", "tls_timeout"),
+        (b"GET / HTTP/1.1\r\n\r\n", "tls_protocol"),
+        (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", "tls_protocol"),
     ];
     for (bytes, expected) in cases {
         let (_near, far) = stalled(bytes).await;
         let error = server.accept(far).await.unwrap_err();
-        assert_eq!(error.name(), expected, "{bytes:?}: {error}");
+        assert_eq!(error.client_reason(), expected, "{bytes:?}: {error}");
     }
     let (near, far) = stalled(b"").await;
     drop(near);
-    assert_eq!(server.accept(far).await.unwrap_err().name(), "gone");
+    assert_eq!(server.accept(far).await.unwrap_err().client_reason(), "tls_gone");
 }
 
 #[tokio::test]
@@ -365,11 +372,22 @@ async fn handshakes_beyond_the_limit_wait_for_room_and_then_give_up() {
             bytes
         } => hello,
     };
-    let (_first, first) = stalled(&hello).await;
-    let (_second, second) = stalled(&hello).await;
-    let (first, second) = tokio::join!(server.accept(first), server.accept(second));
-    assert_eq!(first.unwrap_err().name(), "timeout");
+    // The second begins first and gets to the end of its hello when there is no room, so
+    // that its time is up while the first still has some.
+    let (start, end) = hello.split_at(20);
+    let (mut late, second) = stalled(start).await;
+    let first = async {
+        time::sleep(quick / 2).await;
+        let (_first, first) = stalled(&hello).await;
+        let finish = async {
+            time::sleep(quick / 10).await;
+            late.write_all(end).await.unwrap();
+        };
+        tokio::join!(server.accept(first), finish).0
+    };
+    let (second, first) = tokio::join!(server.accept(second), first);
+    assert_eq!(first.unwrap_err().client_reason(), "tls_timeout");
     let busy = second.unwrap_err();
-    assert_eq!((busy.name(), busy.blame()), ("busy", Blame::Limit));
+    assert_eq!((busy.client_reason(), busy.blame()), ("tls_busy", Blame::Limit));
     facts(&client, &server).await;
 }

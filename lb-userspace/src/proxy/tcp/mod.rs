@@ -1,0 +1,32 @@
+//! `mode: tcp`: joins a client's connection with one to a server.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `session` | one connection from its acceptance to its line in the log |
+//! | `route` | which backend, by server name |
+//! | `reach` | a server: choosing, queueing, connecting, trying another |
+//! | `stream` | one side of a session, plain or TLS |
+//! | `relay` | both directions, their timeouts and their end |
+//! | `direction` | one direction: copying, or splicing once that pays |
+//! | `pipe` | the pipes that splicing needs |
+//! | `outcome` | how a session ended and who made it end |
+//! | `record` | the access log's line |
+//!
+//! A session is one task of one worker. While it is idle it holds two sockets, a timer and
+//! no buffer: what is read goes through a buffer of the worker, and a pipe is lent for as
+//! long as bytes are in it.
+
+mod direction;
+pub mod outcome;
+mod pipe;
+pub mod reach;
+pub mod record;
+mod relay;
+pub mod route;
+pub mod session;
+mod stream;
+
+pub use self::pipe::Pipes;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+//! Reaching a server: choosing, queueing, connecting, introducing the client, encrypting;
+//! and another one if that fails. Until a session is joined nothing of the client's has
+//! been sent, so trying again is always safe.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    outcome::{Cause, Outcome, Phase},
+    stream::Stream,
+};
+use crate::{
+    balance::{self, Lease, Member, PickError, PickFacts, Picked, Pool, key},
+    model::{balance::Balance, balance::HashKey, name::Name, snapshot::HashBy},
+    proxy::{
+        proxy_protocol::{self, Facts, Version},
+        socket::{Addresses, Socket},
+        tls::{encryption::Encryption, error::HandshakeError},
+    },
+};
+
+/// Longest wait before a server is tried again that has just failed, if there is no other.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A backend as sessions see it.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its name.
+    pub name: Name,
+    /// Chooses its servers.
+    pub pool: Arc<Pool>,
+    /// What is hashed for `balance: maglev`.
+    pub hash: HashBy,
+    /// TLS with its servers.
+    pub encryption: Option<Arc<Encryption>>,
+    /// The header its servers get.
+    pub send_proxy: Option<Version>,
+    /// Longest time a connection may take to be made.
+    pub connect: Duration,
+    /// How long a server may take nothing.
+    pub server: Duration,
+    /// Sessions it has; kept over reloads.
+    pub sessions: Arc<AtomicU32>,
+    /// How its sessions are told that their server is dead; kept over reloads.
+    pub endings: Arc<Endings>,
+}
+
+/// One for each server: cancelled when its sessions are to end.
+#[derive(Debug, Default)]
+pub struct Endings(Mutex<HashMap<SocketAddr, CancellationToken>>);
+
+impl Endings {
+    /// Ends the sessions of servers that are `dead`.
+    pub fn settle(&self, dead: impl Fn(SocketAddr) -> bool) {
+        let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, token) in tokens.extract_if(|address, _| dead(*address)) {
+            token.cancel();
+        }
+    }
+
+    fn of(&self, address: SocketAddr) -> CancellationToken {
+        let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.entry(address).or_default().clone()
+    }
+}
+
+/// A session counts for its backend until this is dropped.
+#[derive(Debug)]
+pub(super) struct Counted(Arc<AtomicU32>);
+
+impl Counted {
+    pub(super) fn new(count: &Arc<AtomicU32>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection to a server.
+#[derive(Debug)]
+pub(super) struct Reached {
+    pub(super) stream: Stream,
+    /// The place at the server, given back when the session ends.
+    pub(super) lease: Lease,
+    /// Cancelled when the server is dead.
+    pub(super) ending: CancellationToken,
+    /// How long the attempt took that succeeded.
+    pub(super) connect: Duration,
+}
+
+/// What reaching a server has come to so far, for the log.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    pub(super) server: Option<Arc<Member>>,
+    pub(super) queue: Option<Duration>,
+    /// Sessions that waited when this one began to.
+    pub(super) waiting: u32,
+    pub(super) retries: u32,
+}
+
+/// Reaches a server of `backend` for the client of `facts`.
+///
+/// # Errors
+/// Who is to blame that there is none.
+pub(super) async fn reach(
+    backend: &Backend,
+    facts: &Facts<'_>,
+    progress: &mut Progress,
+) -> Result<Reached, Outcome> {
+    let attempts = backend.pool.balancing().retries.attempts;
+    let mut tried: Vec<u64> = Vec::new();
+    loop {
+        let lease = take(backend, facts.addresses, &tried, progress).await?;
+        let server = Arc::clone(lease.server());
+        if tried.contains(&server.id()) {
+            sleep(PAUSE.min(backend.connect)).await;
+        }
+        progress.server = Some(Arc::clone(&server));
+        let ending = backend.endings.of(server.address());
+        let started = Instant::now();
+        let failure = match connect(backend, server.address(), facts).await {
+            Ok(stream) => {
+                lease.report(balance::Outcome::Success, started.into_std());
+                let connect = started.elapsed();
+                return Ok(Reached { stream, lease, ending, connect });
+            }
+            Err(failure) => failure,
+        };
+        let is_servers = matches!(failure.cause, Cause::Server | Cause::ServerTimeout);
+        let now = Instant::now().into_std();
+        if is_servers {
+            lease.report(balance::Outcome::Failure, now);
+        }
+        if !is_servers || progress.retries >= attempts || !backend.pool.may_retry(now) {
+            return Err(failure);
+        }
+        tried.push(server.id());
+        progress.retries += 1;
+    }
+}
+
+/// A place at a server, waited for if need be.
+async fn take(
+    backend: &Backend,
+    addresses: Addresses,
+    tried: &[u64],
+    progress: &mut Progress,
+) -> Result<Lease, Outcome> {
+    let balancing = backend.pool.balancing();
+    let source = addresses.source;
+    let hash = match &balancing.algorithm {
+        Balance::Maglev => Some(match backend.hash {
+            HashBy::Tuple => key::of_connection(source, addresses.destination),
+            HashBy::Source => key::of_source(source.ip()),
+        }),
+        Balance::Hash(HashKey::Source) => Some(key::of_source(source.ip())),
+        // Parts of requests: a connection has none, and goes in turn.
+        _ => None,
+    };
+    let request = PickFacts {
+        hash,
+        random: fastrand::u64(..),
+        client: Some(key::of_source(source.ip())),
+        avoid: tried,
+        ..PickFacts::default()
+    };
+    let started = Instant::now();
+    // As HAProxy has it: no server is a server that refuses.
+    let refused = |reason| Outcome::new(Cause::Server, Phase::Connect, reason);
+    let lease = match backend.pool.pick(&request) {
+        Ok(Picked::Server(lease)) => lease,
+        Ok(Picked::Queued(ticket)) => {
+            progress.waiting = backend.pool.waiting().saturating_sub(1);
+            match timeout(balancing.queue.timeout, ticket).await {
+                Ok(Ok(lease)) => lease,
+                Ok(Err(_abandoned)) => return Err(refused("no_server")),
+                Err(_elapsed) => {
+                    let reason = "queue_timeout";
+                    return Err(Outcome::new(Cause::ServerTimeout, Phase::Queue, reason));
+                }
+            }
+        }
+        Err(PickError::QueueFull { .. }) => {
+            return Err(Outcome::new(Cause::Policy, Phase::Queue, "queue_full"));
+        }
+        Err(PickError::NoServer | PickError::OwnServer) => return Err(refused("no_server")),
+    };
+    *progress.queue.get_or_insert_default() += started.elapsed();
+    Ok(lease)
+}
+
+/// A connection that is ready for the client's bytes.
+async fn connect(
+    backend: &Backend,
+    address: SocketAddr,
+    facts: &Facts<'_>,
+) -> Result<Stream, Outcome> {
+    let failed = |cause, reason| Outcome::new(cause, Phase::Connect, reason);
+    let broken = |error: &io::Error| failed(cause_of(error), reason_of(error));
+    let too_late = |_| failed(Cause::ServerTimeout, "connect_timeout");
+    let stream = timeout(backend.connect, TcpStream::connect(address)).await.map_err(too_late)?;
+    let mut socket = Socket::Tcp(stream.map_err(|error| broken(&error))?);
+    socket.tune().map_err(|error| broken(&error))?;
+    if let Some(version) = backend.send_proxy {
+        let header = proxy_protocol::encode(version, facts);
+        socket.write_all(&header).await.map_err(|error| broken(&error))?;
+    }
+    let Some(encryption) = &backend.encryption else { return Ok(Stream::Plain(socket)) };
+    match encryption.connect(socket, address.ip(), &[]).await {
+        Ok(tls) => Ok(Stream::Server(Box::new(tls))),
+        Err(error) => {
+            tracing::debug!(backend = %backend.name, server = %address, "{error}");
+            Err(failed(
+                match &error {
+                    HandshakeError::Timeout { .. } => Cause::ServerTimeout,
+                    HandshakeError::Ours(_) => Cause::Host,
+                    _ => Cause::Server,
+                },
+                error.server_reason(),
+            ))
+        }
+    }
+}
+
+/// Who is to blame for a connection that was not made.
+fn cause_of(error: &io::Error) -> Cause {
+    match error.raw_os_error() {
+        Some(
+            libc::EADDRNOTAVAIL
+            | libc::EMFILE
+            | libc::ENFILE
+            | libc::ENOBUFS
+            | libc::ENOMEM
+            | libc::EAGAIN
+            | libc::EACCES
+            | libc::EPERM,
+        ) => Cause::Host,
+        _ => Cause::Server,
+    }
+}
+
+fn reason_of(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => "connect_refused",
+        Some(libc::ECONNRESET | libc::EPIPE) => "connect_reset",
+        Some(libc::EHOSTUNREACH | libc::ENETUNREACH) => "connect_unreachable",
+        Some(libc::ETIMEDOUT) => "connect_timeout",
+        Some(libc::EADDRNOTAVAIL) => "no_local_port",
+        Some(libc::EMFILE | libc::ENFILE) => "no_descriptor",
+        _ => "connect_failed",
+    }
+}

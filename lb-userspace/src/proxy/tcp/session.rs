@@ -1,0 +1,333 @@
+//! One connection from its acceptance to its line in the log: PROXY header, limits, TLS or
+//! a look at the server name, route, server, relay.
+
+use std::{
+    fmt,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use ipnet::IpNet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    outcome::{Cause, Outcome, Phase},
+    pipe::Pipes,
+    reach::{Backend, Counted, Progress, Reached, reach},
+    record::Record,
+    relay::{End, RelayTimeouts, relay},
+    route::Router,
+    stream::Stream,
+};
+use crate::{
+    balance::Lease,
+    model::{frontend::ConnectionLimits, name::Name},
+    proxy::{
+        limits::{Admission, Connections},
+        listen::Accepted,
+        proxy_protocol::{self, Facts, HeaderError},
+        sni::{self, HelloError},
+        socket::{Addresses, Socket},
+        tls::{
+            error::{Blame, HandshakeError},
+            facts::TlsFacts,
+            termination::Termination,
+        },
+    },
+};
+
+/// A place where a frontend listens, as its sessions see it.
+#[derive(Debug)]
+pub struct Site {
+    /// The frontend.
+    pub frontend: Name,
+    /// Where its connections go.
+    pub router: Router<Arc<Backend>>,
+    /// TLS that ends here.
+    pub termination: Option<Arc<Termination>>,
+    /// Who introduces clients by the PROXY protocol.
+    pub accept_proxy: Option<AcceptProxy>,
+    /// Most connections.
+    pub limits: ConnectionLimits,
+    /// The connections of the frontend; kept over reloads.
+    pub connections: Arc<Connections>,
+    /// Longest wait for a ClientHello.
+    pub request: Duration,
+    /// How long a client may take nothing.
+    pub client: Duration,
+    /// How long nobody may say anything.
+    pub tunnel: Duration,
+}
+
+/// Who introduces clients by the PROXY protocol. Connections from there begin with a header
+/// or are refused; others are clients' own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcceptProxy {
+    /// Their networks.
+    pub sources: Vec<IpNet>,
+    /// Longest wait for a header.
+    pub timeout: Duration,
+}
+
+/// What a worker gives its sessions.
+#[derive(Clone)]
+pub struct Worker {
+    /// Its pipes.
+    pub pipes: Pipes,
+    /// Sessions of the whole process.
+    pub sessions: Arc<AtomicU32>,
+    /// Takes the lines of the access log.
+    pub log: Rc<dyn Fn(Record)>,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("pipes", &self.pipes).finish_non_exhaustive()
+    }
+}
+
+/// Serves a connection. `stop` aborts it.
+pub async fn serve(accepted: Accepted, site: Arc<Site>, worker: Worker, stop: CancellationToken) {
+    let _counted = Counted::new(&worker.sessions);
+    let mut session = Session {
+        accepted: SystemTime::now(),
+        started: Instant::now(),
+        addresses: accepted.addresses,
+        tls: None,
+        sni: None,
+        unique_id: None,
+        backend: None,
+        progress: Progress::default(),
+        connect: None,
+        bytes: (0, 0),
+    };
+    let outcome = {
+        let mut held = Held::default();
+        let outcome = session.run(accepted.socket, &site, &worker, &stop, &mut held).await;
+        session.log(outcome, &site, &worker, &held)
+    };
+    tracing::trace!(frontend = %site.frontend, client = %session.addresses.source, %outcome);
+}
+
+/// What is known of a session, for the server and for the log.
+struct Session {
+    accepted: SystemTime,
+    started: Instant,
+    addresses: Addresses,
+    tls: Option<TlsFacts>,
+    /// The server name of TLS that is passed through.
+    sni: Option<String>,
+    unique_id: Option<String>,
+    backend: Option<Name>,
+    progress: Progress,
+    connect: Option<Duration>,
+    /// Bytes up and down.
+    bytes: (u64, u64),
+}
+
+/// What counts a session, until its line is written.
+#[derive(Default)]
+struct Held {
+    admission: Option<Admission>,
+    backend: Option<(Counted, Arc<Backend>)>,
+    lease: Option<Lease>,
+}
+
+impl Session {
+    /// The phases one after the other.
+    async fn run(
+        &mut self,
+        socket: Socket,
+        site: &Site,
+        worker: &Worker,
+        stop: &CancellationToken,
+        held: &mut Held,
+    ) -> Outcome {
+        let stopped = |phase| Outcome::new(Cause::Stopped, phase, "stopped");
+        let received = self.receive(socket, site, held);
+        let (mut client, first) = match stop.run_until_cancelled(received).await {
+            Some(Ok(received)) => received,
+            Some(Err(outcome)) => return outcome,
+            None => return stopped(Phase::Request),
+        };
+        let name = self.tls.as_ref().and_then(|tls| tls.sni.as_deref()).or(self.sni.as_deref());
+        let Ok(backend) = site.router.route(self.addresses.source.ip(), name) else {
+            client.socket().abort_on_close();
+            return Outcome::new(Cause::Policy, Phase::Request, "denied");
+        };
+        self.backend = Some(backend.name.clone());
+        held.backend = Some((Counted::new(&backend.sessions), Arc::clone(backend)));
+        if wants_unique_id(backend) {
+            self.unique_id = Some(format!("{:016x}", fastrand::u64(..)));
+        }
+        let facts = Facts {
+            addresses: self.addresses,
+            sni: self.sni.as_deref(),
+            tls: self.tls.as_ref(),
+            unique_id: self.unique_id.as_deref(),
+        };
+        let reached =
+            match stop.run_until_cancelled(reach(backend, &facts, &mut self.progress)).await {
+                Some(Ok(reached)) => reached,
+                Some(Err(outcome)) => return outcome,
+                None => return stopped(Phase::Connect),
+            };
+        self.connect = Some(reached.connect);
+        let timeouts =
+            RelayTimeouts { client: site.client, server: backend.server, tunnel: site.tunnel };
+        let Reached { stream: mut server, lease, ending, .. } = reached;
+        held.lease = Some(lease);
+        let interrupt = async {
+            tokio::select! {
+                () = ending.cancelled() => {}
+                () = stop.cancelled() => {}
+            }
+        };
+        let pipes = &worker.pipes;
+        let relayed = relay(&mut client, &mut server, first, timeouts, pipes, interrupt).await;
+        self.bytes = (relayed.up, relayed.down);
+        self.judge(relayed.end, stop.is_cancelled())
+    }
+
+    /// What the client has to say before a server is chosen, and its stream from there on.
+    async fn receive(
+        &mut self,
+        mut socket: Socket,
+        site: &Site,
+        held: &mut Held,
+    ) -> Result<(Stream, Vec<u8>), Outcome> {
+        // A socket that is gone says so when it is read.
+        let _ = socket.tune();
+        self.introduce(&mut socket, site).await?;
+        match site.connections.admit(self.addresses.source.ip(), &site.limits) {
+            Ok(admission) => held.admission = Some(admission),
+            Err(too_many) => {
+                socket.abort_on_close();
+                return Err(Outcome::new(Cause::Policy, Phase::Request, too_many.reason()));
+            }
+        }
+        if let Some(termination) = &site.termination {
+            let (stream, facts) =
+                termination.accept(socket).await.map_err(|error| self.refuse_tls(&error))?;
+            self.tls = Some(facts);
+            return Ok((Stream::Client(Box::new(stream)), Vec::new()));
+        }
+        if !site.router.asks_for_name() {
+            return Ok((Stream::Plain(socket), Vec::new()));
+        }
+        let hello = sni::read(&mut socket, site.request).await.map_err(|error| {
+            tracing::debug!(client = %self.addresses.source, "{error}");
+            let cause = match error {
+                HelloError::Timeout { .. } => Cause::ClientTimeout,
+                _ => Cause::Client,
+            };
+            Outcome::new(cause, Phase::Request, error.reason())
+        })?;
+        self.sni = hello.name;
+        Ok((Stream::Plain(socket), hello.bytes))
+    }
+
+    /// Takes the client's addresses from a PROXY header, if one is due.
+    async fn introduce(&mut self, socket: &mut Socket, site: &Site) -> Result<(), Outcome> {
+        let Some(accept) = &site.accept_proxy else { return Ok(()) };
+        let from = self.addresses.source.ip();
+        if !accept.sources.iter().any(|network| network.contains(&from)) {
+            return Ok(());
+        }
+        match proxy_protocol::read(socket, accept.timeout).await {
+            Ok(header) => {
+                self.addresses = header.addresses.unwrap_or(self.addresses);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::debug!(peer = %self.addresses.source, "{error}");
+                let cause = match error {
+                    HeaderError::Timeout { .. } => Cause::ClientTimeout,
+                    _ => Cause::Client,
+                };
+                Err(Outcome::new(cause, Phase::Request, error.reason()))
+            }
+        }
+    }
+
+    fn refuse_tls(&self, error: &HandshakeError) -> Outcome {
+        tracing::debug!(client = %self.addresses.source, "{error}");
+        let cause = match (error, error.blame()) {
+            (HandshakeError::Timeout { .. }, _) => Cause::ClientTimeout,
+            (_, Blame::Peer) => Cause::Client,
+            (_, Blame::Limit) => Cause::Policy,
+            (_, Blame::Us) => Cause::Host,
+        };
+        Outcome::new(cause, Phase::Request, error.client_reason())
+    }
+
+    /// What the end of a relay comes to.
+    fn judge(&self, end: End, is_stopped: bool) -> Outcome {
+        let ended = |cause, reason| Outcome::new(cause, Phase::Data, reason);
+        match end {
+            End::Finished => Outcome::FINISHED,
+            End::ClientBroke(error) => {
+                tracing::debug!(client = %self.addresses.source, "the client broke off: {error}");
+                ended(Cause::Client, "client_broke")
+            }
+            End::ServerBroke(error) => {
+                tracing::debug!(client = %self.addresses.source, "the server broke off: {error}");
+                ended(Cause::Server, "server_broke")
+            }
+            End::ClientStalled => ended(Cause::ClientTimeout, "client_stalled"),
+            End::ServerStalled => ended(Cause::ServerTimeout, "server_stalled"),
+            End::Silence => ended(Cause::ClientTimeout, "silence"),
+            End::Interrupted if is_stopped => ended(Cause::Stopped, "stopped"),
+            End::Interrupted => ended(Cause::ServerDown, "server_down"),
+        }
+    }
+
+    fn log(&self, outcome: Outcome, site: &Site, worker: &Worker, held: &Held) -> Outcome {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let server = self.progress.server.as_ref();
+        let of_backend = held.backend.as_ref();
+        let of_backend = of_backend.map(|(_, backend)| backend.sessions.load(Ordering::Relaxed));
+        let connections = [
+            worker.sessions.load(Ordering::Relaxed),
+            site.connections.total(),
+            of_backend.unwrap_or(0),
+            server.map_or(0, |server| server.active()),
+        ];
+        (worker.log)(Record {
+            client: self.addresses.source,
+            destination: self.addresses.destination,
+            accepted: self.accepted,
+            frontend: site.frontend.clone(),
+            is_tls: site.termination.is_some(),
+            sni: self
+                .tls
+                .as_ref()
+                .and_then(|tls| tls.sni.clone())
+                .or_else(|| self.sni.as_deref().map(Into::into)),
+            backend: self.backend.clone(),
+            server: server.map(|server| server.name().clone()),
+            server_address: server.map(|server| server.address()),
+            unique_id: self.unique_id.clone(),
+            queue_ms: self.progress.queue.map(milliseconds),
+            connect_ms: self.connect.map(milliseconds),
+            total_ms: milliseconds(self.started.elapsed()),
+            bytes_up: self.bytes.0,
+            bytes_down: self.bytes.1,
+            outcome,
+            connections,
+            retries: self.progress.retries,
+            queued: [0, self.progress.waiting],
+        });
+        outcome
+    }
+}
+
+/// Whether a header to the backend's servers names the connection.
+fn wants_unique_id(backend: &Backend) -> bool {
+    matches!(backend.send_proxy, Some(proxy_protocol::Version::V2(tlvs)) if tlvs.unique_id)
+}
