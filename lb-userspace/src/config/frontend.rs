@@ -4,6 +4,7 @@ use super::{
     address::address_and_protocol,
     decode::{Cursor, Entries},
     fault::{Located, Refusal, quoted},
+    rules::{RULES, RawRules},
     schema::{
         Choice, Key, List, ListItems, Named, Nested, Presence, Section, Shape, Text, Unbuilt,
     },
@@ -22,6 +23,8 @@ pub(super) struct RawFrontend {
     pub(super) bind: ListItems<Bind>,
     /// The name of its backend.
     pub(super) backend: Option<Located<Name>>,
+    /// Its rules.
+    pub(super) rules: Option<RawRules>,
 }
 
 /// `frontends` as a shape.
@@ -32,11 +35,11 @@ static SECTION: Section = Section {
     path: "frontends.NAME",
     doc: "What clients connect to. A name has 1 to 63 letters, digits, `-`, `_` and `.`, and \
           starts with a letter or a digit.",
-    keys: &[&MODE, &BIND, &FORWARD, &BACKEND],
-    unbuilt: &[
-        Unbuilt { name: "rules", hint: "rules need `mode: http`; give one `backend`" },
-        Unbuilt { name: "tls", hint: "a layer-4 frontend passes TLS through to its servers" },
-    ],
+    keys: &[&MODE, &BIND, &FORWARD, &RULES, &BACKEND],
+    unbuilt: &[Unbuilt {
+        name: "tls",
+        hint: "a layer-4 frontend passes TLS through to its servers",
+    }],
 };
 
 static MODE: Key<Choice<()>> = Key {
@@ -151,10 +154,15 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
         entries.reject(&BIND, refusal);
     }
     let backend = entries.locate(&BACKEND);
+    let rules = entries.get(&RULES);
+    if entries.has(&RULES) {
+        let refusal = Refusal::new("\"rules\" is not built in this version");
+        entries.reject(&RULES, refusal.hint("rules need `mode: http`; give one `backend`"));
+    }
     let is_built = mode.is_some() && forward.is_some();
-    Some(RawFrontend { is_built, bind: bind.unwrap_or_default(), backend })
+    Some(RawFrontend { is_built, bind: bind.unwrap_or_default(), backend, rules })
 }
 
-fn backend_name(text: &str) -> Result<Name, Refusal> {
+pub(super) fn backend_name(text: &str) -> Result<Name, Refusal> {
     Name::new(text).map_err(|error| Refusal::new(format!("{}: {error}", quoted(text))))
 }

@@ -8,6 +8,7 @@
 //! | `schema` | how keys are declared |
 //! | `decode` | holding a file against the declarations |
 //! | `datapath`, `admin`, `log`, `defaults`, `frontend`, `backend`, `check`, `http_check` | a section each: its keys and what they become |
+//! | `rules` | routing rules and named conditions |
 //! | `resolve` | what can only be judged together |
 //! | `reference` | the manual, from the same declarations |
 //!
@@ -28,6 +29,7 @@ mod log;
 mod position;
 mod reference;
 mod resolve;
+mod rules;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,7 @@ use self::{
     frontend::RawFrontend,
     position::{Mark, start},
     resolve::Raw,
+    rules::CONDITIONS,
     schema::{Key, Named, Nested, Presence, Section},
 };
 pub use self::{
@@ -134,6 +137,7 @@ fn decode_root(entries: &Entries<'_>) -> Raw {
         admin: entries.get(&ADMIN),
         log: entries.get(&LOG),
         check_defaults: entries.get(&DEFAULTS),
+        conditions: entries.get(&CONDITIONS),
         frontends: entries.locate(&FRONTENDS),
         backends: entries.locate(&BACKENDS),
     }
@@ -157,7 +161,7 @@ fn not_utf8(error: &std::string::FromUtf8Error, file: &str) -> Faults {
 static ROOT: Section = Section {
     path: "",
     doc: "The sections of a configuration.",
-    keys: &[&DATAPATH, &ADMIN, &LOG, &DEFAULTS, &FRONTENDS, &BACKENDS],
+    keys: &[&DATAPATH, &ADMIN, &LOG, &DEFAULTS, &CONDITIONS, &FRONTENDS, &BACKENDS],
     unbuilt: &[],
 };
 

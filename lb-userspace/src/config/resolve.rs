@@ -17,6 +17,7 @@ use super::{
     fault::{Located, Place, Refusal, Sink, did_you_mean, quoted},
     frontend::RawFrontend,
     position::Mark,
+    rules::{NamedConditions, Resolver},
     schema::NamedItems,
 };
 use crate::model::{
@@ -31,6 +32,7 @@ pub(super) struct Raw {
     pub(super) admin: Option<Admin>,
     pub(super) log: Option<Log>,
     pub(super) check_defaults: Option<CheckDefaults>,
+    pub(super) conditions: Option<NamedConditions>,
     pub(super) frontends: Option<Located<NamedItems<RawFrontend>>>,
     pub(super) backends: Option<Located<NamedItems<RawBackend>>>,
 }
@@ -40,7 +42,7 @@ type Vips = HashMap<(SocketAddr, Protocol), Place>;
 
 impl Raw {
     /// Judges the whole. None if it could not be read in full; the faults are in `sink`.
-    pub(super) fn resolve(self, sink: &Sink) -> Option<Snapshot> {
+    pub(super) fn resolve(mut self, sink: &Sink) -> Option<Snapshot> {
         let mut vips = Vips::new();
         if let Some(frontends) = &self.frontends {
             judge_frontends(frontends, sink);
@@ -52,8 +54,9 @@ impl Raw {
             let read = read.filter_map(|raw| Some((raw.value.as_ref()?, &raw.place)));
             read.for_each(|(backend, place)| judge_servers(backend, place, &vips, sink));
         }
+        let rules = self.judge_rules(sink);
         if let (Some(frontends), Some(backends)) = (&self.frontends, &self.backends) {
-            judge_references(&frontends.value, &backends.value, sink);
+            judge_references(&frontends.value, &backends.value, &rules, sink);
         }
         let frontends = resolve_frontends(self.frontends?.value);
         let backends = resolve_backends(self.backends?.value, &self.check_defaults?, sink);
@@ -64,6 +67,23 @@ impl Raw {
             frontends: frontends?,
             backends: backends?,
         })
+    }
+
+    /// Rules against backends and conditions.
+    fn judge_rules<'a>(&mut self, sink: &'a Sink) -> Resolver<'a> {
+        let backends = self.backends.as_ref();
+        let backends = backends.map(|backends| backends.value.keys().cloned().collect());
+        let conditions = self.conditions.take().unwrap_or_default();
+        let mut resolver = Resolver::new(conditions, backends, sink);
+        let frontends =
+            self.frontends.iter_mut().flat_map(|frontends| frontends.value.values_mut());
+        for frontend in frontends.filter_map(|frontend| frontend.value.as_mut()) {
+            if let Some(rules) = frontend.rules.take() {
+                resolver.rules(rules);
+            }
+        }
+        resolver.judge_unused();
+        resolver
     }
 }
 
@@ -168,6 +188,7 @@ fn judge_vips(frontends: &NamedItems<RawFrontend>, sink: &Sink) -> Vips {
 fn judge_references(
     frontends: &NamedItems<RawFrontend>,
     backends: &NamedItems<RawBackend>,
+    rules: &Resolver<'_>,
     sink: &Sink,
 ) {
     let mut used = BTreeSet::new();
@@ -197,7 +218,8 @@ fn judge_references(
             sink.fault(&reference.place, Refusal::new(message).hint(hint));
         }
     }
-    for (name, backend) in backends.iter().filter(|(name, _)| !used.contains(name)) {
+    let is_unused = |name: &Name| !used.contains(name) && !rules.uses_backend(name);
+    for (name, backend) in backends.iter().filter(|(name, _)| is_unused(name)) {
         let message = format!("no frontend uses the backend {}", quoted(name.as_str()));
         sink.warn(&backend.place, Refusal::new(message));
     }

@@ -66,7 +66,7 @@ fn the_form_of_the_yaml() {
     check(
         "- a\n",
         &["1: expected a mapping, got a list \
-           (hint: its keys are datapath, admin, log, defaults, frontends, backends)"],
+           (hint: its keys are datapath, admin, log, defaults, conditions, frontends, backends)"],
     );
     check(
         "datapath: {mode: off}\nlog: {}\nlog: {}\n",
@@ -126,7 +126,7 @@ fn keys_and_types() {
         &[
             "2: front-ends: unknown key (hint: did you mean \"frontends\"?)",
             "3: zzz: unknown key \
-             (hint: its keys are datapath, admin, log, defaults, frontends, backends)",
+             (hint: its keys are datapath, admin, log, defaults, conditions, frontends, backends)",
         ],
     );
     check_with_datapath(

@@ -120,19 +120,6 @@ impl Condition {
         }
     }
 
-    /// How many tests it has, named conditions written out.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        match self {
-            Self::All(parts) | Self::Any(parts) => {
-                parts.iter().map(Self::size).fold(1, usize::saturating_add)
-            }
-            Self::Not(part) => part.size().saturating_add(1),
-            Self::Named(named) => named.condition.size(),
-            Self::Test(_) => 1,
-        }
-    }
-
     /// Most tests of one condition, named conditions written out.
     pub const MAX_SIZE: usize = 4096;
     /// How deep `all`, `any` and `not` may be nested.

@@ -17,6 +17,8 @@ use crate::model::rule::{
 
 /// Segments and labels by which anchors are told apart; bounds the look-ups of a request.
 const MAX_DEPTH: usize = 8;
+/// Most anchors that one rule is filed under; with more it is always a candidate.
+const MAX_ANCHORS: usize = 1024;
 /// Always, host, its suffixes, path, its prefixes and the root.
 const MAX_LISTS: usize = 3 + MAX_DEPTH + MAX_DEPTH + 1;
 
@@ -118,7 +120,7 @@ fn demanded<'c>(condition: &'c Condition, counts: &Counts<'c>) -> Option<BTreeSe
             for part in parts {
                 union.extend(demanded(part, counts)?);
             }
-            Some(union)
+            (union.len() <= MAX_ANCHORS).then_some(union)
         }
         Condition::Not(part) => match &**part {
             Condition::Not(inner) => demanded(inner, counts),
@@ -132,6 +134,8 @@ fn demanded<'c>(condition: &'c Condition, counts: &Counts<'c>) -> Option<BTreeSe
 /// The anchors of a test; none if it can be true without any.
 fn anchors(test: &Test) -> Option<Vec<Anchor<'_>>> {
     match test {
+        Test::Host(patterns) if patterns.len() > MAX_ANCHORS => None,
+        Test::Path(patterns) if patterns.len() > MAX_ANCHORS => None,
         Test::Host(patterns) => patterns.iter().map(host_anchor).collect(),
         Test::Path(patterns) => patterns.iter().map(path_anchor).collect(),
         _ => None,

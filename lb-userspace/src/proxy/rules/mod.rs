@@ -34,7 +34,12 @@ pub use self::{
     facts::{CertificateFacts, ConnectionTls, Facts},
 };
 
-use self::{filter::Filter, index::Index, matcher::Matcher, view::View};
+use self::{
+    filter::Filter,
+    index::Index,
+    matcher::{Compiler, Matcher},
+    view::View,
+};
 use crate::model::rule::Rule;
 
 /// The rules of one frontend, ready to be evaluated.
@@ -56,8 +61,9 @@ impl RuleSet {
     #[must_use]
     pub fn new(rules: &[Rule]) -> Self {
         let index = Index::new(rules.iter().map(|rule| &rule.condition));
+        let mut compiler = Compiler::default();
         let compile = |rule: &Rule| CompiledRule {
-            matcher: Matcher::new(&rule.condition),
+            matcher: compiler.compile(&rule.condition),
             edits: rule.edits.iter().map(Filter::new).collect(),
             ending: rule.ending.as_ref().map(filter::Ending::new),
         };

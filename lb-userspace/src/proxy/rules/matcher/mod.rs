@@ -5,7 +5,7 @@ mod host;
 mod path;
 mod text;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use hyper::http::{HeaderName, HeaderValue, Method, Version};
 
@@ -28,6 +28,7 @@ pub(super) enum Matcher {
     All(Vec<Matcher>),
     Any(Vec<Matcher>),
     Not(Box<Matcher>),
+    Shared(Arc<Matcher>),
     Path(PathMatcher),
     Host(HostMatcher),
     Sni(HostMatcher),
@@ -48,25 +49,43 @@ pub(super) enum Matcher {
     UsableServers { backend: Name, at_least: u32, at_most: u32 },
 }
 
-impl Matcher {
-    /// Compiles a condition; named ones are written out.
-    pub(super) fn new(condition: &Condition) -> Self {
-        let each = |parts: &[Condition]| parts.iter().map(Self::new).collect();
+/// Compiles conditions; those with a name once, however many rules use them.
+#[derive(Debug, Default)]
+pub(super) struct Compiler {
+    named: HashMap<Name, Arc<Matcher>>,
+}
+
+impl Compiler {
+    /// Compiles a condition.
+    pub(super) fn compile(&mut self, condition: &Condition) -> Matcher {
         match condition {
             Condition::All(parts) => match &**parts {
-                [one] => Self::new(one),
-                parts => Self::All(each(parts)),
+                [one] => self.compile(one),
+                parts => Matcher::All(self.each(parts)),
             },
             Condition::Any(parts) => match &**parts {
-                [one] => Self::new(one),
-                parts => Self::Any(each(parts)),
+                [one] => self.compile(one),
+                parts => Matcher::Any(self.each(parts)),
             },
-            Condition::Not(part) => Self::Not(Box::new(Self::new(part))),
-            Condition::Named(named) => Self::new(&named.condition),
-            Condition::Test(test) => Self::of_test(test),
+            Condition::Not(part) => Matcher::Not(Box::new(self.compile(part))),
+            Condition::Named(named) => {
+                if let Some(matcher) = self.named.get(&named.name) {
+                    return Matcher::Shared(Arc::clone(matcher));
+                }
+                let matcher = Arc::new(self.compile(&named.condition));
+                self.named.insert(named.name.clone(), Arc::clone(&matcher));
+                Matcher::Shared(matcher)
+            }
+            Condition::Test(test) => Matcher::of_test(test),
         }
     }
 
+    fn each(&mut self, parts: &[Condition]) -> Vec<Matcher> {
+        parts.iter().map(|part| self.compile(part)).collect()
+    }
+}
+
+impl Matcher {
     fn of_test(test: &Test) -> Self {
         match test.clone() {
             Test::Path(patterns) => Self::Path(PathMatcher::new(patterns)),
@@ -101,6 +120,7 @@ impl Matcher {
             Self::All(parts) => parts.iter().all(|part| part.matches(view)),
             Self::Any(parts) => parts.iter().any(|part| part.matches(view)),
             Self::Not(part) => !part.matches(view),
+            Self::Shared(matcher) => matcher.matches(view),
             Self::Path(matcher) => matcher.matches(&view.path.matched),
             Self::Host(matcher) => matcher.matches(&view.host),
             Self::Sni(matcher) => matcher.matches(&view.sni),

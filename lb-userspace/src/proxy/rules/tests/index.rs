@@ -68,7 +68,10 @@ fn condition() -> impl Strategy<Value = Condition> {
             3 => several.prop_map(Condition::Any),
             2 => inner.clone().prop_map(|one| Condition::Not(Box::new(one))),
             1 => inner.prop_map(|condition| {
-                Condition::Named(Arc::new(NamedCondition { name: name("n"), condition }))
+                // One name stands for one condition.
+                let hash = crate::model::rule::share::text_hash(format!("{condition:?}").as_bytes(), "");
+                let name = name(&format!("n{hash}"));
+                Condition::Named(Arc::new(NamedCondition { name, condition }))
             }),
         ]
     })

@@ -1,0 +1,200 @@
+//! Actions on where a request goes and how long it may take: `backend`, `set_timeout`,
+//! `mirror`.
+
+use std::time::Duration;
+
+use super::{
+    super::{
+        decode::{Cursor, Entries},
+        duration::Period,
+        fault::{Located, Refusal},
+        schema::{Integer, Key, Nested, Presence, Section, Shape, Text},
+    },
+    shape::{ByName, Percent, Placed},
+};
+use crate::{
+    config::frontend::backend_name,
+    model::{
+        name::Name,
+        rule::{action::TimeoutKind, share::Split},
+    },
+};
+
+/// `backend`.
+pub(super) static BACKEND: Key<BackendShape> = Key {
+    name: "backend",
+    shape: BackendShape,
+    presence: Presence::Optional("the next rules decide"),
+    doc: "Ends the request: this backend serves it. Of several with weights from 0 to 10000, \
+          such as `{blue: 95, green: 5}`, each serves its share of the clients.",
+};
+
+/// Where a request goes.
+#[derive(Clone, Debug)]
+pub(super) enum RawBackends {
+    One(Located<Name>),
+    Weighted(Vec<(Located<Name>, u32)>),
+}
+
+const NAME: Placed<Text<Name>> = Placed(Text { what: "a name of a backend", parse: backend_name });
+
+const WEIGHTS: ByName<Name, Placed<Integer<u32>>> = ByName {
+    of: "names of backends",
+    name: backend_name,
+    item: Placed(Integer { min: 0, max: Split::MAX_WEIGHT }),
+};
+
+/// A name or a mapping from names to weights.
+pub(super) struct BackendShape;
+
+impl Shape for BackendShape {
+    type Output = RawBackends;
+
+    fn describe(&self) -> String {
+        format!("name of a backend, or {}", WEIGHTS.describe())
+    }
+
+    fn decode(&self, cursor: &Cursor<'_>) -> Option<RawBackends> {
+        if !cursor.value.is_mapping() {
+            return NAME.decode(cursor).map(RawBackends::One);
+        }
+        let weight = |pair: Option<(Name, Located<u32>)>| {
+            let (backend, weight) = pair?;
+            Some((Located { value: backend, place: weight.place }, weight.value))
+        };
+        let weights: Option<Vec<_>> = WEIGHTS.decode(cursor)?.into_iter().map(weight).collect();
+        let weights = weights?;
+        if weights.iter().all(|(_, weight)| *weight == 0) {
+            return cursor.reject(Refusal::new("every weight is 0: no backend serves anyone"));
+        }
+        Some(RawBackends::Weighted(weights))
+    }
+}
+
+/// `set_timeout`.
+pub(super) static SET_TIMEOUT: Key<Nested<Vec<(TimeoutKind, Duration)>>> = Key {
+    name: "set_timeout",
+    shape: Nested { section: &TIMEOUT_SECTION, decode: decode_timeouts },
+    presence: Presence::Optional("unchanged"),
+    doc: "Other timeouts for the request.",
+};
+
+static TIMEOUT_SECTION: Section = Section {
+    path: "frontends.NAME.rules[N].set_timeout",
+    doc: "Timeouts in place of those of the backend and of `defaults`.",
+    keys: &[&CONNECT, &SERVER, &QUEUE, &TUNNEL, &TOTAL],
+    unbuilt: &[],
+};
+
+const fn timeout(name: &'static str, doc: &'static str) -> Key<Period> {
+    let shape = Period { min: Duration::from_millis(1), max: Duration::from_secs(30 * 86_400) };
+    Key { name, shape, presence: Presence::Optional("unchanged"), doc }
+}
+
+static CONNECT: Key<Period> = timeout("connect", "Connecting to a server.");
+static SERVER: Key<Period> = timeout("server", "Waiting for the server to send or take.");
+static QUEUE: Key<Period> = timeout("queue", "Waiting for a server with room.");
+static TUNNEL: Key<Period> = timeout("tunnel", "Silence of both sides of an upgraded connection.");
+static TOTAL: Key<Period> = timeout("total", "From the request to the end of its response.");
+
+fn decode_timeouts(entries: &Entries<'_>) -> Option<Vec<(TimeoutKind, Duration)>> {
+    let keys = [
+        (&CONNECT, TimeoutKind::Connect),
+        (&SERVER, TimeoutKind::Server),
+        (&QUEUE, TimeoutKind::Queue),
+        (&TUNNEL, TimeoutKind::Tunnel),
+        (&TOTAL, TimeoutKind::Total),
+    ];
+    let given = keys.into_iter().filter(|(key, _)| entries.has(*key));
+    let read: Vec<_> = given.map(|(key, kind)| Some((kind, entries.get(key)?))).collect();
+    if read.is_empty() {
+        entries.reject(&SERVER, Refusal::new("is missing: no timeout is set").hint("server: 5m"));
+        return None;
+    }
+    read.into_iter().collect()
+}
+
+/// `mirror`.
+pub(super) static MIRROR: Key<MirrorShape> = Key {
+    name: "mirror",
+    shape: MirrorShape,
+    presence: Presence::Optional("no copy"),
+    doc: "Sends a copy of the request to another backend, too, whose answers nobody gets. A \
+          name stands for `{backend: NAME}`.",
+};
+
+/// Where copies go, before it is known whether the backend exists.
+#[derive(Clone, Debug)]
+pub(super) struct RawMirror {
+    pub(super) backend: Located<Name>,
+    pub(super) basis_points: u16,
+    pub(super) max_concurrent: u32,
+    pub(super) max_body_bytes: u64,
+}
+
+static MIRROR_SECTION: Section = Section {
+    path: "frontends.NAME.rules[N].mirror",
+    doc: "Copies of requests. They are best effort and never delay the client.",
+    keys: &[&MIRROR_BACKEND, &MIRROR_PERCENTAGE, &MAX_CONCURRENT, &MAX_BODY],
+    unbuilt: &[],
+};
+
+static MIRROR_BACKEND: Key<Placed<Text<Name>>> = Key {
+    name: "backend",
+    shape: NAME,
+    presence: Presence::Required("the name of a backend"),
+    doc: "Where copies go.",
+};
+
+static MIRROR_PERCENTAGE: Key<Percent> = Key {
+    name: "percentage",
+    shape: Percent,
+    presence: Presence::Default("100"),
+    doc: "How many of the requests are copied, in percent.",
+};
+
+static MAX_CONCURRENT: Key<Integer<u32>> = Key {
+    name: "max_concurrent",
+    shape: Integer { min: 1, max: 10_000 },
+    presence: Presence::Default("100"),
+    doc: "Most copies on their way at once, on each core; requests beyond are not copied.",
+};
+
+static MAX_BODY: Key<Integer<u64>> = Key {
+    name: "max_body_bytes",
+    shape: Integer { min: 0, max: 1 << 20 },
+    presence: Presence::Default("65536"),
+    doc: "Requests with a longer body, or with one of unknown length, are not copied.",
+};
+
+/// A name or a mapping.
+pub(super) struct MirrorShape;
+
+impl Shape for MirrorShape {
+    type Output = RawMirror;
+
+    fn describe(&self) -> String {
+        "name of a backend, or mapping".into()
+    }
+
+    fn decode(&self, cursor: &Cursor<'_>) -> Option<RawMirror> {
+        let (backend, entries) = if cursor.value.is_mapping() {
+            let entries = cursor.clone().entries(&MIRROR_SECTION)?;
+            (entries.get(&MIRROR_BACKEND), entries)
+        } else {
+            (Some(NAME.decode(cursor)?), cursor.clone().no_entries())
+        };
+        let (basis_points, max_concurrent, max_body_bytes) =
+            (entries.get(&MIRROR_PERCENTAGE), entries.get(&MAX_CONCURRENT), entries.get(&MAX_BODY));
+        Some(RawMirror {
+            backend: backend?,
+            basis_points: basis_points?,
+            max_concurrent: max_concurrent?,
+            max_body_bytes: max_body_bytes?,
+        })
+    }
+
+    fn section(&self) -> Option<&'static Section> {
+        Some(&MIRROR_SECTION)
+    }
+}
