@@ -134,14 +134,22 @@ impl Kernel {
     /// If the maps can not be read, hold the desired state, or be written. What was done
     /// is safe; calling again goes on.
     pub fn reconcile(&mut self, desired: &Desired) -> Result<usize, KernelError> {
-        self.actual = Actual::read(&self.maps)?;
-        let plan = reconcile::plan(desired, &self.actual)?;
-        reconcile::apply(&mut self.maps, &plan).map_err(Box::new)?;
-        for operation in &plan {
-            tracing::debug!(%operation, "applied");
-            self.actual.apply(operation);
+        let mut changes = 0;
+        loop {
+            self.actual = Actual::read(&self.maps)?;
+            let plan = reconcile::plan(desired, &self.actual)?;
+            reconcile::apply(&mut self.maps, &plan.operations).map_err(Box::new)?;
+            for operation in &plan.operations {
+                tracing::debug!(%operation, "applied");
+                self.actual.apply(operation);
+            }
+            changes += plan.operations.len();
+            // Otherwise ids were short, and some are free now. Each plan frees some or is
+            // an error, so this ends.
+            if plan.complete {
+                return Ok(changes);
+            }
         }
-        Ok(plan.len())
     }
 
     /// Attaches the program where the configuration wants it, with its mode, and takes it

@@ -4,7 +4,8 @@
 //! [`desired()`] is a function of configuration, server states and next hops; [`Actual`] is
 //! what the maps hold; [`plan()`] is a function of both; [`apply()`] carries a plan out. It is
 //! level-triggered: after a failure, or a crash between any two operations, planning again
-//! from what the maps then hold is right. Nothing is remembered between two rounds: ids and
+//! from what the maps then hold is right. If ids are short because old things hold them
+//! until new ones are there, a plan leads part of the way and frees some for the next. Nothing is remembered between two rounds: ids and
 //! generations live in the maps.
 
 mod actual;
@@ -15,6 +16,7 @@ mod operation;
 mod plan;
 mod read;
 mod ring;
+mod servers;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -23,5 +25,5 @@ pub use actual::Actual;
 pub use apply::{ApplyError, ExecuteError, Kernel, apply};
 pub use desired::{Desired, DesiredServer, DesiredVip, desired};
 pub use operation::Operation;
-pub use plan::{PlanError, plan};
+pub use plan::{Plan, PlanError, plan};
 pub use ring::RingMember;

@@ -8,7 +8,7 @@
 //! pointed to last.
 
 use lb_common::{
-    abi::MAX_VIPS,
+    abi::{MAX_BACKENDS, MAX_SERVERS, MAX_VIPS},
     backend::BackendEntry,
     server::state,
     vip::{FilterWord, TOMBSTONE_PROTOCOL, VipKey},
@@ -24,19 +24,52 @@ use super::{
 /// Why there is no plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// More things than ids. What is to go still counts: its ids are free in the next round.
-    #[error(
-        "there are more {0} than the data plane has ids for ({1}), those to be removed included"
-    )]
+    /// More things than ids.
+    #[error("there are more {0} than the data plane has ids for ({1})")]
     NoIds(&'static str, u32),
+    /// Everything old has to stay until something new is there, and there is no room.
+    #[error(
+        "all {1} ids of {0} are in use, and none can be freed without leaving a VIP without a \
+         server; make the change in two reloads, the first of which removes something"
+    )]
+    Full(&'static str, u32),
 }
 
-/// The operations that lead from `actual` to `desired`; none if that is where it is.
+/// What leads from one state of the maps to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What to do, in this order; nothing if the maps are as desired.
+    pub operations: Vec<Operation>,
+    /// This leads all the way. If not, ids were short: carrying the operations out frees
+    /// some, and another plan goes on from there.
+    pub complete: bool,
+}
+
+/// How many ids there are of each kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    pub(super) vips: u32,
+    pub(super) backends: u32,
+    pub(super) servers: u32,
+}
+
+/// Those of the data plane.
+const MOST: Limits = Limits { vips: MAX_VIPS, backends: MAX_BACKENDS, servers: MAX_SERVERS };
+
+/// The operations that lead from `actual` to `desired`, or at least nearer.
 ///
 /// # Errors
 /// If there are more VIPs, backends or servers than ids.
-pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Operation>, PlanError> {
-    let target = target::target(desired, actual)?;
+pub fn plan(desired: &Desired, actual: &Actual) -> Result<Plan, PlanError> {
+    plan_within(MOST, desired, actual)
+}
+
+pub(super) fn plan_within(
+    limits: Limits,
+    desired: &Desired,
+    actual: &Actual,
+) -> Result<Plan, PlanError> {
+    let target = target::target(limits, desired, actual)?;
     let planner = Planner { target: &target, actual };
     let mut operations = Vec::new();
     planner.settings(&mut operations);
@@ -50,7 +83,12 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Operation>, PlanEr
     planner.unused_backends(&mut operations);
     planner.servers(&mut operations, |_, id| planner.retired(id));
     planner.filter(&mut operations, |_, after| after);
-    Ok(operations)
+    match target.deferred {
+        None => Ok(Plan { operations, complete: true }),
+        // Nothing would be freed: the next plan would be the same.
+        Some(kind) if operations.is_empty() => Err(kind.full(limits)),
+        Some(_) => Ok(Plan { operations, complete: false }),
+    }
 }
 
 struct Planner<'a> {

@@ -4,14 +4,16 @@
 //! The same VIP keeps its id and generation, and so does the same server (backend name,
 //! address, port), over reloads and restarts of the agent: the maps are the memory. An id
 //! that is freed leaves a tombstone, which keeps its generation.
+//!
+//! What there is no id for is deferred: it gets one when a later round finds some freed.
+//! Until then a VIP that waits for its backend keeps the one it has.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
 };
 
 use lb_common::{
-    abi::{MAX_BACKENDS, MAX_SERVERS, MAX_VIPS},
     address::{Address4, Address6, Be16},
     backend::{BackendEntry, NAME_BYTES},
     flow::Handle,
@@ -22,11 +24,12 @@ use lb_common::{
 };
 
 use super::{
-    actual::{Actual, backend_name, server_address},
-    desired::{Desired, DesiredServer},
+    actual::{Actual, backend_name},
+    desired::Desired,
     ids::Ids,
-    plan::PlanError,
+    plan::{Limits, PlanError},
     ring::{self, RingMember},
+    servers::{self, Servers},
 };
 use crate::model::{
     index::{common_address, plain_address},
@@ -47,16 +50,61 @@ pub(super) struct Target {
     pub(super) fresh_vips: Vec<Handle>,
     /// Servers whose ids were somebody else's, or nobody's.
     pub(super) fresh_servers: Vec<Handle>,
+    /// What has to wait for ids that this state frees; none if this is the desired state.
+    pub(super) deferred: Option<Kind>,
+    /// Backends that get no flows only because servers of theirs wait for ids.
+    pub(super) hollow: BTreeSet<u16>,
 }
 
-/// What every map should hold, given what they hold.
+/// What has ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Vips,
+    Backends,
+    Servers,
+}
+
+impl Kind {
+    /// Name for people, and how many ids there are.
+    const fn of(self, limits: Limits) -> (&'static str, u32) {
+        match self {
+            Self::Vips => ("VIPs", limits.vips),
+            Self::Backends => ("backends", limits.backends),
+            Self::Servers => ("servers", limits.servers),
+        }
+    }
+
+    /// There are no ids and none can be freed.
+    pub(super) const fn full(self, limits: Limits) -> PlanError {
+        let (name, most) = self.of(limits);
+        PlanError::Full(name, most)
+    }
+
+    /// There can not be this many.
+    fn require_room(self, limits: Limits, wanted: usize) -> Result<(), PlanError> {
+        let (name, most) = self.of(limits);
+        if wanted > most as usize { Err(PlanError::NoIds(name, most)) } else { Ok(()) }
+    }
+}
+
+/// What every map should hold, given what they hold, as far as there are ids.
 ///
 /// # Errors
-/// If there are more things than ids.
-pub(super) fn target(desired: &Desired, actual: &Actual) -> Result<Target, PlanError> {
+/// If there are more things desired than ids.
+pub(super) fn target(
+    limits: Limits,
+    desired: &Desired,
+    actual: &Actual,
+) -> Result<Target, PlanError> {
+    Kind::Vips.require_room(limits, desired.vips.len())?;
+    Kind::Backends.require_room(limits, desired.backends.len())?;
+    let servers = desired.backends.values().map(BTreeMap::len).sum();
+    Kind::Servers.require_room(limits, servers)?;
     let mut target = Target { settings: desired.settings, ..Target::default() };
-    let backend_ids = target.place_backends(desired, actual)?;
-    target.place_vips(desired, actual, &backend_ids)?;
+    let backend_ids = target.place_backends(limits, desired, actual);
+    target.hold_backends(desired, actual, &backend_ids);
+    target.bury(actual);
+    target.place_vips(limits, desired, actual, &backend_ids);
     target.filter = filter(&target);
     Ok(target)
 }
@@ -80,9 +128,10 @@ impl Target {
     /// Backends, their servers and rings; the id of each backend by name.
     fn place_backends<'a>(
         &mut self,
+        limits: Limits,
         desired: &'a Desired,
         actual: &Actual,
-    ) -> Result<BTreeMap<&'a Name, u16>, PlanError> {
+    ) -> BTreeMap<&'a Name, u16> {
         let mut known: BTreeMap<&str, u16> = BTreeMap::new();
         for (id, entry) in &actual.backends {
             if let Some(name) = backend_name(entry) {
@@ -94,25 +143,85 @@ impl Target {
         let named = actual.vips.iter().filter(|(key, _)| is_vip(key)).map(|(_, vip)| vip.backend);
         let live = actual.backends.iter().filter(|(_, entry)| backend_name(entry).is_some());
         let taken = live.map(|(id, _)| *id).chain(named);
-        let mut ids = Ids::new(MAX_BACKENDS, generations.collect(), taken);
-        let mut servers = Servers::new(actual);
+        let mut ids = Ids::new(limits.backends, generations.collect(), taken);
+        let mut heirs = Heirs::new(desired, actual);
+        let mut servers = Servers::new(limits.servers, actual);
         let mut placed = BTreeMap::new();
         for (name, wanted) in &desired.backends {
-            let kept = known.get(name.as_str()).and_then(|id| {
-                let generation = low16(actual.backends.get(id)?.generation);
-                Some(Handle { id: *id, generation })
-            });
-            let handle = match kept {
-                Some(handle) => handle,
-                None => ids.allocate().ok_or(PlanError::NoIds("backends", MAX_BACKENDS))?,
+            let handle_of = |id: u16| {
+                let generation = low16(actual.backends.get(&id)?.generation);
+                Some(Handle { id, generation })
             };
-            let members = servers.place(handle.id, kept.is_some(), wanted, self)?;
+            let kept = known.get(name.as_str()).and_then(|id| handle_of(*id));
+            let fresh = kept.is_none().then(|| ids.allocate()).flatten();
+            let kept = kept.or_else(|| match fresh {
+                None => heirs.inherit(name).and_then(handle_of),
+                Some(_) => None,
+            });
+            let Some(handle) = kept.or(fresh) else {
+                self.deferred = Some(Kind::Backends);
+                continue;
+            };
+            let members = servers.place(handle.id, kept.is_some(), wanted, self);
             self.backends.insert(handle.id, backend_entry(name, handle, &members));
             if !members.is_empty() {
                 self.rings.insert(handle.id, members);
             }
             placed.insert(name, handle.id);
         }
+        placed
+    }
+
+    /// Backends of VIPs that wait for another one go on.
+    fn hold_backends(&mut self, desired: &Desired, actual: &Actual, placed: &BTreeMap<&Name, u16>) {
+        let vips = desired.vips.iter();
+        let waiting: BTreeSet<u16> = vips
+            .filter_map(|(bind, vip)| {
+                let before = actual.vips.get(&vip_key(bind))?.backend;
+                self.waits(before, placed.get(&vip.backend).copied()).then_some(before)
+            })
+            .collect();
+        for id in waiting {
+            let Some(entry) = actual.backends.get(&id) else { continue };
+            if !self.rings.contains_key(&id) {
+                self.hold(id, entry, desired, actual);
+            }
+        }
+    }
+
+    /// Whether a VIP waits at the backend it has, because the one it is to have has no id, or
+    /// its servers have none.
+    fn waits(&self, before: u16, placed: Option<u16>) -> bool {
+        placed.is_none_or(|id| id != before && self.hollow.contains(&id))
+    }
+
+    /// A backend goes on as it is, or with half of its servers if others need the ids, or if
+    /// it is itself to change.
+    fn hold(&mut self, id: u16, entry: &BackendEntry, desired: &Desired, actual: &Actual) {
+        let named = |name: &&Name| Some(name.as_str()) == backend_name(entry);
+        let wanted = desired.backends.iter().find(|(name, _)| named(name)).map(|(_, to)| to);
+        if wanted.is_none() && self.deferred != Some(Kind::Servers) {
+            let live =
+                |server: &&ServerEntry| server.state != state::UNUSED && server.backend == id;
+            let servers = actual.servers.iter().filter(|(_, server)| live(server));
+            self.servers.extend(servers.map(|(id, server)| (*id, *server)));
+            self.backends.insert(id, *entry);
+            return;
+        }
+        let members = servers::stand_ins(actual, id, wanted, self);
+        let held = BackendEntry {
+            ring_signature: ring::signature(&members),
+            ring_members: u32::try_from(ring::usable(&members)).unwrap_or(u32::MAX),
+            ..*entry
+        };
+        self.backends.insert(id, held);
+        if !members.is_empty() {
+            self.rings.insert(id, members);
+        }
+    }
+
+    /// What is left over leaves tombstones.
+    fn bury(&mut self, actual: &Actual) {
         for (id, entry) in &actual.backends {
             let tombstone =
                 BackendEntry { generation: entry.generation, ..BackendEntry::default() };
@@ -121,41 +230,51 @@ impl Target {
         for (id, entry) in &actual.servers {
             self.servers.entry(*id).or_insert_with(|| server_tombstone(entry));
         }
-        Ok(placed)
     }
 
     /// VIPs, address records and tombstones.
     fn place_vips(
         &mut self,
+        limits: Limits,
         desired: &Desired,
         actual: &Actual,
         backends: &BTreeMap<&Name, u16>,
-    ) -> Result<(), PlanError> {
+    ) {
         let mut generations: BTreeMap<u16, u16> = BTreeMap::new();
         for (_, entry) in actual.vips.iter().filter(|(key, _)| key.protocol != 0) {
             let generation = generations.entry(entry.id).or_default();
             *generation = entry.generation.max(*generation);
         }
         let taken = actual.vips.iter().filter(|(key, _)| is_vip(key)).map(|(_, entry)| entry.id);
-        let mut ids = Ids::new(MAX_VIPS, generations.clone(), taken);
+        let mut ids = Ids::new(limits.vips, generations.clone(), taken);
         let mut claimed = BTreeSet::new();
         for (bind, vip) in &desired.vips {
             let key = vip_key(bind);
             let kept = actual.vips.get(&key).filter(|entry| {
-                let valid = entry.generation != 0 && u32::from(entry.id) < MAX_VIPS;
+                let valid = entry.generation != 0 && u32::from(entry.id) < limits.vips;
                 valid && claimed.insert(entry.id)
             });
+            let backend = backends.get(&vip.backend).copied();
+            if let Some(entry) = kept
+                && self.waits(entry.backend, backend)
+            {
+                self.vips.insert(key, *entry);
+                self.record_address(bind);
+                continue;
+            }
+            let Some(backend) = backend else { continue };
             let handle = match kept {
                 Some(entry) => Handle { id: entry.id, generation: entry.generation },
                 None => {
-                    let handle = ids.allocate().ok_or(PlanError::NoIds("VIPs", MAX_VIPS))?;
+                    let Some(handle) = ids.allocate() else {
+                        self.deferred = Some(Kind::Vips);
+                        continue;
+                    };
                     self.fresh_vips.push(handle);
                     handle
                 }
             };
             claimed.insert(handle.id);
-            // Every VIP's backend is among the desired ones.
-            let backend = backends.get(&vip.backend).copied().unwrap_or(u16::MAX);
             let entry = VipEntry {
                 id: handle.id,
                 generation: handle.generation,
@@ -168,10 +287,9 @@ impl Target {
             self.record_address(bind);
         }
         let unclaimed = generations.into_iter().filter(|(id, generation)| {
-            *generation != 0 && u32::from(*id) < MAX_VIPS && !claimed.contains(id)
+            *generation != 0 && u32::from(*id) < limits.vips && !claimed.contains(id)
         });
         self.vips.extend(unclaimed.map(|(id, generation)| vip_tombstone(id, generation)));
-        Ok(())
     }
 
     /// Says that a VIP uses the address.
@@ -185,85 +303,43 @@ impl Target {
     }
 }
 
-/// Ids of servers, over all backends.
-struct Servers<'a> {
-    actual: &'a Actual,
-    known: BTreeMap<(u16, SocketAddr), u16>,
-    ids: Ids,
+/// Ids of backends that are to go, for new ones that are to take over all of their VIPs:
+/// without a free id, that is the way to replace one. The ring is swapped as ever.
+struct Heirs<'a> {
+    /// By heir, the ids it may have.
+    ids: BTreeMap<&'a Name, Vec<u16>>,
 }
 
-impl<'a> Servers<'a> {
-    fn new(actual: &'a Actual) -> Self {
-        let live = || actual.servers.iter().filter(|(_, entry)| entry.state != state::UNUSED);
-        let mut known = BTreeMap::new();
-        for (id, entry) in live() {
-            known.entry((entry.backend, server_address(entry))).or_insert(*id);
+impl<'a> Heirs<'a> {
+    fn new(desired: &'a Desired, actual: &Actual) -> Self {
+        let wanted: BTreeMap<VipKey, &Name> =
+            desired.vips.iter().map(|(bind, vip)| (vip_key(bind), &vip.backend)).collect();
+        // By id, whom all of its VIPs are to have; none if they do not agree.
+        let mut agreed: BTreeMap<u16, Option<&Name>> = BTreeMap::new();
+        for (key, vip) in actual.vips.iter().filter(|(key, _)| is_vip(key)) {
+            let heir = wanted.get(key).copied();
+            let entry = agreed.entry(vip.backend).or_insert(heir);
+            if *entry != heir {
+                *entry = None;
+            }
         }
-        let generations = actual.servers.iter().map(|(id, entry)| (*id, entry.generation));
-        let taken = live().map(|(id, _)| *id);
-        Self { actual, known, ids: Ids::new(MAX_SERVERS, generations.collect(), taken) }
+        let mut ids: BTreeMap<&Name, Vec<u16>> = BTreeMap::new();
+        for (id, heir) in agreed {
+            let name = actual.backends.get(&id).and_then(backend_name);
+            let stays =
+                |name: &str| desired.backends.keys().any(|desired| desired.as_str() == name);
+            if let (Some(name), Some(heir)) = (name, heir)
+                && !stays(name)
+            {
+                ids.entry(heir).or_default().push(id);
+            }
+        }
+        Self { ids }
     }
 
-    /// Puts the servers of one backend into `target`; the members of its ring. The servers
-    /// that the maps have under this backend id are its own only if the maps have the
-    /// backend (`known_backend`) too.
-    fn place(
-        &mut self,
-        backend: u16,
-        known_backend: bool,
-        wanted: &BTreeMap<SocketAddr, DesiredServer>,
-        target: &mut Target,
-    ) -> Result<Vec<RingMember>, PlanError> {
-        let mut candidates = Vec::with_capacity(wanted.len());
-        for (address, server) in wanted {
-            let known = self.known.get(&(backend, *address)).filter(|_| known_backend);
-            let before = known.and_then(|id| Some((*id, self.actual.servers.get(id)?)));
-            let handle = match before {
-                Some((id, entry)) => Handle { id, generation: entry.generation },
-                None => {
-                    let none = PlanError::NoIds("servers", MAX_SERVERS);
-                    let handle = self.ids.allocate().ok_or(none)?;
-                    target.fresh_servers.push(handle);
-                    handle
-                }
-            };
-            let remembered = before.map(|(_, entry)| entry.snat_address);
-            let entry = server_entry(address, server, handle, backend, remembered);
-            let reachable = entry.snat_address != Address6::default();
-            target.servers.insert(handle.id, entry);
-            candidates.push((address, server, handle, reachable));
-        }
-        Ok(ring::members(candidates.into_iter()))
-    }
-}
-
-/// A server whose next hop is not known keeps the SNAT address it had, for its flows are
-/// rewritten with it; the kernel's FIB then finds the way.
-fn server_entry(
-    address: &SocketAddr,
-    server: &DesiredServer,
-    handle: Handle,
-    backend: u16,
-    remembered: Option<Address6>,
-) -> ServerEntry {
-    let entry = ServerEntry {
-        generation: handle.generation,
-        state: server.state,
-        address: common_address(address.ip()),
-        snat_address: remembered.unwrap_or_default(),
-        port: Be16::new(address.port()),
-        backend,
-        ..ServerEntry::default()
-    };
-    match server.next_hop {
-        None => entry,
-        Some(hop) => ServerEntry {
-            ifindex: hop.ifindex,
-            neighbour: hop.neighbour,
-            own: hop.own,
-            snat_address: common_address(hop.source),
-            ..entry
-        },
+    /// An id for a backend that has none.
+    fn inherit(&mut self, heir: &Name) -> Option<u16> {
+        self.ids.get_mut(heir)?.pop()
     }
 }
 

@@ -19,6 +19,7 @@ use proptest::{collection, prelude::*, sample};
 
 use super::{
     actual::{backend_name, server_address},
+    plan::{Limits, plan_within},
     target::{is_vip, vip_key},
     *,
 };
@@ -77,6 +78,21 @@ impl Maps {
         })
     }
 
+    /// Whether one of those servers is not known to be dead.
+    fn serves_alive(&self, key: &VipKey, desired: &Desired) -> bool {
+        let mut alive = self.clone();
+        for server in alive.actual.servers.values_mut() {
+            let name = self.actual.backends.get(&server.backend).and_then(backend_name);
+            let mut backends = desired.backends.iter();
+            let pool = backends.find(|(known, _)| Some(known.as_str()) == name);
+            let known = pool.and_then(|(_, pool)| pool.get(&server_address(server)));
+            if known.is_some_and(|known| known.state == state::DOWN) {
+                server.state = state::DOWN;
+            }
+        }
+        alive.serves(key)
+    }
+
     /// Whether replies of every usable server in a ring are taken for ours.
     fn recognises_replies(&self) -> bool {
         let servers = self.rings.values().flatten().filter_map(|handle| {
@@ -88,10 +104,50 @@ impl Maps {
         })
     }
 
+    /// Plans for `desired` with few ids, again and again until it is there, checking after
+    /// each operation that no VIP is hurt that need not be. Returns the number of rounds, or
+    /// why there is no way.
+    fn reconcile_within(&mut self, limits: Limits, desired: &Desired) -> Result<usize, PlanError> {
+        // Who has a server now and will have one in the end needs one all the time.
+        let key_of = |(bind, vip): (&Bind, &DesiredVip)| {
+            let usable = |server: &DesiredServer| {
+                server.state == state::UP && server.weight > 0 && server.next_hop.is_some()
+            };
+            desired.backends[&vip.backend].values().any(usable).then(|| vip_key(bind))
+        };
+        let keys = desired.vips.iter().filter_map(key_of);
+        let safe: Vec<VipKey> = keys.filter(|key| self.serves_alive(key, desired)).collect();
+        for round in 1..100 {
+            let plan = plan_within(limits, desired, &self.actual)?;
+            for operation in &plan.operations {
+                self.execute(operation);
+                for key in &safe {
+                    assert!(self.serves(key), "{operation} leaves {key:?} without a server");
+                }
+            }
+            self.assert_within(limits);
+            if plan.complete {
+                return Ok(round);
+            }
+        }
+        panic!("this does not come to an end")
+    }
+
+    fn assert_within(&self, limits: Limits) {
+        let vips = self.actual.vips.iter().filter(|(key, _)| is_vip(key));
+        let ids = vips.map(|(_, entry)| entry.id).max();
+        assert!(ids.is_none_or(|id| u32::from(id) < limits.vips), "a VIP has id {ids:?}");
+        let backend = self.actual.backends.keys().max();
+        assert!(backend.is_none_or(|id| u32::from(*id) < limits.backends));
+        let server = self.actual.servers.keys().max();
+        assert!(server.is_none_or(|id| u32::from(*id) < limits.servers));
+    }
+
     /// Plans for `desired` and carries out the first `steps` operations, checking after
     /// each that no VIP is hurt that need not be. Returns whether that was all of the plan.
     fn reconcile(&mut self, desired: &Desired, steps: usize) -> bool {
-        let operations = plan(desired, &self.actual).expect("there are ids enough");
+        let Plan { operations, complete } = plan(desired, &self.actual).expect("it fits");
+        assert!(complete, "there are ids enough");
         let mut end = self.clone();
         operations.iter().for_each(|operation| end.execute(operation));
         let keys = desired.vips.keys().map(vip_key);
@@ -107,6 +163,11 @@ impl Maps {
         }
         operations.len() <= steps
     }
+}
+
+/// The plan when there is nothing to do.
+fn done() -> Plan {
+    Plan { operations: Vec::new(), complete: true }
 }
 
 /// What the maps say, in words of the configuration, equals what is desired.
@@ -227,6 +288,40 @@ fn server() -> impl Strategy<Value = DesiredServer> {
     )
 }
 
+/// A state, and how many ids it needs. Many of its servers are new beside another's.
+fn moved_state() -> impl Strategy<Value = (Desired, Limits)> {
+    (desired_state(), 0_u16..4).prop_map(|(mut desired, network)| {
+        let moved = |(address, server): (SocketAddr, DesiredServer)| {
+            (SocketAddr::new(address.ip(), 5000 + network), server)
+        };
+        for servers in desired.backends.values_mut() {
+            *servers = std::mem::take(servers).into_iter().map(moved).collect();
+        }
+        let limits = Limits {
+            vips: size(desired.vips.len()),
+            backends: size(desired.backends.len()),
+            servers: size(desired.backends.values().map(BTreeMap::len).sum()),
+        };
+        (desired, limits)
+    })
+}
+
+fn size(length: usize) -> u32 {
+    u32::try_from(length).expect("is small")
+}
+
+/// Room for each of some states, and some more.
+fn room(needs: &[(Desired, Limits)], more: u32) -> Limits {
+    let most = |need: fn(&Limits) -> u32| {
+        needs.iter().map(|(_, limits)| need(limits)).max().unwrap_or(0) + more
+    };
+    Limits {
+        vips: most(|limits| limits.vips),
+        backends: most(|limits| limits.backends),
+        servers: most(|limits| limits.servers),
+    }
+}
+
 fn desired_state() -> impl Strategy<Value = Desired> {
     let bind = (0_u8..4, 80_u16..82, any::<bool>()).prop_map(|(index, port, tcp)| Bind {
         address: SocketAddr::new(address(50 + index), port),
@@ -317,7 +412,7 @@ proptest! {
         for desired in &rounds {
             prop_assert!(maps.reconcile(desired, usize::MAX));
             assert_agrees(&maps, desired);
-            prop_assert_eq!(plan(desired, &maps.actual), Ok(vec![]));
+            prop_assert_eq!(plan(desired, &maps.actual), Ok(done()));
         }
     }
 
@@ -332,7 +427,47 @@ proptest! {
         }
         maps.reconcile(&last, usize::MAX);
         assert_agrees(&maps, &last);
-        prop_assert_eq!(plan(&last, &maps.actual), Ok(vec![]));
+        prop_assert_eq!(plan(&last, &maps.actual), Ok(done()));
+    }
+
+    /// The table may be full to the last id, before, after and on the way.
+    #[test]
+    fn a_replacement_of_everything_needs_no_moment_without_a_server(
+        states in collection::vec(moved_state(), 2..5),
+    ) {
+        let limits = room(&states, 0);
+        let mut maps = Maps::default();
+        for (desired, _) in &states {
+            match maps.reconcile_within(limits, desired) {
+                Ok(_) => assert_agrees(&maps, desired),
+                // What was forwarding goes on; some other change is still possible.
+                Err(error) => prop_assert!(matches!(error, PlanError::Full(..)), "{error}"),
+            }
+        }
+    }
+
+    /// One VIP and one server to spare, and VIPs that keep their backends.
+    #[test]
+    fn with_one_spare_id_there_is_always_a_way(
+        mut states in collection::vec(moved_state(), 2..5),
+    ) {
+        for (desired, _) in &mut states {
+            for (bind, vip) in &mut desired.vips {
+                vip.backend = name(u8::from(bind.protocol == Protocol::Tcp));
+            }
+            let used: BTreeSet<Name> = desired.vips.values().map(|vip| vip.backend.clone()).collect();
+            desired.backends.retain(|name, _| used.contains(name));
+            for name in used {
+                desired.backends.entry(name).or_default();
+            }
+        }
+        let limits = Limits { backends: 2, ..room(&states, 1) };
+        let mut maps = Maps::default();
+        for (desired, _) in &states {
+            let rounds = maps.reconcile_within(limits, desired);
+            prop_assert!(rounds.is_ok(), "{rounds:?}");
+            assert_agrees(&maps, desired);
+        }
     }
 
     #[test]
@@ -341,6 +476,53 @@ proptest! {
         let mut maps = Maps { actual, rings, ..Maps::default() };
         maps.reconcile(&desired, usize::MAX);
         assert_agrees(&maps, &desired);
-        prop_assert_eq!(plan(&desired, &maps.actual), Ok(vec![]));
+        prop_assert_eq!(plan(&desired, &maps.actual), Ok(done()));
     }
+}
+
+/// A pool of `count` servers in each of `backends` backends, all new in each network.
+fn full(network: u16, backends: u16, count: u16) -> Desired {
+    let source = address(100);
+    let hop = NextHop { ifindex: 1, own: [2; 6], neighbour: [3; 6], source };
+    let server = DesiredServer { next_hop: Some(hop), ..DesiredServer::of_weight(100) };
+    let named = |index: u16| Name::new(&format!("b{network}-{index}")).expect("a name");
+    let bind = |index: u16| Bind {
+        address: SocketAddr::new(address(50), 1000 + index),
+        protocol: Protocol::Tcp,
+    };
+    let vip = |backend| DesiredVip { backend, on_down: 0, hash_by: 0 };
+    let place = |index: u16| SocketAddr::new(address(2), 5000 + network * 100 + index);
+    let pool: BTreeMap<_, _> = (0..count).map(|index| (place(index), server)).collect();
+    Desired {
+        settings: Settings::default(),
+        vips: (0..backends).map(|index| (bind(index), vip(named(index)))).collect(),
+        backends: (0..backends).map(|index| (named(index), pool.clone())).collect(),
+    }
+}
+
+/// Every backend gets a new name, every server a new address, and all ids are in use.
+#[test]
+fn all_backends_and_servers_are_replaced_in_one_reload_of_a_full_table() {
+    let limits = Limits { vips: 64, backends: 64, servers: 512 };
+    let mut maps = Maps::default();
+    for network in 0..3 {
+        let desired = full(network, 64, 8);
+        let rounds = maps.reconcile_within(limits, &desired).expect("there is a way");
+        assert!(rounds < 10, "{rounds} rounds");
+        assert_agrees(&maps, &desired);
+    }
+}
+
+/// Nobody can have two servers where there is room for one.
+#[test]
+fn what_can_only_be_done_with_a_gap_is_refused_and_the_old_goes_on() {
+    let limits = Limits { vips: 4, backends: 4, servers: 4 };
+    let mut maps = Maps::default();
+    maps.reconcile_within(limits, &full(0, 4, 1)).expect("it fits");
+    let refused = maps.reconcile_within(limits, &full(1, 4, 1)).expect_err("no id is free");
+    assert_eq!(refused, PlanError::Full("servers", 4));
+    let up = |server: &&ServerEntry| server.state == state::UP;
+    let serving = maps.actual.servers.values().filter(up).count();
+    assert_eq!((serving, maps.actual.rings.len()), (4, 4));
+    maps.reconcile_within(limits, &full(1, 3, 1)).expect("one less makes room");
 }
