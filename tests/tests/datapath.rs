@@ -23,7 +23,8 @@ use pointsman::{
         Maps, Pins,
         batch::BatchMap,
         error::{InterfaceError, MapAccessError, PinsError},
-        flows, loader,
+        flows::{self, Flow, Selection},
+        loader,
         sweep::sweep,
     },
     model::{
@@ -397,6 +398,23 @@ fn a_plan_carried_out_on_the_maps_leaves_nothing_to_plan() -> Result<()> {
     Ok(())
 }
 
+/// Flows that a function accepts, in no order.
+struct Where<F>(F);
+
+impl<F: Fn(&Flow) -> bool> Selection for Where<F> {
+    fn may_want(&self, flow: &Flow) -> bool {
+        (self.0)(flow)
+    }
+
+    fn rank(&self, _: &Flow) -> Option<u64> {
+        Some(0)
+    }
+
+    fn is_ordered(&self) -> bool {
+        false
+    }
+}
+
 #[test]
 fn the_sweep_forgets_idle_flows_and_no_others() -> Result<()> {
     let bench = Bench::new()?;
@@ -440,13 +458,13 @@ fn the_sweep_forgets_idle_flows_and_no_others() -> Result<()> {
     let end = ends.first().context("an end")?;
     ensure!(end.cause == cause::TIMEOUT && end.protocol == 17);
     ensure!((end.forward_packets, end.reply_packets) == (2, 5), "{end:?}");
-    let (left, truncated) = flows::list(&tables, 10, |_| true)?;
+    let (left, truncated) = flows::list(&tables, 10, &Where(|_: &Flow| true))?;
     let mut left: Vec<_> = left.iter().map(|flow| flow.client.port()).collect();
     left.sort_unstable();
     ensure!(left == [2, 3] && !truncated, "{left:?}");
-    let (some, truncated) = flows::list(&tables, 1, |_| true)?;
+    let (some, truncated) = flows::list(&tables, 1, &Where(|_: &Flow| true))?;
     ensure!(some.len() == 1 && truncated);
-    let (none, _) = flows::list(&tables, 10, |flow| flow.client.port() == 9)?;
+    let (none, _) = flows::list(&tables, 10, &Where(|flow: &Flow| flow.client.port() == 9))?;
     ensure!(none.is_empty());
     Ok(())
 }

@@ -1,6 +1,16 @@
 //! How an operator looks inside: `bpftool`, the access log, the command line, addresses.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use lb_common::abi::map;
@@ -202,6 +212,80 @@ fn the_command_line_shows_what_is_going_on() -> Result<()> {
     }
     let unknown = agent.cli(&["server", "set", "line4/nobody", "--state", "drain"])?;
     ensure!(unknown.code != Some(0) && unknown.stderr.contains("nobody"), "{unknown:?}");
+    Ok(())
+}
+
+#[test]
+fn flows_are_found_by_what_is_known_of_them() -> Result<()> {
+    let bed = Bed::new(2, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    let agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    let mut kept = Vec::new();
+    for family in Family::BOTH {
+        let vip = Bed::vip(family, port::LINE);
+        for _ in 0..3 {
+            kept.push(bed.client.run(|| Ok(Conversation::open(vip)?))?);
+        }
+    }
+    // The fourth says more than the others.
+    for _ in 0..20 {
+        kept[3].say()?;
+    }
+    let busiest = kept[3].stream().local_addr()?;
+    let found = |filters: &str| -> Result<Vec<SocketAddr>> {
+        let mut arguments = vec!["flows", "--json"];
+        arguments.extend(filters.split_whitespace());
+        let view: FlowsView = serde_json::from_str(&agent.cli_good(&arguments)?)?;
+        Ok(view.flows.iter().map(|flow| flow.client).collect())
+    };
+    let check = |filters: &str, expected: usize| {
+        let flows = found(filters)?;
+        ensure!(flows.len() == expected, "{filters:?} finds {flows:?}");
+        Ok(())
+    };
+    check("", 6)?;
+    check("--client 10.91.0.0/24", 3)?;
+    check("--client 10.91.0.3", 0)?;
+    check("--vip 198.51.100.10 --state established", 3)?;
+    check("--vip 198.51.100.10:1", 0)?;
+    check("--state closed", 0)?;
+    check("--protocol udp", 0)?;
+    check(&format!("--protocol tcp --port {}", busiest.port()), 1)?;
+    check("--frontend line6 --limit 2", 2)?;
+    let sorted = found("--sort packets --limit 1")?;
+    ensure!(sorted == [busiest], "{sorted:?}, expected {busiest}");
+    let least = found("--sort packets --reverse")?;
+    ensure!(least.last() == Some(&busiest), "{least:?}");
+    let wrong = agent.cli(&["flows", "--state", "open"])?;
+    ensure!(wrong.code == Some(2) && wrong.stderr.contains("established"), "{wrong:?}");
+    Ok(())
+}
+
+#[test]
+fn drops_are_watched_as_they_happen() -> Result<()> {
+    let bed = Bed::new(1, Mode::from_environment()?)?;
+    let mut fleet = Fleet::start(&bed)?;
+    let agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    fleet.kill(0)?;
+    agent.wait_for_state("s0", pointsman::model::state::ServerState::Down)?;
+    let vip = Bed::vip(Family::V4, port::UDP);
+    let ended = Arc::new(AtomicBool::new(false));
+    let end = Arc::clone(&ended);
+    let sender = bed.client.spawn("datagrams", move || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        while !end.load(Ordering::Relaxed) {
+            socket.send_to(b"anybody?", vip)?;
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    })?;
+    let printed = agent.cli_good(&["drops", "--watch", "--count", "3", "--json"]);
+    ended.store(true, Ordering::Relaxed);
+    sender.join().expect("the sender does not panic")?;
+    let printed = printed?;
+    ensure!(printed.lines().count() == 3, "{printed}");
+    let seen = printed.lines().any(|line| line.contains(r#""reason":"no_server""#));
+    ensure!(seen, "nobody was dropped for want of a server: {printed}");
     Ok(())
 }
 

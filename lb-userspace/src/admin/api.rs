@@ -8,6 +8,7 @@ use std::{fmt, net::SocketAddr};
 use lb_common::counters::TrafficCounters;
 use serde::{Deserialize, Serialize};
 
+pub use super::flow_query::FlowQuery;
 use crate::model::{
     snapshot::{AttachMode, HashBy, OnDown, Protocol},
     state::{AdminState, Health, ServerState},
@@ -195,32 +196,10 @@ pub struct ServerView {
     pub traffic: Traffic,
 }
 
-/// Query of `GET /v1/flows`; every field narrows the answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FlowQuery {
-    /// Most flows to answer with; [`FlowQuery::DEFAULT_LIMIT`] by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
-    /// Only flows through this frontend.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub frontend: Option<String>,
-    /// Only flows to this server: `SERVER` or `BACKEND/SERVER`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub server: Option<String>,
-}
-
-impl FlowQuery {
-    /// Flows in an answer if the query does not say.
-    pub const DEFAULT_LIMIT: usize = 100;
-    /// Most flows in one answer.
-    pub const MAX_LIMIT: usize = 100_000;
-}
-
 /// Answer to `GET /v1/flows`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowsView {
-    /// The flows, in the order of the table, which is none.
+    /// The flows, in the order that was asked for, or in none.
     pub flows: Vec<FlowView>,
     /// There are more than these.
     pub truncated: bool,
@@ -359,7 +338,5 @@ mod tests {
     fn unset_fields_of_a_request_are_left_out() {
         let set = ServerSet { state: Some(AdminState::Drain), weight: None };
         assert_eq!(serde_json::to_string(&set).unwrap(), r#"{"state":"drain"}"#);
-        let query = FlowQuery { limit: Some(5), frontend: None, server: Some("pg/pg1".into()) };
-        assert_eq!(serde_urlencoded::to_string(&query).unwrap(), "limit=5&server=pg%2Fpg1");
     }
 }

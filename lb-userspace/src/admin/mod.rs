@@ -8,6 +8,7 @@
 pub mod api;
 pub mod client;
 pub mod command;
+pub mod flow_query;
 pub mod routes;
 pub mod server;
 pub mod socket;

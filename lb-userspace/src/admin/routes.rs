@@ -146,8 +146,11 @@ fn read_name(what: &str, text: &str) -> Result<Name, Refusal> {
 }
 
 fn read_flow_query(query: &str) -> Result<FlowQuery, Refusal> {
-    let hint =
-        format!("the query takes limit (1 to {}), frontend and server", FlowQuery::MAX_LIMIT);
+    let hint = format!(
+        "the query takes limit (1 to {}), frontend, server, client, vip, state, protocol, port, \
+         sort (age, idle, bytes, packets) and reverse",
+        FlowQuery::MAX_LIMIT
+    );
     let bad = |error: String| Refusal::new(StatusCode::BAD_REQUEST, error, hint.as_str());
     let query: FlowQuery = serde_urlencoded::from_str(query)
         .map_err(|error| bad(format!("can not read the query '{query}': {error}")))?;
@@ -207,6 +210,7 @@ mod tests {
             limit: Some(7),
             frontend: Some("postgres".into()),
             server: Some("pg/pg1".into()),
+            ..FlowQuery::default()
         };
         check(
             &Method::GET,
@@ -256,7 +260,7 @@ mod tests {
             check(&Method::POST, "/v1/servers/pg/pg1", body, &Err(400));
         }
         check(&Method::POST, "/v1/servers/pg/-x", r#"{"weight": 1}"#, &Err(400));
-        for query in ["limit=0", "limit=100001", "limit=x", "limti=5"] {
+        for query in ["limit=0", "limit=100001", "limit=x", "limti=5", "state=open", "port=65536"] {
             check(&Method::GET, &format!("/v1/flows?{query}"), "", &Err(400));
         }
     }

@@ -6,7 +6,13 @@ use super::{
     status::protocol_name,
     units,
 };
-use crate::admin::api::{FlowQuery, FlowsView};
+use crate::{
+    admin::{
+        api::{FlowQuery, FlowsView},
+        flow_query::{ClientFilter, FlowSort, StateFilter, VipFilter},
+    },
+    model::snapshot::Protocol,
+};
 
 /// Options of `pointsman flows`.
 #[derive(Debug, clap::Args)]
@@ -20,6 +26,27 @@ pub struct FlowsArgs {
     /// Only flows to this server
     #[arg(long, value_name = "[BACKEND/]SERVER")]
     pub server: Option<String>,
+    /// Only flows of this client, or of clients in this network
+    #[arg(long, value_name = "ADDRESS[/PREFIX]")]
+    pub client: Option<ClientFilter>,
+    /// Only flows through this VIP
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub vip: Option<VipFilter>,
+    /// Only flows in this state, as the list shows it
+    #[arg(long)]
+    pub state: Option<StateFilter>,
+    /// Only flows of this protocol
+    #[arg(long, value_parser = parse_protocol)]
+    pub protocol: Option<Protocol>,
+    /// Only flows with this port at any of their ends
+    #[arg(long, value_name = "N")]
+    pub port: Option<u16>,
+    /// Sort, the greatest first; without it, flows come in no order
+    #[arg(long, value_name = "BY")]
+    pub sort: Option<FlowSort>,
+    /// The least first
+    #[arg(long, requires = "sort")]
+    pub reverse: bool,
     /// The agent to ask.
     #[command(flatten)]
     pub agent: AgentArgs,
@@ -34,6 +61,13 @@ pub fn run(args: &FlowsArgs, output: &mut Output) -> anyhow::Result<Outcome> {
         limit: Some(args.limit),
         frontend: args.frontend.clone(),
         server: args.server.clone(),
+        client: args.client,
+        vip: args.vip,
+        state: args.state.clone(),
+        protocol: args.protocol,
+        port: args.port,
+        sort: args.sort,
+        reverse: args.reverse,
     };
     let target = format!("/v1/flows?{}", serde_urlencoded::to_string(&query)?);
     let view: FlowsView = ask(&args.agent.socket, async |client| client.get(&target).await)?;
@@ -46,6 +80,12 @@ fn parse_limit(text: &str) -> Result<usize, String> {
         Ok(limit) if (1..=FlowQuery::MAX_LIMIT).contains(&limit) => Ok(limit),
         _ => Err(format!("must be 1 to {}", FlowQuery::MAX_LIMIT)),
     }
+}
+
+fn parse_protocol(text: &str) -> Result<Protocol, String> {
+    let known = [Protocol::Tcp, Protocol::Udp];
+    let found = known.into_iter().find(|protocol| protocol_name(*protocol) == text);
+    found.ok_or_else(|| "must be tcp or udp".to_owned())
 }
 
 fn render(view: &FlowsView) -> String {
@@ -79,7 +119,7 @@ fn render(view: &FlowsView) -> String {
     });
     let mut text = table(columns, rows);
     if view.truncated {
-        text += &format!("(the first {}; more with --limit)\n", view.flows.len());
+        text += &format!("(these {} and more; raise --limit to see them)\n", view.flows.len());
     }
     text
 }

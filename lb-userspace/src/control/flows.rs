@@ -1,20 +1,18 @@
 //! Lists tracked connections for the operator, beside the control loop: a table of a
 //! million flows takes longer to read than the loop may stand still.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
     admin::{
         api::{FlowQuery, FlowView, FlowsView},
         command::{CommandError, Reply},
+        flow_query::FlowSort,
     },
     clock::Moment,
     datapath::{
         FlowTables,
-        flows::{self, Flow},
+        flows::{self, Flow, Selection},
     },
     model::{
         index::NameIndex,
@@ -57,21 +55,20 @@ fn list(
     query: &FlowQuery,
 ) -> Result<FlowsView, CommandError> {
     let names = NameIndex::new(snapshot);
-    let filter = Filter::new(query, snapshot, &names)?;
+    let now = Moment::now();
+    let filter = Filter::new(query, snapshot, &names, &now)?;
     let limit = query.limit.unwrap_or(FlowQuery::DEFAULT_LIMIT);
     let tables = tables.lock().unwrap_or_else(PoisonError::into_inner);
-    let (flows, truncated) =
-        flows::list(&tables, limit, |flow| filter.wants(flow.protocol, flow.vip, flow.server))
-            .map_err(|error| CommandError::Datapath(format!("{:#}", anyhow::Error::from(error))))?;
-    let now = Moment::now();
+    let (flows, truncated) = flows::list(&tables, limit, &filter)
+        .map_err(|error| CommandError::Datapath(format!("{:#}", anyhow::Error::from(error))))?;
     Ok(FlowsView { flows: flows.iter().map(|flow| view(flow, &names, &now)).collect(), truncated })
 }
 
 /// Which flows a query asks for.
 struct Filter<'a> {
+    query: &'a FlowQuery,
     names: &'a NameIndex,
-    frontend: Option<&'a str>,
-    server: Option<&'a str>,
+    now: &'a Moment,
 }
 
 impl<'a> Filter<'a> {
@@ -79,6 +76,7 @@ impl<'a> Filter<'a> {
         query: &'a FlowQuery,
         snapshot: &Snapshot,
         names: &'a NameIndex,
+        now: &'a Moment,
     ) -> Result<Self, CommandError> {
         let unknown = |what, name: &str| CommandError::Unknown { what, name: name.to_owned() };
         let (frontend, server) = (query.frontend.as_deref(), query.server.as_deref());
@@ -96,19 +94,52 @@ impl<'a> Filter<'a> {
         {
             return Err(unknown("server", wanted));
         }
-        Ok(Self { names, frontend, server })
+        Ok(Self { query, names, now })
     }
 
-    fn wants(&self, protocol: u8, vip: SocketAddr, server: SocketAddr) -> bool {
-        let protocol = protocol_of(protocol);
-        let frontend_fits = self.frontend.is_none_or(|wanted| {
-            self.names.frontend(vip, protocol).is_some_and(|name| name.as_str() == wanted)
-        });
-        frontend_fits
-            && self.server.is_none_or(|wanted| {
-                let found = self.names.server(vip, protocol, server);
-                found.is_some_and(|id| is_called(&id, wanted))
-            })
+    fn has_port(flow: &Flow, port: u16) -> bool {
+        [flow.client, flow.vip, flow.server, flow.snat].iter().any(|end| end.port() == port)
+    }
+}
+
+impl Selection for Filter<'_> {
+    fn may_want(&self, flow: &Flow) -> bool {
+        let query = self.query;
+        let protocol = protocol_of(flow.protocol);
+        let frontend = |wanted: &String| {
+            self.names.frontend(flow.vip, protocol).is_some_and(|name| name.as_str() == wanted)
+        };
+        let server = |wanted: &String| {
+            let found = self.names.server(flow.vip, protocol, flow.server);
+            found.is_some_and(|id| is_called(&id, wanted))
+        };
+        // The cheap ones first.
+        query.protocol.is_none_or(|wanted| wanted == protocol)
+            && query.port.is_none_or(|wanted| Self::has_port(flow, wanted))
+            && query.vip.is_none_or(|wanted| wanted.accepts(flow.vip))
+            && query.client.is_none_or(|wanted| wanted.accepts(flow.client.ip()))
+            && query.frontend.as_ref().is_none_or(frontend)
+            && query.server.as_ref().is_none_or(server)
+    }
+
+    fn rank(&self, flow: &Flow) -> Option<u64> {
+        let state = state_name(flow, protocol_of(flow.protocol));
+        if self.query.state.as_ref().is_some_and(|wanted| !wanted.accepts(state)) {
+            return None;
+        }
+        let nanoseconds = |since: u64| self.now.monotonic_ns.saturating_sub(since);
+        let rank = match self.query.sort {
+            None => return Some(0),
+            Some(FlowSort::Age) => nanoseconds(flow.created_ns),
+            Some(FlowSort::Idle) => nanoseconds(flow.last_seen_ns),
+            Some(FlowSort::Bytes) => flow.forward_bytes.saturating_add(flow.reply_bytes),
+            Some(FlowSort::Packets) => flow.forward_packets.saturating_add(flow.reply_packets),
+        };
+        Some(if self.query.reverse { u64::MAX - rank } else { rank })
+    }
+
+    fn is_ordered(&self) -> bool {
+        self.query.sort.is_some()
     }
 }
 
@@ -155,43 +186,96 @@ fn protocol_of(number: u8) -> Protocol {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::model::fixture::snapshot;
+    use lb_common::{flow::Handle, tcp_state::Progress};
 
-    fn check(frontend: Option<&str>, server: Option<&str>, expected: Result<[bool; 3], &str>) {
+    use super::*;
+    use crate::{admin::flow_query::StateFilter, model::fixture::snapshot};
+
+    /// To the first server, to the second, one of a frontend that is gone, and UDP.
+    fn flows() -> [Flow; 4] {
+        let flow = |protocol, client: &str, vip: &str, server: &str, bytes| Flow {
+            protocol,
+            client: client.parse().expect("an address"),
+            vip: vip.parse().expect("an address"),
+            server: server.parse().expect("an address"),
+            snat: "10.0.1.1:2000".parse().expect("an address"),
+            vip_handle: Handle::default(),
+            server_handle: Handle::default(),
+            progress: Progress(0),
+            confirmed: true,
+            created_ns: 1_000_000 - bytes,
+            last_seen_ns: 1_000_000,
+            forward_packets: 1,
+            forward_bytes: bytes,
+            reply_packets: 1,
+            reply_bytes: bytes,
+        };
+        [
+            flow(6, "10.0.0.7:4001", "10.0.0.100:5432", "10.0.1.20:5432", 10),
+            flow(6, "10.0.9.7:4002", "10.0.0.100:5432", "10.0.1.21:5432", 30),
+            flow(6, "10.0.0.8:4003", "10.0.0.99:5432", "10.0.1.20:5432", 20),
+            flow(17, "10.0.0.9:4004", "10.0.0.100:53", "10.0.1.20:53", 40),
+        ]
+    }
+
+    fn check(query: &str, expected: Result<&[usize], &str>) {
         let snapshot = snapshot(&[("pg1", "10.0.1.20:5432"), ("pg2", "10.0.1.21:5432")]);
         let names = NameIndex::new(&snapshot);
-        let query = FlowQuery {
-            limit: None,
-            frontend: frontend.map(str::to_owned),
-            server: server.map(str::to_owned),
-        };
-        let got = Filter::new(&query, &snapshot, &names).map(|filter| {
-            // To the first server, to the second, and one of a frontend that is gone.
-            let wants = |vip: &str, server: &str| {
-                filter.wants(6, vip.parse().expect("an address"), server.parse().expect("one too"))
-            };
-            [
-                wants("10.0.0.100:5432", "10.0.1.20:5432"),
-                wants("10.0.0.100:5432", "10.0.1.21:5432"),
-                wants("10.0.0.99:5432", "10.0.1.20:5432"),
-            ]
+        let query: FlowQuery = serde_urlencoded::from_str(query).expect("a query");
+        let now = Moment { monotonic_ns: 2_000_000, ..Moment::now() };
+        let got = Filter::new(&query, &snapshot, &names, &now).map(|filter| {
+            let flows = flows();
+            let found = flows.iter().enumerate().filter(|(_, flow)| filter.may_want(flow));
+            let mut found: Vec<_> =
+                found.filter_map(|(at, flow)| Some((filter.rank(flow)?, at))).collect();
+            found.sort_by_key(|(rank, at)| (std::cmp::Reverse(*rank), *at));
+            found.into_iter().map(|(_, at)| at).collect::<Vec<_>>()
         });
-        assert_eq!(got.map_err(|error| error.to_string()), expected.map_err(str::to_owned));
+        let got = got.as_deref().map_err(ToString::to_string);
+        assert_eq!(got, expected.map_err(str::to_owned), "{query:?}");
     }
 
     #[test]
     fn a_query_narrows_the_flows() {
-        check(None, None, Ok([true, true, true]));
-        check(Some("postgres"), None, Ok([true, true, false]));
-        check(None, Some("pg2"), Ok([false, true, false]));
-        check(Some("postgres"), Some("pg/pg1"), Ok([true, false, false]));
+        check("", Ok(&[0, 1, 2, 3]));
+        check("frontend=postgres", Ok(&[0, 1]));
+        check("server=pg2", Ok(&[1]));
+        check("frontend=postgres&server=pg/pg1", Ok(&[0]));
+        check("client=10.0.0.0/24", Ok(&[0, 2, 3]));
+        check("client=10.0.0.7", Ok(&[0]));
+        check("vip=10.0.0.100", Ok(&[0, 1, 3]));
+        check("vip=10.0.0.100:53", Ok(&[3]));
+        check("protocol=udp", Ok(&[3]));
+        check("protocol=tcp&port=4003", Ok(&[2]));
+        check("port=2000", Ok(&[0, 1, 2, 3]));
+        check("state=replied", Ok(&[3]));
+        check("state=unreplied", Ok(&[]));
+    }
+
+    #[test]
+    fn flows_are_sorted_by_what_is_asked_for() {
+        check("sort=bytes", Ok(&[3, 1, 2, 0]));
+        check("sort=bytes&reverse=true&protocol=tcp", Ok(&[0, 2, 1]));
+        check("sort=age", Ok(&[3, 1, 2, 0]));
+        check("sort=packets", Ok(&[0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn every_state_can_be_asked_for() {
+        for flow in flows() {
+            let state = state_name(&flow, protocol_of(flow.protocol));
+            assert!(state.parse::<StateFilter>().is_ok(), "{state}");
+        }
+        for bits in 0..=u8::MAX {
+            let state = Progress(bits.into()).state().name();
+            assert!(state.parse::<StateFilter>().is_ok(), "{state}");
+        }
     }
 
     #[test]
     fn a_name_that_is_not_configured_is_an_error_and_not_an_empty_list() {
-        check(Some("mysql"), None, Err("there is no frontend 'mysql'"));
-        check(None, Some("pg3"), Err("there is no server 'pg3'"));
-        check(None, Some("my/pg1"), Err("there is no server 'my/pg1'"));
+        check("frontend=mysql", Err("there is no frontend 'mysql'"));
+        check("server=pg3", Err("there is no server 'pg3'"));
+        check("server=my/pg1", Err("there is no server 'my/pg1'"));
     }
 }

@@ -1,6 +1,6 @@
 //! The live flows, for people: forward halves joined with their partners.
 
-use std::net::SocketAddr;
+use std::{cmp::Ordering, collections::BinaryHeap, net::SocketAddr};
 
 use aya::Pod;
 use lb_common::{
@@ -50,29 +50,102 @@ pub struct Flow {
     pub reply_bytes: u64,
 }
 
-/// Lists up to `limit` flows that `wanted` accepts, in the order of the tables, which is
-/// none; and whether there are more. `wanted` sees a flow before its partner is looked up:
-/// counts and times of the reply are then still those of nothing.
+/// Which flows to list.
+pub trait Selection {
+    /// Whether a flow may be wanted, asked before its partner is looked up: counts, times
+    /// and progress of the reply are still those of nothing.
+    fn may_want(&self, flow: &Flow) -> bool;
+
+    /// Whether a flow is wanted, and where in the list: the greatest first. If all are
+    /// equal, listing ends when enough are found.
+    fn rank(&self, flow: &Flow) -> Option<u64>;
+
+    /// Ranks differ, so that every flow has to be seen.
+    fn is_ordered(&self) -> bool;
+}
+
+/// Lists the `limit` flows of highest rank, and whether there are more. Without an order,
+/// flows come in that of the tables, which is none.
 ///
 /// # Errors
 /// If a table can not be read.
 pub fn list(
     tables: &FlowTables,
     limit: usize,
-    mut wanted: impl FnMut(&Flow) -> bool,
+    selection: &impl Selection,
 ) -> Result<(Vec<Flow>, bool), MapAccessError> {
-    let mut flows = Vec::new();
-    let truncated = list_family(&tables.four, limit, &mut wanted, &mut flows)?
-        || list_family(&tables.six, limit, &mut wanted, &mut flows)?;
-    Ok((flows, truncated))
+    let mut best =
+        Best { limit, ordered: selection.is_ordered(), kept: BinaryHeap::new(), seen: 0 };
+    if !list_family(&tables.four, selection, &mut best)? {
+        list_family(&tables.six, selection, &mut best)?;
+    }
+    let truncated = best.seen > limit as u64;
+    let kept = best.kept.into_sorted_vec();
+    Ok((kept.into_iter().map(|ranked| ranked.flow).collect(), truncated))
 }
 
-/// Whether there are more than `limit`.
+/// The flows of highest rank so far; the least of them on top.
+struct Best {
+    limit: usize,
+    ordered: bool,
+    kept: BinaryHeap<Ranked>,
+    /// How many were wanted.
+    seen: u64,
+}
+
+struct Ranked {
+    rank: u64,
+    /// Of equal ranks the first one found comes first.
+    turn: u64,
+    flow: Flow,
+}
+
+impl Best {
+    /// Takes a flow; whether any more make no difference.
+    fn take(&mut self, rank: u64, flow: Flow) -> bool {
+        self.seen += 1;
+        let full = self.kept.len() >= self.limit;
+        if full && !self.ordered {
+            return true;
+        }
+        let ranked = Ranked { rank, turn: self.seen, flow };
+        if !full {
+            self.kept.push(ranked);
+        } else if let Some(mut least) = self.kept.peek_mut()
+            && ranked < *least
+        {
+            *least = ranked;
+        }
+        false
+    }
+}
+
+/// A flow of higher rank is less: it comes first in a sorted list.
+impl Ord for Ranked {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.rank.cmp(&self.rank).then(self.turn.cmp(&other.turn))
+    }
+}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Ranked {}
+
+/// Whether more flows would make no difference.
 fn list_family<A: Address>(
     family: &Family<A>,
-    limit: usize,
-    wanted: &mut impl FnMut(&Flow) -> bool,
-    flows: &mut Vec<Flow>,
+    selection: &impl Selection,
+    best: &mut Best,
 ) -> Result<bool, MapAccessError>
 where
     FlowKey<A>: Pod,
@@ -84,14 +157,17 @@ where
         while batches.next_into(&mut keys, &mut entries)? {
             for (key, entry) in keys.iter().zip(&entries) {
                 let half = Half { key: *key, entry: *entry, table };
-                if entry.direction() != Direction::Forward || !wanted(&flow(&half, None)) {
+                let forward = entry.direction() == Direction::Forward;
+                if !forward || !selection.may_want(&flow(&half, None)) {
                     continue;
                 }
-                if flows.len() >= limit {
+                let partner = family.find(entry.partner_key(), table)?;
+                let flow = flow(&half, partner.as_ref());
+                if let Some(rank) = selection.rank(&flow)
+                    && best.take(rank, flow)
+                {
                     return Ok(true);
                 }
-                let partner = family.find(entry.partner_key(), table)?;
-                flows.push(flow(&half, partner.as_ref()));
             }
         }
     }
@@ -118,5 +194,51 @@ fn flow<A: Address>(forward: &Half<A>, reply: Option<&Half<A>>) -> Flow {
         forward_bytes: record.forward_bytes,
         reply_packets: record.reply_packets,
         reply_bytes: record.reply_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(limit: usize, ordered: bool, ranks: &[u64]) -> (Vec<u64>, u64) {
+        let mut best = Best { limit, ordered, kept: BinaryHeap::new(), seen: 0 };
+        for rank in ranks {
+            let nowhere = SocketAddr::new([0, 0, 0, 0].into(), 0);
+            let flow = Flow {
+                protocol: 6,
+                client: nowhere,
+                vip: nowhere,
+                server: nowhere,
+                snat: nowhere,
+                vip_handle: Handle::default(),
+                server_handle: Handle::default(),
+                progress: Progress(0),
+                confirmed: true,
+                created_ns: *rank,
+                last_seen_ns: 0,
+                forward_packets: 0,
+                forward_bytes: 0,
+                reply_packets: 0,
+                reply_bytes: 0,
+            };
+            if best.take(if ordered { *rank } else { 0 }, flow) {
+                break;
+            }
+        }
+        let kept = best.kept.into_sorted_vec();
+        (kept.into_iter().map(|ranked| ranked.flow.created_ns).collect(), best.seen)
+    }
+
+    #[test]
+    fn the_greatest_come_first_and_the_rest_is_forgotten() {
+        assert_eq!(listed(3, true, &[5, 1, 9, 9, 2, 7]), (vec![9, 9, 7], 6));
+        assert_eq!(listed(9, true, &[5, 1, 9]), (vec![9, 5, 1], 3));
+        assert_eq!(listed(2, true, &[]), (vec![], 0));
+    }
+
+    #[test]
+    fn without_an_order_the_first_found_are_enough() {
+        assert_eq!(listed(2, false, &[5, 1, 9, 9]), (vec![5, 1], 3));
     }
 }
