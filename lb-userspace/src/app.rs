@@ -35,6 +35,7 @@ use crate::{
         Control, Inputs, Outputs, Start,
         book::{Memory, ServerBook},
         kernel::Kernel,
+        log_lines::LogLines,
         memory::StateFile,
         notify,
         reload::{missing_interfaces, override_interfaces},
@@ -52,6 +53,10 @@ use crate::{
         snapshot::{AttachMode, Snapshot},
     },
     network::NeighbourWatch,
+    proxy::{
+        listen::Inherited,
+        supervisor::{Proxy, run_pools},
+    },
 };
 
 /// Longest wait of a first start for the next hops of all servers; one that is not known
@@ -135,6 +140,8 @@ struct Agent {
 
 impl Agent {
     async fn start(options: Options, mut loaded: Loaded, signals: Signals) -> anyhow::Result<Self> {
+        // Before the agent has sockets of its own.
+        let inherited = Inherited::take();
         override_interfaces(&mut loaded.snapshot, &options.interfaces);
         let snapshot = Arc::new(loaded.snapshot);
         let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
@@ -157,6 +164,7 @@ impl Agent {
             None => None,
         };
         let (access_log, access_log_seen) = watch::channel(access_log);
+        let proxy = Proxy::new(inherited, Arc::new(LogLines(access_log_seen.clone())));
         let kernel = load(&snapshot)?;
         let state_file = StateFile::beside(&snapshot.admin.socket);
         let book = open_book(&snapshot, &state_file, kernel.as_ref());
@@ -193,6 +201,8 @@ impl Agent {
             tasks.spawn("the access log", |cancel| log_flows(ended, access_log_seen, cancel));
         }
 
+        let pools = proxy.pools();
+        tasks.spawn("the balancing of the proxy", |cancel| run_pools(pools, cancel));
         let checker = Checker::new(book.known_health());
         let outputs = Outputs { snapshots, maintenance, addresses, timeouts, access_log };
         let Options { configuration, interfaces, .. } = options;
@@ -204,6 +214,7 @@ impl Agent {
             book,
             next_hops: known,
             kernel,
+            proxy,
             state_file,
             outputs,
             sweeps,

@@ -1,4 +1,4 @@
-//! Brings finished flows to a file or standard output, on a thread of its own.
+//! Brings finished flows, and lines of the proxy, to a file or standard output, on a thread of its own.
 //!
 //! A slow disk must never hold up the control loop or the reading of events: the queue is
 //! bounded, and what does not fit is lost and counted.
@@ -56,6 +56,8 @@ pub enum AccessLogError {
 #[derive(Debug)]
 enum Message {
     Flow(FlowEnd),
+    /// So many lines that are text already.
+    Lines(String, u64),
     /// Nothing to write; look at the flags.
     Wake,
 }
@@ -95,6 +97,14 @@ impl AccessLogger {
     pub fn log(&self, event: FlowEnd) {
         if !self.send(Message::Flow(event)) {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Queues lines that are text already, each with its newline; lost and counted if the
+    /// queue is full.
+    pub fn log_lines(&self, lines: String, count: u64) {
+        if !self.send(Message::Lines(lines, count)) {
+            self.shared.lost.fetch_add(count, Ordering::Relaxed);
         }
     }
 
@@ -162,8 +172,15 @@ impl Writer {
                 self.flush(&mut pending);
                 self.reopen();
             }
-            if let Message::Flow(event) = message {
-                self.write(&event, &mut pending);
+            match message {
+                Message::Flow(event) => {
+                    let names = self.shared.names.lock();
+                    let names = Arc::clone(&names.unwrap_or_else(PoisonError::into_inner));
+                    let record = AccessRecord::new(&event, &names, &Moment::now());
+                    self.write(&record.line(self.format), 1, &mut pending);
+                }
+                Message::Lines(lines, count) => self.write(&lines, count, &mut pending),
+                Message::Wake => {}
             }
             if messages.is_empty() {
                 self.flush(&mut pending);
@@ -172,16 +189,15 @@ impl Writer {
         self.flush(&mut pending);
     }
 
-    fn write(&mut self, event: &FlowEnd, pending: &mut u64) {
-        let names = Arc::clone(&self.shared.names.lock().unwrap_or_else(PoisonError::into_inner));
-        let line = AccessRecord::new(event, &names, &Moment::now()).line(self.format);
-        *pending += 1;
-        // Whole lines only: a line that does not fit the buffer any more starts a new one.
-        if self.output.buffer().len() + line.len() > self.output.capacity() {
-            let fits = std::mem::replace(pending, 1) - 1;
+    /// Writes text of `count` lines.
+    fn write(&mut self, text: &str, count: u64, pending: &mut u64) {
+        *pending += count;
+        // Whole lines only: what does not fit the buffer any more starts a new one.
+        if self.output.buffer().len() + text.len() > self.output.capacity() {
+            let fits = std::mem::replace(pending, count) - count;
             self.settle(fits);
         }
-        if let Err(error) = self.output.write_all(line.as_bytes()) {
+        if let Err(error) = self.output.write_all(text.as_bytes()) {
             self.lose(std::mem::take(pending), &error);
         }
     }

@@ -228,6 +228,12 @@ impl Pool {
         view.members.iter().find(|member| member.name() == name).cloned()
     }
 
+    /// Requests that its servers have.
+    #[must_use]
+    pub fn active(&self) -> u32 {
+        self.view.load().members.iter().map(|member| member.active()).sum()
+    }
+
     /// How many servers take requests, those that step in as backups included.
     #[must_use]
     pub fn usable(&self) -> usize {

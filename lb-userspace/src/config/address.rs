@@ -6,8 +6,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::fault::{Refusal, quoted};
-use crate::model::snapshot::Protocol;
+use super::{
+    admin::MAX_SOCKET_BYTES,
+    datapath::absolute_path,
+    fault::{Refusal, quoted},
+};
+use crate::model::{frontend::ListenAddress, snapshot::Protocol};
 
 /// Reads `ADDRESS:PORT` with a port from 1 to 65535.
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Refusal> {
@@ -43,9 +47,65 @@ pub(super) fn address_and_protocol(text: &str) -> Result<(SocketAddr, Option<Pro
     Ok((socket_address(address)?, protocol))
 }
 
+/// Where a frontend listens, in any mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum BindAddress {
+    /// `ADDRESS:PORT`.
+    Socket(SocketAddr),
+    /// What only the proxy can listen on.
+    Other(ListenAddress),
+}
+
+impl From<BindAddress> for ListenAddress {
+    fn from(address: BindAddress) -> Self {
+        match address {
+            BindAddress::Socket(address) => Self::Tcp(address),
+            BindAddress::Other(other) => other,
+        }
+    }
+}
+
+/// Reads an entry of `bind`.
+pub(super) fn bind_address(text: &str) -> Result<(BindAddress, Option<Protocol>), Refusal> {
+    let bad = |what: &str, hint: &str| {
+        Err(Refusal::new(format!("{} names no {what}", quoted(text))).hint(hint))
+    };
+    let other = match text.split_once('@') {
+        Some(("unix", path)) => match absolute_path(path) {
+            Ok(path) if path.as_os_str().len() <= MAX_SOCKET_BYTES => ListenAddress::Unix(path),
+            _ => return bad("socket", "unix@/absolute/path, at most 107 bytes"),
+        },
+        Some(("fd", number)) => match number.parse() {
+            Ok(number @ 3..) => ListenAddress::Descriptor(number),
+            _ => return bad("descriptor", "fd@N with a number from 3"),
+        },
+        Some(("systemd", name)) if !name.is_empty() && !name.contains(':') => {
+            ListenAddress::Systemd(name.to_owned())
+        }
+        Some(("systemd", _)) => return bad("socket", "systemd@NAME, as in FileDescriptorName="),
+        _ => {
+            let (address, protocol) = address_and_protocol(text)?;
+            return Ok((BindAddress::Socket(address), protocol));
+        }
+    };
+    Ok((BindAddress::Other(other), None))
+}
+
 /// Whether clients can reach an address and the data plane can take its packets.
 pub(super) fn judge_vip(address: SocketAddr) -> Result<(), Refusal> {
     judge(address, "a VIP", "a VIP is one address that clients connect to")
+}
+
+/// Whether an address is one server's, so that the proxy can connect to it.
+pub(super) fn judge_proxied(address: SocketAddr) -> Result<(), Refusal> {
+    let kind = match address.ip() {
+        ip if ip.is_unspecified() => "unspecified",
+        ip if ip.is_multicast() => "multicast",
+        IpAddr::V4(v4) if v4.is_broadcast() => "broadcast",
+        _ => return Ok(()),
+    };
+    let hint = "a server is one machine, or this one";
+    Err(Refusal::new(format!("{address} can not be a server: the address is {kind}")).hint(hint))
 }
 
 /// Whether the data plane can forward to an address.

@@ -12,7 +12,7 @@ use super::{
 use crate::model::snapshot::Admin;
 
 /// Longest path of a Unix socket in bytes (`sun_path` of unix(7), without its final zero).
-const MAX_SOCKET_BYTES: usize = 107;
+pub(super) const MAX_SOCKET_BYTES: usize = 107;
 
 pub(super) static SECTION: Section = Section {
     path: "admin",

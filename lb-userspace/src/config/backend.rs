@@ -3,24 +3,26 @@
 use std::net::SocketAddr;
 
 use super::{
-    address::{judge_server, socket_address},
+    address::socket_address,
     check::{CheckShape, RawCheck},
     decode::{Cursor, Entries},
-    fault::{Refusal, quoted},
+    fault::{Located, Refusal, quoted},
     schema::{
         Bool, Choice, Integer, Key, Named, NamedItems, Nested, Presence, Section, Shape, Text,
-        Unbuilt,
     },
+    spread::{self, HASH, RawHash, RawProxy},
 };
-use crate::model::snapshot::{HashBy, OnDown, Server};
+use crate::model::snapshot::{OnDown, Server};
 
 /// `backends.NAME` as given; `resolve` completes its check and judges its servers together.
 #[derive(Debug)]
 pub(super) struct RawBackend {
     /// What selects the server; none if at fault.
-    pub(super) hash: Option<HashBy>,
+    pub(super) hash: Option<RawHash>,
     /// What happens to flows of dead servers; none if at fault.
     pub(super) on_down: Option<OnDown>,
+    /// What only the proxy honours; none if at fault.
+    pub(super) proxy: Option<RawProxy>,
     /// Its check; none if there is none or it is at fault.
     pub(super) check: Option<RawCheck>,
     /// Its servers; none in place of one of which nothing could be read.
@@ -31,17 +33,26 @@ pub(super) struct RawBackend {
 #[derive(Debug)]
 pub(super) struct RawServer {
     /// Its address; none if at fault.
-    pub(super) address: Option<SocketAddr>,
+    pub(super) address: Option<Located<SocketAddr>>,
     /// Its weight; none if at fault.
     pub(super) weight: Option<u16>,
     /// Whether it is a backup; none if at fault.
     pub(super) backup: Option<bool>,
+    /// Most requests at a time, if there is a limit.
+    pub(super) max_connections: Option<u32>,
 }
 
 impl RawServer {
+    /// Its address, unless at fault.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.address.as_ref().map(|address| address.value)
+    }
+
     /// The server, if nothing of it is at fault.
     pub(super) fn resolve(&self) -> Option<Server> {
-        Some(Server { address: self.address?, weight: self.weight?, backup: self.backup? })
+        let address = self.address.as_ref()?.value;
+        let (weight, backup) = (self.weight?, self.backup?);
+        Some(Server { address, weight, backup, max_connections: self.max_connections })
     }
 }
 
@@ -53,36 +64,20 @@ static SECTION: Section = Section {
     path: "backends.NAME",
     doc: "A pool of servers. A name has 1 to 63 letters, digits, `-`, `_` and `.`, and starts \
           with a letter or a digit.",
-    keys: &[&BALANCE, &HASH, &ON_DOWN, &CHECK, &SERVERS],
+    keys: &[
+        spread::KEYS[0],
+        &HASH,
+        &ON_DOWN,
+        &CHECK,
+        &SERVERS,
+        spread::KEYS[1],
+        spread::KEYS[2],
+        spread::KEYS[3],
+        spread::KEYS[4],
+        spread::KEYS[5],
+        spread::KEYS[6],
+    ],
     unbuilt: &[],
-};
-
-static BALANCE: Key<Choice<()>> = Key {
-    name: "balance",
-    shape: Choice {
-        words: &[("maglev", ())],
-        unbuilt: &[
-            Unbuilt { name: "least-connections", hint: USE_MAGLEV },
-            Unbuilt { name: "round-robin", hint: USE_MAGLEV },
-            Unbuilt { name: "random", hint: USE_MAGLEV },
-            Unbuilt { name: "first", hint: "mark the other servers with `backup: true`" },
-            Unbuilt { name: "source", hint: "use `balance: maglev` with `hash: source`" },
-        ],
-        unbuilt_message: "is a balancing algorithm that is not built for layer 4 in this version",
-    },
-    presence: Presence::Default("maglev"),
-    doc: "`maglev`: consistent hashing. The same servers give the same choice on every node, and \
-          a change of one server moves few flows of the others.",
-};
-
-const USE_MAGLEV: &str = "use `balance: maglev`, which spreads flows evenly by weight";
-
-static HASH: Key<Choice<HashBy>> = Key {
-    name: "hash",
-    shape: Choice::of(&[("tuple", HashBy::Tuple), ("source", HashBy::Source)]),
-    presence: Presence::Default("tuple"),
-    doc: "What selects the server: `tuple`, every connection on its own; `source`, all \
-          connections of one client address go to one server.",
 };
 
 static ON_DOWN: Key<Choice<OnDown>> = Key {
@@ -109,7 +104,7 @@ static SERVERS: Key<Named<ServerShape>> = Key {
     name: "servers",
     shape: Named { item: ServerShape },
     presence: Presence::Required("servers: {db1: \"10.0.1.20:5432\"}, or {} for none yet"),
-    doc: "Its servers, all IPv4 or all IPv6. `{}` is allowed: clients are answered with a RST \
+    doc: "Its servers; in layer 4 all IPv4 or all IPv6. `{}` is allowed: clients are answered with a RST \
           until a server is there.",
 };
 
@@ -117,7 +112,7 @@ static SERVER_SECTION: Section = Section {
     path: "backends.NAME.servers.NAME",
     doc: "A server as a mapping. `db1: \"10.0.1.20:5432\"` is short for \
           `db1: {address: \"10.0.1.20:5432\"}`.",
-    keys: &[&ADDRESS, &WEIGHT, &BACKUP],
+    keys: &[&ADDRESS, &WEIGHT, &BACKUP, &MAX_CONNECTIONS],
     unbuilt: &[],
 };
 
@@ -142,6 +137,13 @@ static BACKUP: Key<Bool> = Key {
     doc: "Used only while no server without this mark is usable.",
 };
 
+static MAX_CONNECTIONS: Key<Integer<u32>> = Key {
+    name: "max_connections",
+    shape: Integer { min: 1, max: 1_000_000 },
+    presence: Presence::Optional("no limit"),
+    doc: "The proxy: most requests, or TCP connections, at a time; further ones wait in a queue.",
+};
+
 /// A server: a text or a mapping.
 struct ServerShape;
 
@@ -155,11 +157,18 @@ impl Shape for ServerShape {
     fn decode(&self, cursor: &Cursor<'_>) -> Option<RawServer> {
         let (address, rest) = if cursor.value.is_mapping() {
             let entries = cursor.clone().entries(&SERVER_SECTION)?;
-            (entries.get(&ADDRESS), entries)
+            (entries.locate(&ADDRESS), entries)
         } else {
-            (ADDRESS.shape.decode(cursor), cursor.clone().no_entries())
+            let place = cursor.place.clone();
+            let address = ADDRESS.shape.decode(cursor);
+            (address.map(|value| Located { value, place }), cursor.clone().no_entries())
         };
-        Some(RawServer { address, weight: rest.get(&WEIGHT), backup: rest.get(&BACKUP) })
+        Some(RawServer {
+            address,
+            weight: rest.get(&WEIGHT),
+            backup: rest.get(&BACKUP),
+            max_connections: rest.get(&MAX_CONNECTIONS),
+        })
     }
 
     fn section(&self) -> Option<&'static Section> {
@@ -168,8 +177,8 @@ impl Shape for ServerShape {
 }
 
 fn decode(entries: &Entries<'_>) -> Option<RawBackend> {
-    entries.get(&BALANCE);
     Some(RawBackend {
+        proxy: spread::decode(entries),
         hash: entries.get(&HASH),
         on_down: entries.get(&ON_DOWN),
         check: entries.get(&CHECK).flatten(),
@@ -182,7 +191,5 @@ fn server_address(text: &str) -> Result<SocketAddr, Refusal> {
         let refusal = Refusal::new("a server has no protocol of its own");
         return Err(refusal.hint(format!("write {}; `bind` says which", quoted(address))));
     }
-    let address = socket_address(text)?;
-    judge_server(address)?;
-    Ok(address)
+    socket_address(text)
 }

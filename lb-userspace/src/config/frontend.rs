@@ -1,15 +1,19 @@
 //! `frontends.NAME`: what clients connect to.
 
 use super::{
-    address::address_and_protocol,
+    address::{BindAddress, bind_address},
     decode::{Cursor, Entries},
     fault::{Located, Refusal, quoted},
+    limits,
     rules::{RULES, RawRules},
     schema::{
-        Choice, Key, List, ListItems, Named, Nested, Presence, Section, Shape, Text, Unbuilt,
+        Choice, Key, KeyInfo, List, ListItems, Named, Nested, Presence, Section, Shape, Text,
+        Unbuilt,
     },
+    timeouts::{self, RawTimeouts},
 };
 use crate::model::{
+    frontend::{ConnectionLimits, HttpLimits, Listen},
     name::Name,
     snapshot::{Bind, Protocol},
 };
@@ -17,14 +21,49 @@ use crate::model::{
 /// `frontends.NAME` as given; `resolve` judges it together with its backend.
 #[derive(Debug)]
 pub(super) struct RawFrontend {
-    /// Its mode and way of forwarding are ones this version has.
-    pub(super) is_built: bool,
-    /// Its VIPs; none in place of one that is at fault.
-    pub(super) bind: ListItems<Bind>,
+    /// What it is; none if at fault.
+    pub(super) mode: Option<RawMode>,
     /// The name of its backend.
     pub(super) backend: Option<Located<Name>>,
     /// Its rules.
     pub(super) rules: Option<RawRules>,
+}
+
+impl RawFrontend {
+    /// Its VIPs, if it is of layer 4.
+    pub(super) fn vips(&self) -> Option<&ListItems<Bind>> {
+        match &self.mode {
+            Some(RawMode::L4(vips)) => Some(vips),
+            _ => None,
+        }
+    }
+}
+
+/// A frontend's mode, and what only that mode has.
+#[derive(Debug)]
+pub(super) enum RawMode {
+    /// `mode: l4`: its VIPs; none in place of one that is at fault.
+    L4(ListItems<Bind>),
+    /// `mode: http`.
+    Http(RawHttp),
+}
+
+/// A frontend of `mode: http`.
+#[derive(Debug)]
+pub(super) struct RawHttp {
+    /// Where it listens; none in place of one that is at fault.
+    pub(super) listen: ListItems<Listen>,
+    /// What it says of timeouts.
+    pub(super) timeouts: Option<RawTimeouts>,
+    /// What it takes from clients.
+    pub(super) limits: Option<(ConnectionLimits, HttpLimits)>,
+}
+
+/// The words of `mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    L4,
+    Http,
 }
 
 /// `frontends` as a shape.
@@ -35,32 +74,47 @@ static SECTION: Section = Section {
     path: "frontends.NAME",
     doc: "What clients connect to. A name has 1 to 63 letters, digits, `-`, `_` and `.`, and \
           starts with a letter or a digit.",
-    keys: &[&MODE, &BIND, &FORWARD, &RULES, &BACKEND],
+    keys: &[&MODE, &BIND, &BACKEND, &FORWARD, &RULES, &TIMEOUTS, &LIMITS],
     unbuilt: &[Unbuilt {
         name: "tls",
         hint: "a layer-4 frontend passes TLS through to its servers",
     }],
 };
 
-static MODE: Key<Choice<()>> = Key {
+static MODE: Key<Choice<Mode>> = Key {
     name: "mode",
     shape: Choice {
-        words: &[("l4", ())],
-        unbuilt: &[
-            Unbuilt { name: "tcp", hint: "`mode: l4` forwards TCP" },
-            Unbuilt { name: "http", hint: "`mode: l4` forwards the TCP connections of HTTP" },
-        ],
+        words: &[("l4", Mode::L4), ("http", Mode::Http)],
+        unbuilt: &[Unbuilt { name: "tcp", hint: "`mode: l4` forwards TCP" }],
         unbuilt_message: "is a mode that is not built in this version",
     },
     presence: Presence::Required("mode: l4"),
-    doc: "`l4`: packets are forwarded in the kernel.",
+    doc: "`l4`: packets are forwarded in the kernel. `http`: the proxy reads requests and \
+          answers them from servers, over HTTP/1.1 and HTTP/2 (with prior knowledge).",
 };
 
 static BIND: Key<List<BindShape>> = Key {
     name: "bind",
     shape: List { item: BindShape },
     presence: Presence::Required("bind: [\"10.0.0.100:5432\"]"),
-    doc: "Its VIPs: at least one, all IPv4 or all IPv6, none of them given anywhere else.",
+    doc: "At least one place, none of them given anywhere else. `mode: l4`: its VIPs, all IPv4 or \
+          all IPv6. Other modes: where the proxy listens; `0.0.0.0:80` is every IPv4 address of \
+          the host, `[::]:80` every address; also `unix@/PATH`, `fd@N` (a listening socket \
+          inherited as descriptor N) and `systemd@NAME` (one from socket activation).",
+};
+
+static TIMEOUTS: Key<Nested<RawTimeouts>> = Key {
+    name: "timeouts",
+    shape: timeouts::OF_FRONTEND,
+    presence: Presence::Default("{}"),
+    doc: "`mode: http`: how long clients may keep the proxy waiting.",
+};
+
+static LIMITS: Key<Nested<(ConnectionLimits, HttpLimits)>> = Key {
+    name: "limits",
+    shape: limits::SHAPE,
+    presence: Presence::Default("{}"),
+    doc: "`mode: http`: what the proxy takes from clients.",
 };
 
 static FORWARD: Key<Choice<()>> = Key {
@@ -75,7 +129,7 @@ static FORWARD: Key<Choice<()>> = Key {
         unbuilt_message: "is a way of forwarding that is not built in this version",
     },
     presence: Presence::Default("nat"),
-    doc: "`nat`: source and destination are translated; servers need no set-up and see the \
+    doc: "`mode: l4`. `nat`: source and destination are translated; servers need no set-up and see the \
           balancer's address.",
 };
 
@@ -85,20 +139,20 @@ static BACKEND: Key<Text<Name>> = Key {
     name: "backend",
     shape: Text { what: "a name of a backend", parse: backend_name },
     presence: Presence::Required("the name of a backend under `backends`"),
-    doc: "The backend. Its servers are of the same family as the VIPs.",
+    doc: "The backend. In `mode: l4` its servers are of the same family as the VIPs.",
 };
 
 static BIND_SECTION: Section = Section {
     path: "frontends.NAME.bind[N]",
-    doc: "A VIP as a mapping: `{address: \"10.0.0.53:53\", protocol: udp}` is \
+    doc: "A place as a mapping: `{address: \"10.0.0.53:53\", protocol: udp}` is \
           `\"10.0.0.53:53/udp\"`.",
     keys: &[&ADDRESS, &PROTOCOL],
     unbuilt: &[Unbuilt { name: "tls", hint: "a layer-4 frontend passes TLS through" }],
 };
 
-static ADDRESS: Key<Text<(std::net::SocketAddr, Option<Protocol>)>> = Key {
+static ADDRESS: Key<Text<(BindAddress, Option<Protocol>)>> = Key {
     name: "address",
-    shape: Text { what: "an address and a port", parse: address_and_protocol },
+    shape: Text { what: "an address and a port", parse: bind_address },
     presence: Presence::Required("address: \"10.0.0.100:5432\""),
     doc: "Address and port: `10.0.0.100:5432`, `\"[2001:db8::1]:5432\"`.",
 };
@@ -107,26 +161,33 @@ static PROTOCOL: Key<Choice<Protocol>> = Key {
     name: "protocol",
     shape: Choice::of(&[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]),
     presence: Presence::Default("tcp"),
-    doc: "Transport protocol.",
+    doc: "Transport protocol; `udp` in `mode: l4` alone.",
 };
 
 /// An entry of `bind`: a text or a mapping.
 struct BindShape;
 
+/// An entry of `bind` in any mode.
+#[derive(Clone, Debug)]
+struct RawBind {
+    address: BindAddress,
+    protocol: Protocol,
+}
+
 impl Shape for BindShape {
-    type Output = Bind;
+    type Output = RawBind;
 
     fn describe(&self) -> String {
         "`\"ADDRESS:PORT\"`, `\"ADDRESS:PORT/udp\"` or a mapping".into()
     }
 
-    fn decode(&self, cursor: &Cursor<'_>) -> Option<Bind> {
+    fn decode(&self, cursor: &Cursor<'_>) -> Option<RawBind> {
         if cursor.value.is_mapping() {
             return decode_bind(&cursor.clone().entries(&BIND_SECTION)?);
         }
         let (address, protocol) = ADDRESS.shape.decode(cursor)?;
         let protocol = protocol.or_else(|| cursor.clone().no_entries().get(&PROTOCOL));
-        Some(Bind { address, protocol: protocol? })
+        Some(RawBind { address, protocol: protocol? })
     }
 
     fn section(&self) -> Option<&'static Section> {
@@ -134,7 +195,7 @@ impl Shape for BindShape {
     }
 }
 
-fn decode_bind(entries: &Entries<'_>) -> Option<Bind> {
+fn decode_bind(entries: &Entries<'_>) -> Option<RawBind> {
     let address = entries.get(&ADDRESS);
     let protocol = entries.get(&PROTOCOL);
     let ((address, suffix), protocol) = (address?, protocol?);
@@ -142,12 +203,33 @@ fn decode_bind(entries: &Entries<'_>) -> Option<Bind> {
         let refusal = Refusal::new("contradicts the protocol behind the address");
         entries.reject(&PROTOCOL, refusal.hint("keep one of the two"));
     }
-    Some(Bind { address, protocol: suffix.unwrap_or(protocol) })
+    Some(RawBind { address, protocol: suffix.unwrap_or(protocol) })
+}
+
+impl RawBind {
+    /// As a VIP.
+    fn vip(self) -> Result<Bind, Refusal> {
+        match self.address {
+            BindAddress::Socket(address) => Ok(Bind { address, protocol: self.protocol }),
+            BindAddress::Other(other) => {
+                let message = format!("{other} can not be a VIP");
+                Err(Refusal::new(message).hint("an address and a port, or another `mode`"))
+            }
+        }
+    }
+
+    /// As a place where the proxy listens.
+    fn listen(self) -> Result<Listen, Refusal> {
+        if self.protocol != Protocol::Tcp {
+            let refusal = Refusal::new("the proxy does not take UDP");
+            return Err(refusal.hint("`mode: l4` does"));
+        }
+        Ok(Listen { address: self.address.into() })
+    }
 }
 
 fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
     let mode = entries.get(&MODE);
-    let forward = entries.get(&FORWARD);
     let bind = entries.get(&BIND);
     if bind.as_ref().is_some_and(Vec::is_empty) {
         let refusal = Refusal::new("names no address").hint("bind: [\"10.0.0.100:5432\"]");
@@ -159,8 +241,52 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
         let refusal = Refusal::new("\"rules\" is not built in this version");
         entries.reject(&RULES, refusal.hint("rules need `mode: http`; give one `backend`"));
     }
-    let is_built = mode.is_some() && forward.is_some();
-    Some(RawFrontend { is_built, bind: bind.unwrap_or_default(), backend, rules })
+    let bind = bind.unwrap_or_default();
+    let mode = match mode {
+        Some(Mode::L4) => {
+            refuse(entries, &[&TIMEOUTS, &LIMITS], "needs `mode: http`");
+            let vips = judge(entries, bind, RawBind::vip);
+            entries.get(&FORWARD).map(|()| RawMode::L4(vips))
+        }
+        Some(Mode::Http) => {
+            refuse(entries, &[&FORWARD], "needs `mode: l4`");
+            let timeouts = entries.get(&TIMEOUTS);
+            let limits = entries.get(&LIMITS);
+            let listen = judge(entries, bind, RawBind::listen);
+            Some(RawMode::Http(RawHttp { listen, timeouts, limits }))
+        }
+        None => {
+            entries.get(&FORWARD);
+            None
+        }
+    };
+    Some(RawFrontend { mode, backend, rules })
+}
+
+/// Keys that another mode has.
+fn refuse(entries: &Entries<'_>, keys: &[&dyn KeyInfo], why: &str) {
+    for key in keys.iter().filter(|key| entries.has(**key)) {
+        entries.reject(*key, Refusal::new(why));
+    }
+}
+
+/// Entries of `bind` as what they are in a mode.
+fn judge<T>(
+    entries: &Entries<'_>,
+    bind: ListItems<RawBind>,
+    read: fn(RawBind) -> Result<T, Refusal>,
+) -> ListItems<T> {
+    let judge = |Located { value, place }: Located<Option<RawBind>>| {
+        let value = value.and_then(|raw| match read(raw) {
+            Ok(value) => Some(value),
+            Err(refusal) => {
+                entries.reject_at(&place, refusal);
+                None
+            }
+        });
+        Located { value, place }
+    };
+    bind.into_iter().map(judge).collect()
 }
 
 pub(super) fn backend_name(text: &str) -> Result<Name, Refusal> {

@@ -27,7 +27,8 @@ static ACCESS: Key<Nested<AccessLog>> = Key {
     name: "access",
     shape: Nested { section: &ACCESS_SECTION, decode: decode_access },
     presence: Presence::Optional("no access log"),
-    doc: "The access log: one line for each finished flow.",
+    doc: "The access log: one line for each finished flow of layer 4 and each request of the \
+          proxy.",
 };
 
 static ACCESS_SECTION: Section = Section {
@@ -49,7 +50,9 @@ static ACCESS_FORMAT: Key<Choice<AccessFormat>> = Key {
     name: "format",
     shape: Choice::of(&[("text", AccessFormat::Text), ("json", AccessFormat::Json)]),
     presence: Presence::Default("text"),
-    doc: "`key=value` fields, or one JSON object a line.",
+    doc: "`text`: `key=value` fields for flows, the field order of HAProxy's `httplog` for requests \
+          (times in UTC; why a request did not end well stands in braces where captured headers \
+          would). `json`: one object a line.",
 };
 
 /// The section as a shape.

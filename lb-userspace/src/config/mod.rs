@@ -7,7 +7,7 @@
 //! | `position` | where keys and values stand; faults of the YAML itself |
 //! | `schema` | how keys are declared |
 //! | `decode` | holding a file against the declarations |
-//! | `datapath`, `admin`, `log`, `defaults`, `frontend`, `backend`, `check`, `http_check` | a section each: its keys and what they become |
+//! | `datapath`, `admin`, `log`, `defaults`, `timeouts`, `frontend`, `limits`, `backend`, `spread`, `check`, `http_check` | a section each: its keys and what they become |
 //! | `rules` | routing rules and named conditions |
 //! | `resolve` | what can only be judged together |
 //! | `reference` | the manual, from the same declarations |
@@ -25,14 +25,18 @@ mod duration;
 mod fault;
 mod frontend;
 mod http_check;
+mod limits;
 mod log;
 mod position;
 mod reference;
 mod resolve;
 mod rules;
 mod schema;
+mod size;
+mod spread;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 
 use std::{
     fs::File,
@@ -136,7 +140,7 @@ fn decode_root(entries: &Entries<'_>) -> Raw {
         datapath: entries.get(&DATAPATH),
         admin: entries.get(&ADMIN),
         log: entries.get(&LOG),
-        check_defaults: entries.get(&DEFAULTS),
+        defaults: entries.get(&DEFAULTS),
         conditions: entries.get(&CONDITIONS),
         frontends: entries.locate(&FRONTENDS),
         backends: entries.locate(&BACKENDS),
@@ -186,7 +190,7 @@ static LOG: Key<Nested<crate::model::snapshot::Log>> = Key {
     doc: "The agent's log and the access log.",
 };
 
-static DEFAULTS: Key<Nested<check::CheckDefaults>> = Key {
+static DEFAULTS: Key<Nested<defaults::Defaults>> = Key {
     name: "defaults",
     shape: defaults::SHAPE,
     presence: Presence::Default("{}"),

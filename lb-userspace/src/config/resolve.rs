@@ -11,17 +11,18 @@ use std::{
 use lb_common::abi::{MAX_BACKENDS, MAX_SERVERS, MAX_VIPS};
 
 use super::{
-    address::judge_vip,
+    address::{judge_proxied, judge_server, judge_vip},
     backend::RawBackend,
-    check::CheckDefaults,
+    defaults::Defaults,
     fault::{Located, Place, Refusal, Sink, did_you_mean, quoted},
-    frontend::RawFrontend,
+    frontend::{RawFrontend, RawMode},
     position::Mark,
     rules::{NamedConditions, Resolver},
-    schema::NamedItems,
+    schema::{ListItems, NamedItems},
+    spread::{RawHash, judge_layer_4},
 };
 use crate::model::{
-    frontend::{Frontend, L4Frontend},
+    frontend::{Frontend, HttpFrontend, L4Frontend, Listen, ListenAddress},
     name::Name,
     snapshot::{Admin, Backend, Bind, Datapath, Log, Protocol, Server, Snapshot},
 };
@@ -31,8 +32,8 @@ pub(super) struct Raw {
     pub(super) datapath: Option<Datapath>,
     pub(super) admin: Option<Admin>,
     pub(super) log: Option<Log>,
-    pub(super) check_defaults: Option<CheckDefaults>,
     pub(super) conditions: Option<NamedConditions>,
+    pub(super) defaults: Option<Defaults>,
     pub(super) frontends: Option<Located<NamedItems<RawFrontend>>>,
     pub(super) backends: Option<Located<NamedItems<RawBackend>>>,
 }
@@ -47,19 +48,27 @@ impl Raw {
         if let Some(frontends) = &self.frontends {
             judge_frontends(frontends, sink);
             vips = judge_vips(&frontends.value, sink);
+            judge_listens(&frontends.value, &vips, sink);
         }
         if let Some(backends) = &self.backends {
             judge_backends(backends, sink);
-            let read = backends.value.values();
-            let read = read.filter_map(|raw| Some((raw.value.as_ref()?, &raw.place)));
-            read.for_each(|(backend, place)| judge_servers(backend, place, &vips, sink));
+            let frontends = self.frontends.as_ref().map(|frontends| &frontends.value);
+            let proxied = frontends
+                .map(|frontends| not_in_layer_4(frontends, &backends.value))
+                .unwrap_or_default();
+            for (name, Located { value, place }) in &backends.value {
+                let Some(backend) = value else { continue };
+                judge_backend(backend, place, proxied.contains(name), sink);
+                judge_servers(backend, place, &vips, proxied.contains(name), sink);
+            }
         }
         let rules = self.judge_rules(sink);
         if let (Some(frontends), Some(backends)) = (&self.frontends, &self.backends) {
             judge_references(&frontends.value, &backends.value, &rules, sink);
         }
-        let frontends = resolve_frontends(self.frontends?.value);
-        let backends = resolve_backends(self.backends?.value, &self.check_defaults?, sink);
+        let defaults = self.defaults?;
+        let frontends = resolve_frontends(self.frontends?.value, &defaults);
+        let backends = resolve_backends(self.backends?.value, &defaults, sink);
         Some(Snapshot {
             datapath: self.datapath?,
             admin: self.admin?,
@@ -87,29 +96,56 @@ impl Raw {
     }
 }
 
-fn resolve_frontends(raw: NamedItems<RawFrontend>) -> Option<BTreeMap<Name, Frontend>> {
+fn resolve_frontends(
+    raw: NamedItems<RawFrontend>,
+    defaults: &Defaults,
+) -> Option<BTreeMap<Name, Frontend>> {
     let resolve = |(name, raw): (Name, Located<Option<RawFrontend>>)| {
         let raw = raw.value?;
-        let bind: Option<Vec<Bind>> = raw.bind.into_iter().map(|bind| bind.value).collect();
-        let frontend = L4Frontend { bind: bind?, backend: raw.backend?.value };
-        Some((name, Frontend::L4(frontend)))
+        let backend = raw.backend?.value;
+        let frontend = match raw.mode? {
+            RawMode::L4(bind) => Frontend::L4(L4Frontend { bind: all(bind)?, backend }),
+            RawMode::Http(http) => {
+                let (connections, limits) = http.limits?;
+                Frontend::Http(HttpFrontend {
+                    listen: all(http.listen)?,
+                    backend,
+                    timeouts: http.timeouts?.client(&defaults.timeouts)?,
+                    connections,
+                    limits,
+                })
+            }
+        };
+        Some((name, frontend))
     };
     raw.into_iter().map(resolve).collect()
+}
+
+/// The items of a list, unless one is at fault.
+fn all<T>(items: ListItems<T>) -> Option<Vec<T>> {
+    items.into_iter().map(|item| item.value).collect()
 }
 
 /// Goes through all backends even if one is at fault: checks are judged on the way.
 fn resolve_backends(
     raw: NamedItems<RawBackend>,
-    defaults: &CheckDefaults,
+    defaults: &Defaults,
     sink: &Sink,
 ) -> Option<BTreeMap<Name, Backend>> {
     let resolve = |(name, raw): (Name, Located<Option<RawBackend>>)| {
         let raw = raw.value?;
-        let check = raw.check.map(|check| check.resolve(defaults, sink));
+        let check = raw.check.map(|check| check.resolve(&defaults.check, sink));
         let servers = raw.servers.into_iter();
         let servers = servers.map(|(name, raw)| Some((name, raw.value?.resolve()?)));
         let servers: Option<BTreeMap<Name, Server>> = servers.collect();
-        let backend = Backend { hash: raw.hash?, on_down: raw.on_down?, check, servers: servers? };
+        let proxy = raw.proxy.and_then(|proxy| proxy.resolve(raw.hash.as_ref()?, defaults));
+        let backend = Backend {
+            hash: raw.hash?.of_layer_4(),
+            on_down: raw.on_down?,
+            check,
+            proxy: proxy?,
+            servers: servers?,
+        };
         Some((name, backend))
     };
     let all: Vec<Option<(Name, Backend)>> = raw.into_iter().map(resolve).collect();
@@ -118,7 +154,7 @@ fn resolve_backends(
 
 fn judge_frontends(frontends: &Located<NamedItems<RawFrontend>>, sink: &Sink) {
     let read = frontends.value.values().filter_map(|frontend| frontend.value.as_ref());
-    let vips = read.map(|frontend| frontend.bind.len()).sum();
+    let vips = read.filter_map(RawFrontend::vips).map(Vec::len).sum();
     judge_count("VIPs", vips, MAX_VIPS, &frontends.place, sink);
     if frontends.value.is_empty() {
         let refusal = Refusal::new("there is no frontend: nothing is forwarded");
@@ -144,13 +180,10 @@ fn judge_count(what: &str, count: usize, most: u32, place: &Place, sink: &Sink) 
 /// Every VIP; duplicates and impossible ones are faults.
 fn judge_vips(frontends: &NamedItems<RawFrontend>, sink: &Sink) -> Vips {
     let mut binds: Vec<(Bind, &Place)> = Vec::new();
-    for frontend in frontends.values().filter_map(|frontend| frontend.value.as_ref()) {
-        // Other modes may bind what a VIP can not be.
-        if !frontend.is_built {
-            continue;
-        }
+    let read = frontends.values().filter_map(|frontend| frontend.value.as_ref());
+    for bind in read.filter_map(RawFrontend::vips) {
         let mut first: Option<Bind> = None;
-        for bind in &frontend.bind {
+        for bind in bind {
             let Some(vip) = bind.value else { continue };
             if let Err(refusal) = judge_vip(vip.address) {
                 sink.fault(&bind.place, refusal);
@@ -206,10 +239,10 @@ fn judge_references(
             continue;
         };
         used.insert(&reference.value);
-        let vip = frontend.bind.iter().find_map(|bind| bind.value);
+        let vip = frontend.vips().and_then(|vips| vips.iter().find_map(|bind| bind.value));
         let servers = backend.value.iter().flat_map(|backend| backend.servers.values());
-        let server = servers.filter_map(|server| server.value.as_ref()?.address).next();
-        if let (Some(vip), Some(server), true) = (vip, server, frontend.is_built)
+        let server = servers.filter_map(|server| server.value.as_ref()?.address()).next();
+        if let (Some(vip), Some(server)) = (vip, server)
             && vip.address.is_ipv4() != server.is_ipv4()
         {
             let (own, theirs) = (family(vip.address), family(server));
@@ -225,15 +258,86 @@ fn judge_references(
     }
 }
 
+/// The backends that layer 4 does not use, and so does not judge, if there is anybody else
+/// to use them.
+fn not_in_layer_4<'a>(
+    frontends: &NamedItems<RawFrontend>,
+    backends: &'a NamedItems<RawBackend>,
+) -> BTreeSet<&'a Name> {
+    let read = || frontends.values().filter_map(|frontend| frontend.value.as_ref());
+    let is_proxied = |frontend: &RawFrontend| matches!(frontend.mode, Some(RawMode::Http(_)));
+    if !read().any(is_proxied) {
+        return BTreeSet::new();
+    }
+    let layer_4 = read().filter(|frontend| !is_proxied(frontend));
+    let used: BTreeSet<&Name> =
+        layer_4.filter_map(|frontend| Some(&frontend.backend.as_ref()?.value)).collect();
+    backends.keys().filter(|name| !used.contains(name)).collect()
+}
+
+/// One backend against who uses it.
+fn judge_backend(backend: &RawBackend, place: &Place, is_proxied: bool, sink: &Sink) {
+    let balance = backend.proxy.as_ref().and_then(|proxy| proxy.balance.as_ref());
+    if let Some(word) = balance.filter(|_| !is_proxied)
+        && let Err(refusal) = judge_layer_4(word.value)
+    {
+        sink.fault(&word.place, refusal);
+    }
+    if let Some(RawHash::Key(_)) = backend.hash.as_ref().filter(|_| !is_proxied) {
+        let refusal = Refusal::new("hashes what only requests have");
+        sink.fault(place, refusal.hint("`hash` is tuple or source in layer 4"));
+    }
+    let judge = if is_proxied { judge_proxied } else { judge_server };
+    let servers = backend.servers.values().filter_map(|server| server.value.as_ref());
+    for address in servers.filter_map(|server| server.address.as_ref()) {
+        if let Err(refusal) = judge(address.value) {
+            sink.fault(&address.place, refusal);
+        }
+    }
+}
+
+/// Where the proxy listens: nowhere twice.
+fn judge_listens(frontends: &NamedItems<RawFrontend>, vips: &Vips, sink: &Sink) {
+    let read = frontends.values().filter_map(|frontend| frontend.value.as_ref());
+    let mut listens: Vec<(&Listen, &Place)> = read
+        .filter_map(|frontend| match &frontend.mode {
+            Some(RawMode::Http(http)) => Some(&http.listen),
+            _ => None,
+        })
+        .flatten()
+        .filter_map(|listen| Some((listen.value.as_ref()?, &listen.place)))
+        .collect();
+    listens.sort_by_key(|(_, place)| (place.mark.line, place.mark.column));
+    let mut seen: HashMap<&ListenAddress, &Place> = HashMap::new();
+    for (listen, place) in listens {
+        let vip = match &listen.address {
+            ListenAddress::Tcp(address) => vips.get(&(*address, Protocol::Tcp)),
+            _ => None,
+        };
+        if let Some(first) = vip.or(seen.get(&listen.address).copied()) {
+            let address = &listen.address;
+            let Mark { line, .. } = first.mark;
+            let message =
+                format!("{address} is given twice, first in line {line} ({})", first.path);
+            sink.fault(place, Refusal::new(message).hint("it belongs to one frontend"));
+        } else {
+            seen.insert(&listen.address, place);
+        }
+    }
+}
+
 /// The servers of one backend against each other and against the VIPs.
-fn judge_servers(backend: &RawBackend, place: &Place, vips: &Vips, sink: &Sink) {
+fn judge_servers(backend: &RawBackend, place: &Place, vips: &Vips, is_proxied: bool, sink: &Sink) {
     let read = backend.servers.values();
-    let mut servers: Vec<(SocketAddr, &Place)> =
-        read.filter_map(|server| Some((server.value.as_ref()?.address?, &server.place))).collect();
+    let mut servers: Vec<(SocketAddr, &Place)> = read
+        .filter_map(|server| Some((server.value.as_ref()?.address()?, &server.place)))
+        .collect();
     servers.sort_by_key(|(_, place)| (place.mark.line, place.mark.column));
     let mut seen: HashMap<SocketAddr, &Place> = HashMap::new();
     for (address, place) in &servers {
-        judge_server_family(*address, servers[0].0, place, sink);
+        if !is_proxied {
+            judge_server_family(*address, servers[0].0, place, sink);
+        }
         if let Some(first) = seen.get(address) {
             let Mark { line, .. } = first.mark;
             let message =

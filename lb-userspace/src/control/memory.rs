@@ -168,7 +168,12 @@ fn line_of((id, record): (&(Name, Name), &Record)) -> Line {
 
 fn memory_of(line: Line) -> Option<Memory> {
     let id = (Name::new(&line.backend).ok()?, Name::new(&line.server).ok()?);
-    let server = Server { address: line.address, weight: line.configured_weight, backup: false };
+    let server = Server {
+        address: line.address,
+        weight: line.configured_weight,
+        backup: false,
+        max_connections: None,
+    };
     let status = ServerStatus {
         admin: line.admin,
         health: line.health,

@@ -10,6 +10,7 @@ pub mod answer;
 pub mod book;
 pub mod flows;
 pub mod kernel;
+pub mod log_lines;
 pub mod memory;
 pub mod notify;
 mod publish;
@@ -45,6 +46,7 @@ use crate::{
     health::HealthEvent,
     model::{next_hop::NextHop, snapshot::Snapshot, state::ServerId},
     network::{self, Announcer, Handle},
+    proxy::supervisor::Proxy,
     reconcile::desired,
 };
 
@@ -57,6 +59,9 @@ const RETRY: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(1);
 /// Time between two comparisons of the maps with what is desired if nothing happens.
 const COMPARE: Duration = Duration::from_secs(30);
+
+/// How long requests of the proxy may go on once the agent is told to stop.
+const PROXY_GRACE: Duration = Duration::from_secs(30);
 
 /// What the loop knows, and its hold on the data plane.
 pub struct Control {
@@ -78,6 +83,8 @@ pub struct Control {
     network: Option<Handle>,
     /// Tells neighbours of those that were put on.
     announcer: Announcer,
+    /// What serves the frontends of other modes than layer 4.
+    proxy: Proxy,
     state_file: StateFile,
     outputs: Outputs,
     /// What the last sweep of the flow tables found.
@@ -136,6 +143,8 @@ pub struct Start {
     pub next_hops: BTreeMap<IpAddr, NextHop>,
     /// The data plane, loaded; none with `datapath.mode: off`.
     pub kernel: Option<Kernel>,
+    /// The proxy, which serves nothing yet.
+    pub proxy: Proxy,
     /// Where to remember what is known of the servers.
     pub state_file: StateFile,
     /// What follows for everybody else.
@@ -161,6 +170,7 @@ impl Control {
             kernel: start.kernel,
             network: None,
             announcer: Announcer::default(),
+            proxy: start.proxy,
             state_file: start.state_file,
             outputs: start.outputs,
             sweeps: start.sweeps,
@@ -210,6 +220,7 @@ impl Control {
     /// If something could not be removed.
     pub async fn stop(mut self, detach: bool) -> anyhow::Result<()> {
         self.remember();
+        self.proxy.stop(PROXY_GRACE).await;
         if !detach {
             return Ok(());
         }
@@ -229,6 +240,7 @@ impl Control {
     /// Maps first: an attached program finds every VIP with its servers.
     async fn bring_up(&mut self) -> anyhow::Result<()> {
         self.fill_maps()?;
+        self.proxy.install(&self.snapshot, &self.book.statuses())?;
         self.attach()?;
         self.place_addresses().await
     }
@@ -289,6 +301,7 @@ impl Control {
                 tracing::debug!(changes, "the maps were brought up to date");
             }
         }
+        self.proxy.set_servers(&self.snapshot, &self.book.statuses());
         self.publish();
         Ok(())
     }

@@ -95,6 +95,11 @@ impl Control {
                 return refused(vec![without_place(path, "log.access", message, hint)]);
             }
         };
+        if let Err(error) = self.proxy.install(&snapshot, &self.book.statuses()) {
+            let message = format!("{:#}", anyhow::Error::from(error));
+            let hint = "see who listens there: ss -ltnp";
+            return refused(vec![without_place(path, "frontends", message, hint)]);
+        }
         // Nothing can refuse from here on.
         self.outputs.access_log.send_replace(logger);
         self.install(snapshot, warnings.clone());

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
+    backend::ProxySettings,
     frontend::{Frontend, L4Frontend},
     name::Name,
     snapshot::{
@@ -27,12 +28,13 @@ pub(crate) fn pg(server: &str) -> ServerId {
 pub(crate) fn snapshot(servers: &[(&str, &str)]) -> Snapshot {
     let servers = servers.iter().map(|(server, address)| {
         let address = address.parse().expect("tests use good addresses");
-        (name(server), Server { address, weight: 100, backup: false })
+        (name(server), Server { address, weight: 100, backup: false, max_connections: None })
     });
     let backend = Backend {
         hash: HashBy::Tuple,
         on_down: OnDown::Reset,
         check: Some(check()),
+        proxy: ProxySettings::default(),
         servers: servers.collect(),
     };
     let address = "10.0.0.100:5432".parse().expect("is an address");

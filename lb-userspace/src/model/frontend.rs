@@ -116,6 +116,9 @@ pub struct HttpLimits {
     pub uri_bytes: u32,
     /// Bytes of the body.
     pub body_bytes: u64,
+    /// Least bytes of a body a second, on average, once the client was waited for for
+    /// longer than [`ClientTimeouts::client`].
+    pub body_rate: u64,
     /// Open streams of one HTTP/2 connection.
     pub streams: u32,
     /// Streams that one HTTP/2 connection may have reset, by either side, before the proxy

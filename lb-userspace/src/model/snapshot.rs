@@ -13,6 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    backend::ProxySettings,
     frontend::{Frontend, L4Frontend},
     name::Name,
 };
@@ -42,6 +43,15 @@ impl Snapshot {
     #[must_use]
     pub fn l4_backends(&self) -> BTreeSet<&Name> {
         self.l4_frontends().map(|(_, frontend)| &frontend.backend).collect()
+    }
+}
+
+impl Snapshot {
+    /// The names of the backends that the proxy connects to.
+    #[must_use]
+    pub fn proxy_backends(&self) -> BTreeSet<&Name> {
+        let proxied = self.frontends.values().filter(|frontend| frontend.as_l4().is_none());
+        proxied.map(Frontend::backend).collect()
     }
 }
 
@@ -190,6 +200,8 @@ pub struct Backend {
     pub on_down: OnDown,
     /// How servers are checked; none means they are always taken to be up.
     pub check: Option<Check>,
+    /// What only the proxy honours.
+    pub proxy: ProxySettings,
     /// The servers, by name.
     pub servers: BTreeMap<Name, Server>,
 }
@@ -225,6 +237,8 @@ pub struct Server {
     pub weight: u16,
     /// Used only while no server without this mark is usable.
     pub backup: bool,
+    /// Most requests of the proxy at a time; none for no limit.
+    pub max_connections: Option<u32>,
 }
 
 /// `backends.NAME.check`: how servers are checked.

@@ -5,12 +5,32 @@
 //! way crosses threads. It knows the model, the clock and `balance`; it is the only place
 //! that knows rustls, and with the checks and the admin interface the only one that knows
 //! hyper.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `supervisor` | the workers together, over reloads |
+//! | `plan` | the configuration as workers use it |
+//! | `worker` | one worker: listeners, frontends, connections |
+//! | `http`, `rules` | requests, and where rules send them |
+//! | `tcp` | joined connections |
+//! | `upstream` | connections to servers |
+//! | `listen`, `socket`, `stream`, `tls`, `proxy_protocol`, `sni` | bytes and who is at the other end |
+//! | `limits`, `timer`, `log`, `executor` | what all of them need |
 
+mod executor;
+pub(crate) mod http;
 pub mod limits;
 pub mod listen;
+pub mod log;
+pub mod plan;
 pub mod proxy_protocol;
 pub mod rules;
 pub mod sni;
 pub mod socket;
+mod stream;
+pub mod supervisor;
 pub mod tcp;
+pub mod timer;
 pub mod tls;
+mod upstream;
+pub mod worker;

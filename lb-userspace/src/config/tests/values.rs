@@ -167,11 +167,11 @@ backends:
 ",
     )
     .backends;
-    let Backend { hash, on_down, check, servers } = &backends[&name("plain")];
+    let Backend { hash, on_down, check, servers, .. } = &backends[&name("plain")];
     assert_eq!((*hash, *on_down, check), (HashBy::Tuple, OnDown::Reset, &None));
     let server = servers[&name("s")];
     assert_eq!((server.weight, server.backup), (100, false));
-    let Backend { hash, on_down, check, servers } = &backends[&name("given")];
+    let Backend { hash, on_down, check, servers, .. } = &backends[&name("given")];
     assert_eq!((*hash, *on_down, check), (HashBy::Source, OnDown::Keep, &None));
     let server = servers[&name("s")];
     assert_eq!((server.weight, server.backup), (0, true));

@@ -9,6 +9,7 @@ use tokio::{
 
 use super::*;
 use crate::model::{
+    backend::ProxySettings,
     name::Name,
     snapshot::{
         Admin, AttachMode, Backend, CheckKind, Datapath, FlowTimeouts, HashBy, Log, LogTarget,
@@ -41,12 +42,14 @@ fn check() -> Check {
 /// One backend `pool` with these servers.
 fn snapshot(check: Option<Check>, servers: &[(&str, SocketAddr)]) -> Arc<Snapshot> {
     let second = Duration::from_secs(1);
-    let server =
-        |&(text, address): &(&str, _)| (name(text), Server { address, weight: 100, backup: false });
+    let server = |&(text, address): &(&str, _)| {
+        (name(text), Server { address, weight: 100, backup: false, max_connections: None })
+    };
     let backend = Backend {
         hash: HashBy::Tuple,
         on_down: OnDown::Reset,
         check,
+        proxy: ProxySettings::default(),
         servers: servers.iter().map(server).collect(),
     };
     Arc::new(Snapshot {

@@ -13,7 +13,7 @@ use super::{
     open,
     unix::{self, SocketFile},
 };
-use crate::model::frontend::ListenAddress;
+use crate::model::frontend::{Listen, ListenAddress};
 
 /// What makes a socket: two places to listen are the same if these are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +25,17 @@ pub struct SocketKey {
     /// Permission bits of a unix socket; of no meaning elsewhere.
     pub mode: u32,
 }
+
+impl SocketKey {
+    /// What makes the socket of a place to listen.
+    #[must_use]
+    pub fn of(listen: &Listen) -> Self {
+        Self { address: listen.address.clone(), is_v6only: false, mode: UNIX_MODE }
+    }
+}
+
+/// Permission bits of a unix socket: for everybody who reaches it.
+const UNIX_MODE: u32 = 0o666;
 
 /// The open sockets of all frontends.
 #[derive(Debug)]

@@ -14,10 +14,8 @@ use std::{
 
 use tokio::io::{Interest, ReadBuf};
 
-use super::{
-    pipe::{CAPACITY, Pipe, Pipes},
-    stream::Stream,
-};
+use super::pipe::{CAPACITY, Pipe, Pipes};
+use crate::proxy::stream::Stream;
 
 /// Bytes copied at once.
 pub(super) const BUFFER: usize = 16 << 10;

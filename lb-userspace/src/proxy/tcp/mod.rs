@@ -5,7 +5,6 @@
 //! | `session` | one connection from its acceptance to its line in the log |
 //! | `route` | which backend, by server name |
 //! | `reach` | a server: choosing, queueing, connecting, trying another |
-//! | `stream` | one side of a session, plain or TLS |
 //! | `relay` | both directions, their timeouts and their end |
 //! | `direction` | one direction: copying, or splicing once that pays |
 //! | `pipe` | the pipes that splicing needs |
@@ -24,7 +23,6 @@ pub mod record;
 mod relay;
 pub mod route;
 pub mod session;
-mod stream;
 
 pub use self::pipe::Pipes;
 

@@ -20,10 +20,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    outcome::{Cause, Outcome, Phase},
-    stream::Stream,
-};
+use super::outcome::{Cause, Outcome, Phase};
+use crate::proxy::stream::Stream;
 use crate::{
     balance::{self, Lease, Member, PickError, PickFacts, Picked, Pool, key},
     model::{balance::Balance, balance::HashKey, name::Name, snapshot::HashBy},

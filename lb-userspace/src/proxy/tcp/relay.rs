@@ -14,8 +14,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{
     direction::{BUFFER, Direction, Lent, Side, Waiting},
     pipe::Pipes,
-    stream::Stream,
 };
+use crate::proxy::stream::Stream;
 
 /// How long a session may stand still. None is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

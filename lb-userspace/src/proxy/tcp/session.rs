@@ -22,8 +22,8 @@ use super::{
     record::Record,
     relay::{End, RelayTimeouts, relay},
     route::Router,
-    stream::Stream,
 };
+use crate::proxy::stream::Stream;
 use crate::{
     balance::Lease,
     model::{frontend::ConnectionLimits, name::Name},

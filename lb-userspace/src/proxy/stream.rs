@@ -1,4 +1,4 @@
-//! One side of a session: plain, or TLS with a client or with a server.
+//! A byte stream to a client or a server: plain, or TLS with either.
 
 use std::{
     io,
@@ -11,9 +11,9 @@ use tokio_rustls::{client, server};
 
 use crate::proxy::socket::Socket;
 
-/// One side of a session.
+/// A byte stream.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(crate) enum Stream {
     /// As it is on the wire.
     Plain(Socket),
     /// TLS with a client.
@@ -24,7 +24,7 @@ pub(super) enum Stream {
 
 impl Stream {
     /// The socket, for splicing: none if there is TLS in between.
-    pub(super) fn plain(&self) -> Option<&Socket> {
+    pub(crate) fn plain(&self) -> Option<&Socket> {
         match self {
             Self::Plain(socket) => Some(socket),
             Self::Client(_) | Self::Server(_) => None,
@@ -32,7 +32,7 @@ impl Stream {
     }
 
     /// The socket below.
-    pub(super) fn socket(&self) -> &Socket {
+    pub(crate) fn socket(&self) -> &Socket {
         match self {
             Self::Plain(socket) => socket,
             Self::Client(tls) => tls.get_ref().0,
@@ -40,7 +40,7 @@ impl Stream {
         }
     }
 
-    pub(super) fn poll_read(
+    pub(crate) fn poll_read(
         &mut self,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
@@ -52,7 +52,7 @@ impl Stream {
         }
     }
 
-    pub(super) fn poll_write(
+    pub(crate) fn poll_write(
         &mut self,
         context: &mut Context<'_>,
         bytes: &[u8],
@@ -64,7 +64,7 @@ impl Stream {
         }
     }
 
-    pub(super) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(_) => Poll::Ready(Ok(())),
             Self::Client(tls) => Pin::new(tls).poll_flush(context),
@@ -73,11 +73,55 @@ impl Stream {
     }
 
     /// Says that nothing more will be sent; the other direction stays open.
-    pub(super) fn poll_finish(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_finish(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(socket) => Poll::Ready(socket.finish_sending()),
             Self::Client(tls) => Pin::new(tls).poll_shutdown(context),
             Self::Server(tls) => Pin::new(tls).poll_shutdown(context),
         }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.get_mut().poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(context, slices),
+            Self::Client(tls) => Pin::new(tls).poll_write_vectored(context, slices),
+            Self::Server(tls) => Pin::new(tls).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_finish(context)
     }
 }

@@ -1,0 +1,295 @@
+//! `backends.NAME`, what only the proxy honours: how requests are spread, how long servers
+//! may take, what is tried again, which connections are kept.
+
+use std::time::Duration;
+
+use super::{
+    decode::{Cursor, Entries},
+    defaults::Defaults,
+    duration::Period,
+    fault::{Located, Refusal, quoted},
+    schema::{Choice, Integer, Key, KeyInfo, Nested, Presence, Section, Shape},
+    timeouts::{self, RawTimeouts},
+};
+use crate::model::{
+    backend::{IdleConnections, ProxySettings, ServerProtocol},
+    balance::{Balance, Balancing, HashKey, Queue, QueueOrder, Retries},
+    snapshot::HashBy,
+};
+
+/// What only the proxy honours, as given.
+#[derive(Debug)]
+pub(super) struct RawProxy {
+    /// None if it is not given or at fault.
+    pub(super) balance: Option<Located<Word>>,
+    slow_start: Duration,
+    queue_length: u32,
+    retries: u32,
+    protocol: ServerProtocol,
+    idle: IdleConnections,
+    timeouts: RawTimeouts,
+}
+
+/// The words of `balance`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// The only one layer 4 has.
+    Maglev,
+    /// In turn.
+    RoundRobin,
+    /// Who has least.
+    LeastConnections,
+    /// The better of two.
+    Random,
+    /// The first with room.
+    First,
+}
+
+/// What `hash` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RawHash {
+    /// What layer 4 has too.
+    By(HashBy),
+    /// What only requests have.
+    Key(HashKey),
+}
+
+impl RawHash {
+    /// What layer 4 makes of it.
+    pub(super) fn of_layer_4(&self) -> HashBy {
+        match self {
+            Self::By(by) => *by,
+            Self::Key(_) => HashBy::Tuple,
+        }
+    }
+}
+
+impl RawProxy {
+    /// `None` if a default is at fault.
+    pub(super) fn resolve(&self, hash: &RawHash, defaults: &Defaults) -> Option<ProxySettings> {
+        let (timeouts, queue_timeout) = self.timeouts.server(&defaults.timeouts)?;
+        let algorithm = match (self.balance.as_ref().map(|word| word.value), hash) {
+            (Some(Word::Maglev), RawHash::By(_)) => Balance::Maglev,
+            (Some(Word::Maglev), RawHash::Key(key)) => Balance::Hash(key.clone()),
+            (None | Some(Word::RoundRobin), _) => Balance::RoundRobin,
+            (Some(Word::LeastConnections), _) => Balance::LeastConnections,
+            (Some(Word::Random), _) => Balance::Random,
+            (Some(Word::First), _) => Balance::First,
+        };
+        let ProxySettings { balancing, .. } = ProxySettings::default();
+        let balancing = Balancing {
+            algorithm,
+            slow_start: self.slow_start,
+            queue: Queue {
+                length: self.queue_length,
+                timeout: queue_timeout,
+                order: QueueOrder::Fair,
+            },
+            retries: Retries { attempts: self.retries, ..balancing.retries },
+            ..balancing
+        };
+        let (protocol, idle) = (self.protocol, self.idle);
+        Some(ProxySettings { balancing, timeouts, protocol, idle })
+    }
+}
+
+/// The keys of `backends.NAME` that are read here.
+pub(super) const KEYS: [&dyn KeyInfo; 7] =
+    [&BALANCE, &SLOW_START, &QUEUE_LENGTH, &RETRIES, &PROTOCOL, &IDLE, &TIMEOUTS];
+
+/// Reads them.
+pub(super) fn decode(entries: &Entries<'_>) -> Option<RawProxy> {
+    let balance = entries.locate(&BALANCE);
+    let (slow_start, queue_length) = (entries.get(&SLOW_START), entries.get(&QUEUE_LENGTH));
+    let (retries, protocol) = (entries.get(&RETRIES), entries.get(&PROTOCOL));
+    let (idle, timeouts) = (entries.get(&IDLE), entries.get(&TIMEOUTS));
+    Some(RawProxy {
+        balance,
+        slow_start: slow_start?,
+        queue_length: queue_length?,
+        retries: retries?,
+        protocol: protocol?,
+        idle: idle?,
+        timeouts: timeouts?,
+    })
+}
+
+/// Layer 4 has one way to spread flows.
+pub(super) fn judge_layer_4(word: Word) -> Result<(), Refusal> {
+    let (name, hint) = match word {
+        Word::Maglev => return Ok(()),
+        Word::RoundRobin => ("round-robin", USE_MAGLEV),
+        Word::LeastConnections => ("least-connections", USE_MAGLEV),
+        Word::Random => ("random", USE_MAGLEV),
+        Word::First => ("first", "mark the other servers with `backup: true`"),
+    };
+    let message = format!(
+        "{} is a balancing algorithm that is not built for layer 4 in this version",
+        quoted(name)
+    );
+    Err(Refusal::new(message).hint(hint))
+}
+
+const USE_MAGLEV: &str = "use `balance: maglev`, which spreads flows evenly by weight";
+
+static BALANCE: Key<Choice<Word>> = Key {
+    name: "balance",
+    shape: Choice {
+        words: &[
+            ("maglev", Word::Maglev),
+            ("round-robin", Word::RoundRobin),
+            ("least-connections", Word::LeastConnections),
+            ("random", Word::Random),
+            ("first", Word::First),
+        ],
+        unbuilt: &[super::schema::Unbuilt {
+            name: "source",
+            hint: "use `balance: maglev` with `hash: source`",
+        }],
+        unbuilt_message: "is a balancing algorithm that is not built for layer 4 in this version",
+    },
+    presence: Presence::Optional("`maglev` in layer 4, `round-robin` in the proxy"),
+    doc: "`maglev`: consistent hashing. The same servers give the same choice on every node, and \
+          a change of one server moves few flows of the others. Only the proxy has \
+          `round-robin`, by weight; `least-connections`, for their weight; `random`, the less \
+          loaded of two; `first`, the first by name that has room.",
+};
+
+pub(super) static HASH: Key<HashShape> = Key {
+    name: "hash",
+    shape: HashShape,
+    presence: Presence::Default("tuple"),
+    doc: "What `maglev` hashes: `tuple`, every connection on its own; `source`, all connections \
+          of one client address go to one server. Only the proxy has `uri` (path and query), \
+          `path`, `{header: NAME}`, `{query: NAME}` and `{cookie: NAME}`; requests without it \
+          go in turn.",
+};
+
+static SLOW_START: Key<Period> = Key {
+    name: "slow_start",
+    shape: Period { min: Duration::ZERO, max: Duration::from_secs(3600) },
+    presence: Presence::Default("0s"),
+    doc: "The proxy: how long the share of a server that comes back grows to its weight.",
+};
+
+static QUEUE_LENGTH: Key<Integer<u32>> = Key {
+    name: "queue_length",
+    shape: Integer { min: 0, max: 1_000_000 },
+    presence: Presence::Default("1000"),
+    doc: "The proxy: requests that wait while every server has its `max_connections`; further \
+          ones are answered 503.",
+};
+
+static RETRIES: Key<Integer<u32>> = Key {
+    name: "retries",
+    shape: Integer { min: 0, max: 10 },
+    presence: Presence::Default("3"),
+    doc: "The proxy: other servers tried for a request that reached none, within a budget of a \
+          fifth of all requests.",
+};
+
+static PROTOCOL: Key<Choice<ServerProtocol>> = Key {
+    name: "protocol",
+    shape: Choice::of(&[("http1", ServerProtocol::Http1), ("http2", ServerProtocol::Http2)]),
+    presence: Presence::Default("http1"),
+    doc: "What a frontend of `mode: http` speaks with the servers: HTTP/1.1, or HTTP/2 with \
+          prior knowledge (gRPC).",
+};
+
+static IDLE: Key<Nested<IdleConnections>> = Key {
+    name: "idle_connections",
+    shape: Nested { section: &IDLE_SECTION, decode: decode_idle },
+    presence: Presence::Default("{}"),
+    doc: "The proxy: connections kept for later requests.",
+};
+
+static TIMEOUTS: Key<Nested<RawTimeouts>> = Key {
+    name: "timeouts",
+    shape: timeouts::OF_BACKEND,
+    presence: Presence::Default("{}"),
+    doc: "The proxy: how long servers may keep it waiting.",
+};
+
+static IDLE_SECTION: Section = Section {
+    path: "backends.NAME.idle_connections",
+    doc: "Connections of the proxy to servers that no request has.",
+    keys: &[&IDLE_MOST, &IDLE_TIMEOUT],
+    unbuilt: &[],
+};
+
+static IDLE_MOST: Key<Integer<u32>> = Key {
+    name: "most",
+    shape: Integer { min: 0, max: 10_000 },
+    presence: Presence::Default("100"),
+    doc: "Of each server and core; 0 keeps none.",
+};
+
+static IDLE_TIMEOUT: Key<Period> = Key {
+    name: "timeout",
+    shape: Period { min: Duration::from_millis(100), max: Duration::from_secs(3600) },
+    presence: Presence::Default("4s"),
+    doc: "How long one is kept. Shorter than the server's own keep-alive timeout (Node.js: 5 s), \
+          or requests meet connections that are just being closed.",
+};
+
+fn decode_idle(entries: &Entries<'_>) -> Option<IdleConnections> {
+    let (most, timeout) = (entries.get(&IDLE_MOST), entries.get(&IDLE_TIMEOUT));
+    Some(IdleConnections { most: most?, timeout: timeout? })
+}
+
+/// A word or a mapping with one key.
+pub(super) struct HashShape;
+
+const WORDS: Choice<HashWord> = Choice::of(&[
+    ("tuple", HashWord::Tuple),
+    ("source", HashWord::Source),
+    ("uri", HashWord::Uri),
+    ("path", HashWord::Path),
+]);
+
+#[derive(Clone, Copy)]
+enum HashWord {
+    Tuple,
+    Source,
+    Uri,
+    Path,
+}
+
+impl Shape for HashShape {
+    type Output = RawHash;
+
+    fn describe(&self) -> String {
+        format!("{}, or a mapping with one key", WORDS.describe())
+    }
+
+    fn decode(&self, cursor: &Cursor<'_>) -> Option<RawHash> {
+        if !cursor.value.is_mapping() {
+            return Some(match WORDS.decode(cursor)? {
+                HashWord::Tuple => RawHash::By(HashBy::Tuple),
+                HashWord::Source => RawHash::By(HashBy::Source),
+                HashWord::Uri => RawHash::Key(HashKey::Uri),
+                HashWord::Path => RawHash::Key(HashKey::Path),
+            });
+        }
+        let pairs = cursor.pairs()?;
+        let pair = match pairs.as_slice() {
+            [(key, value)] => value.text(false).filter(|name| is_token(name)).map(|n| (*key, n)),
+            _ => None,
+        };
+        match pair {
+            Some(("header", name)) => {
+                Some(RawHash::Key(HashKey::Header(name.to_ascii_lowercase())))
+            }
+            Some(("query", name)) => Some(RawHash::Key(HashKey::Query(name))),
+            Some(("cookie", name)) => Some(RawHash::Key(HashKey::Cookie(name))),
+            _ => cursor
+                .reject(Refusal::new("names nothing to hash").hint("such as {header: X-User}")),
+        }
+    }
+}
+
+/// A name of fields and cookies (RFC 9110, 5.6.2).
+fn is_token(text: &str) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.len() <= 256 && text.bytes().all(is_good)
+}

@@ -1,0 +1,219 @@
+//! Judges a request before anything else sees it, and gives it the one form in which all
+//! else sees it: a target of path and query, and one `Host` (RFC 9112, 3.2 and 3.3; RFC
+//! 9113, 8.3).
+//!
+//! What hyper and h2 refuse does not come here: control bytes, bad names, spaces before
+//! colons, folded lines, bare CR, wrong order or case of pseudo-headers.
+
+use hyper::{
+    Method, Request, Uri, Version,
+    body::Incoming,
+    header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING},
+    http::uri::{Authority, PathAndQuery, Scheme},
+};
+
+use super::headers;
+use crate::model::frontend::HttpLimits;
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// `CONNECT` without a protocol: this is no forward proxy.
+    Connect,
+    /// The target is neither path, nor URL, nor `*` with `OPTIONS`.
+    Target,
+    /// The target is longer than allowed.
+    TargetTooLong,
+    /// There are more fields than allowed.
+    TooManyFields,
+    /// There is no `Host`, more than one, or one that names no host.
+    Host,
+    /// `Host` is not the host of the target.
+    OtherHost,
+    /// `Connection` can not be read, or names what it must not.
+    Connection,
+    /// The body is said to be larger than allowed.
+    BodyTooLarge,
+    /// An expectation other than `100-continue`.
+    Expectation,
+}
+
+/// Judges a request and gives it its form.
+pub(super) fn admit(request: &mut Request<Incoming>, limits: &HttpLimits) -> Result<(), Refused> {
+    let is_http2 = request.version() == Version::HTTP_2;
+    if request.method() == Method::CONNECT && !is_extended_connect(request) {
+        return Err(Refused::Connect);
+    }
+    if request.headers().len() > limits.header_count as usize {
+        return Err(Refused::TooManyFields);
+    }
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if target > limits.uri_bytes as usize {
+        return Err(Refused::TargetTooLong);
+    }
+    if request.headers().get(EXPECT).is_some_and(|value| !is_continue(value)) {
+        return Err(Refused::Expectation);
+    }
+    give_one_host(request, is_http2)?;
+    give_path(request)?;
+    if let Some(length) = request.headers().get(CONTENT_LENGTH) {
+        // HTTP/1 has been guarded, and h2 holds the frames against it.
+        let length = length.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+        if length.is_none_or(|length| length > limits.body_bytes) {
+            return Err(Refused::BodyTooLarge);
+        }
+    }
+    let fields = request.headers_mut();
+    fields.remove(EXPECT);
+    if is_http2 {
+        join_cookies(fields);
+        fields.remove(TRANSFER_ENCODING);
+    }
+    if !headers::strip_request(fields) {
+        return Err(Refused::Connection);
+    }
+    Ok(())
+}
+
+/// RFC 8441.
+fn is_extended_connect(request: &Request<Incoming>) -> bool {
+    request.extensions().get::<hyper::ext::Protocol>().is_some()
+}
+
+fn is_continue(value: &HeaderValue) -> bool {
+    value.as_bytes().eq_ignore_ascii_case(b"100-continue")
+}
+
+/// One `Host`, that of the target if the target has one.
+fn give_one_host(request: &mut Request<Incoming>, is_http2: bool) -> Result<(), Refused> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (first, more) = (hosts.next(), hosts.next());
+    if more.is_some() {
+        return Err(Refused::Host);
+    }
+    match (first, request.uri().authority()) {
+        (Some(host), None) => is_host(host.as_bytes()).then_some(()).ok_or(Refused::Host),
+        (None, None) if request.version() == Version::HTTP_10 => Ok(()),
+        // HTTP/1.1 demands the field even with a URL; HTTP/2 has `:authority` in its place.
+        (None, _) if !is_http2 && request.version() != Version::HTTP_10 => Err(Refused::Host),
+        (None, None) => Err(Refused::Host),
+        (host, Some(authority)) => {
+            if !is_host(authority.as_str().as_bytes()) {
+                return Err(Refused::Host);
+            }
+            let same = |host: &HeaderValue| {
+                is_same_host(host.as_bytes(), authority, request.uri().scheme())
+            };
+            if host.is_some_and(|host| !same(host)) {
+                return Err(Refused::OtherHost);
+            }
+            let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refused::Host)?;
+            request.headers_mut().insert(HOST, host);
+            Ok(())
+        }
+    }
+}
+
+/// A target of path and query alone.
+fn give_path(request: &mut Request<Incoming>) -> Result<(), Refused> {
+    let uri = request.uri();
+    let is_web = |scheme: &Scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS;
+    if uri.scheme().is_some_and(|scheme| !is_web(scheme)) {
+        return Err(Refused::Target);
+    }
+    let Some(target) = uri.path_and_query() else { return Err(Refused::Target) };
+    let is_path = target.as_str().starts_with('/');
+    let is_all = target.as_str() == "*" && request.method() == Method::OPTIONS;
+    if is_path && uri.authority().is_none() {
+        return Ok(());
+    }
+    let target = match (is_path, is_all) {
+        (true, _) | (_, true) => target.clone(),
+        // A URL without a path, only a query.
+        _ if uri.authority().is_some() && target.as_str().starts_with('?') => {
+            // Shown with the path that it does not have.
+            PathAndQuery::try_from(target.to_string()).map_err(|_| Refused::Target)?
+        }
+        _ => return Err(Refused::Target),
+    };
+    *request.uri_mut() = Uri::from(target);
+    Ok(())
+}
+
+/// Whether a text is a host, perhaps with a port (RFC 3986, 3.2.2 and 3.2.3), and nothing
+/// that a server could take for anything else.
+fn is_host(text: &[u8]) -> bool {
+    let (host, port) = match text.strip_prefix(b"[") {
+        Some(rest) => match rest.iter().position(|byte| *byte == b']') {
+            Some(end) => {
+                let (address, port) = (&rest[..end], &rest[end + 1..]);
+                let is_address = std::str::from_utf8(address)
+                    .is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok());
+                if !is_address {
+                    return false;
+                }
+                (&b"v6"[..], port)
+            }
+            None => return false,
+        },
+        None => match text.iter().position(|byte| *byte == b':') {
+            Some(colon) => text.split_at(colon),
+            None => (text, &b""[..]),
+        },
+    };
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
+    let is_port = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    !host.is_empty() && host.iter().all(is_name) && is_port
+}
+
+/// Whether a `Host` and the host of a target are the same, the port of the scheme left out
+/// or not.
+fn is_same_host(host: &[u8], authority: &Authority, scheme: Option<&Scheme>) -> bool {
+    let usual: &[u8] = if scheme == Some(&Scheme::HTTPS) { b":443" } else { b":80" };
+    let bare = |text: &[u8]| text.strip_suffix(usual).unwrap_or(text).to_ascii_lowercase();
+    bare(host) == bare(authority.as_str().as_bytes())
+}
+
+/// Several `Cookie` fields into one (RFC 9113, 8.2.3).
+fn join_cookies(fields: &mut hyper::HeaderMap) {
+    let mut cookies = fields.get_all(COOKIE).iter();
+    if cookies.next().is_none() || cookies.next().is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        fields.insert(COOKIE, joined);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_or_addresses_with_or_without_a_port() {
+        for good in ["a", "a.example:80", "10.0.0.1", "[::1]:8080", "a_b.c", "a:"] {
+            assert!(is_host(good.as_bytes()), "{good}");
+        }
+        for bad in
+            ["", ":80", "a b", "a/b", "u@a", "a:80:80", "a:x", "[::1", "[x]", "a,b:c", "a\\b"]
+        {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_host_may_leave_out_the_usual_port() {
+        let same = |host: &str, authority: &str, scheme: &Scheme| {
+            is_same_host(host.as_bytes(), &authority.parse().unwrap(), Some(scheme))
+        };
+        assert!(same("A.example", "a.EXAMPLE:80", &Scheme::HTTP));
+        assert!(same("a:443", "a", &Scheme::HTTPS));
+        assert!(!same("a:443", "a", &Scheme::HTTP));
+        assert!(!same("b", "a", &Scheme::HTTP));
+    }
+}

@@ -1,0 +1,295 @@
+//! Bodies on their way through, chunk by chunk: nothing is kept, and nobody is read from
+//! faster than the other side takes it.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+
+use super::{
+    exchange::Exchange,
+    headers,
+    outcome::{Cause, Outcome, Phase},
+};
+use crate::proxy::{timer::Deadline, upstream::Checkout};
+
+/// Why a body ends before it is complete.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The side it comes from broke off, or sent what is no body.
+    #[error("the body broke off")]
+    Broken(#[source] hyper::Error),
+    /// Why a request's body was given up.
+    #[error("the request's body was given up")]
+    Upload(UploadFailure),
+    /// The server kept it waiting for too long.
+    #[error("the server sent nothing for too long")]
+    ServerTimeout,
+}
+
+/// Why a request's body was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UploadFailure {
+    /// It is larger than the limit.
+    TooLarge,
+    /// The client sent nothing for too long.
+    Timeout,
+    /// The client sends, but too slowly.
+    TooSlow,
+    /// The client broke off.
+    Broken,
+}
+
+/// How a request's body is doing, for those who wait for the response.
+#[derive(Debug, Default)]
+pub(super) struct Upload {
+    pub(super) bytes: Cell<u64>,
+    pub(super) failure: Cell<Option<UploadFailure>>,
+    /// The client is waited for; if not, the server is, or nobody.
+    pub(super) waits_for_client: Cell<bool>,
+    pub(super) is_complete: Cell<bool>,
+}
+
+/// What bounds a request's body.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UploadLimits {
+    pub(super) bytes: u64,
+    /// Silence of the client.
+    pub(super) silence: Duration,
+    /// Bytes a second on average, once the client has been waited for for [`Self::silence`].
+    pub(super) rate: u64,
+}
+
+/// The body of a request on its way to a server.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    /// None.
+    Empty,
+    /// From the client.
+    Relayed(Box<RelayedRequest>),
+}
+
+/// The body of a request while it comes from the client.
+#[derive(Debug)]
+pub(crate) struct RelayedRequest {
+    incoming: Incoming,
+    upload: Rc<Upload>,
+    limits: UploadLimits,
+    deadline: Deadline,
+    /// Since when the client is waited for, and how long it was before.
+    waiting_since: Option<Instant>,
+    waited: Duration,
+}
+
+impl RequestBody {
+    pub(super) fn relayed(incoming: Incoming, upload: Rc<Upload>, limits: UploadLimits) -> Self {
+        Self::Relayed(Box::new(RelayedRequest {
+            incoming,
+            upload,
+            limits,
+            deadline: Deadline::default(),
+            waiting_since: None,
+            waited: Duration::ZERO,
+        }))
+    }
+}
+
+impl RelayedRequest {
+    fn fail(&self, failure: UploadFailure) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.upload.failure.set(Some(failure));
+        Poll::Ready(Some(Err(BodyError::Upload(failure))))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Poll::Ready(item) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            self.upload.waits_for_client.set(true);
+            if self.waiting_since.is_none() {
+                self.waiting_since = Some(Instant::now());
+                self.deadline.set(self.limits.silence);
+            }
+            ready!(self.deadline.poll(cx));
+            return self.fail(UploadFailure::Timeout);
+        };
+        self.upload.waits_for_client.set(false);
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += since.elapsed();
+            self.deadline.clear();
+        }
+        match item {
+            None => {
+                self.upload.is_complete.set(true);
+                Poll::Ready(None)
+            }
+            Some(Err(_)) => self.fail(UploadFailure::Broken),
+            Some(Ok(mut frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    let bytes = self.upload.bytes.get() + data.len() as u64;
+                    self.upload.bytes.set(bytes);
+                    if bytes > self.limits.bytes {
+                        return self.fail(UploadFailure::TooLarge);
+                    }
+                    if self.is_too_slow(bytes) {
+                        return self.fail(UploadFailure::TooSlow);
+                    }
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    headers::strip_trailers(trailers);
+                }
+                self.upload.is_complete.set(self.incoming.is_end_stream());
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_too_slow(&self, bytes: u64) -> bool {
+        self.waited > self.limits.silence
+            && (bytes as f64) < self.waited.as_secs_f64() * self.limits.rate as f64
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Relayed(relayed) => relayed.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Relayed(relayed) => relayed.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Relayed(relayed) => relayed.incoming.size_hint(),
+        }
+    }
+}
+
+/// The body of a response on its way to the client.
+#[derive(Debug)]
+pub(crate) enum ResponseBody {
+    /// None.
+    Empty,
+    /// Our own.
+    Whole(Option<Bytes>),
+    /// From a server.
+    Relayed(Box<RelayedResponse>),
+}
+
+/// The body of a response while it comes from the server. Dropped before its end, it is the
+/// client that did not want it any more.
+#[derive(Debug)]
+pub(crate) struct RelayedResponse {
+    incoming: Incoming,
+    /// None once it has ended.
+    rest: Option<(Box<Exchange>, Checkout)>,
+    deadline: Deadline,
+    silence: Duration,
+}
+
+impl ResponseBody {
+    pub(super) fn relayed(
+        incoming: Incoming,
+        exchange: Box<Exchange>,
+        connection: Checkout,
+        silence: Duration,
+    ) -> Self {
+        let rest = Some((exchange, connection));
+        let deadline = Deadline::default();
+        Self::Relayed(Box::new(RelayedResponse { incoming, rest, deadline, silence }))
+    }
+}
+
+impl RelayedResponse {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Poll::Ready(item) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            // The time in which the client takes nothing is not the server's.
+            if !self.deadline.is_set() {
+                self.deadline.set(self.silence);
+            }
+            ready!(self.deadline.poll(cx));
+            self.end(Outcome::new(Cause::ServerTimeout, Phase::Data, "server_timeout"));
+            return Poll::Ready(Some(Err(BodyError::ServerTimeout)));
+        };
+        self.deadline.clear();
+        match item {
+            None => {
+                self.end(Outcome::ANSWERED);
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                self.end(Outcome::new(Cause::Server, Phase::Data, "response_broken"));
+                Poll::Ready(Some(Err(BodyError::Broken(error))))
+            }
+            Some(Ok(mut frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    if let Some((exchange, _)) = &mut self.rest {
+                        exchange.bytes_out += data.len() as u64;
+                    }
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    headers::strip_trailers(trailers);
+                }
+                // A body of known length is not asked for its end.
+                if self.incoming.is_end_stream() {
+                    self.end(Outcome::ANSWERED);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        let Some((exchange, connection)) = self.rest.take() else { return };
+        if outcome.cause == Cause::Answered && exchange.upload_is_complete() {
+            connection.give_back();
+        }
+        exchange.end(outcome);
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Relayed(relayed) => relayed.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty | Self::Whole(None) => true,
+            Self::Whole(Some(bytes)) => bytes.is_empty(),
+            Self::Relayed(relayed) => relayed.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty | Self::Whole(None) => SizeHint::with_exact(0),
+            Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Relayed(relayed) => relayed.incoming.size_hint(),
+        }
+    }
+}

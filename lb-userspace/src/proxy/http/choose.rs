@@ -1,0 +1,93 @@
+//! Which server gets a request, and the wait for one with room.
+
+use hyper::{HeaderMap, StatusCode, Uri, header::COOKIE};
+
+use super::{
+    client::Client,
+    exchange::Exchange,
+    outcome::{Cause, Phase},
+    respond::Failure,
+};
+use crate::{
+    balance::{Lease, PickError, PickFacts, Picked, cookie, key},
+    model::{
+        balance::{Balance, HashKey},
+        snapshot::HashBy,
+    },
+    proxy::{plan::BackendPlan, upstream::within},
+};
+
+/// A place at a server for the request; `hash` is [`hash`]'s, `tried` are servers that it
+/// has had in vain.
+pub(super) async fn choose(
+    exchange: &mut Exchange,
+    backend: &BackendPlan,
+    hash: Option<u64>,
+    tried: &[u64],
+) -> Result<Lease, Failure> {
+    let facts = PickFacts {
+        hash,
+        random: fastrand::u64(..),
+        client: Some(exchange.client.address_hash),
+        priority: 0,
+        own: None,
+        avoid: tried,
+    };
+    let unavailable =
+        |cause, phase, why| Failure::new(StatusCode::SERVICE_UNAVAILABLE, cause, phase, why);
+    let ticket = match backend.pool.pick(&facts) {
+        Ok(Picked::Server(lease)) => return Ok(lease),
+        Ok(Picked::Queued(ticket)) => ticket,
+        Err(PickError::NoServer | PickError::OwnServer) => {
+            return Err(unavailable(Cause::Server, Phase::Connect, "no_server"));
+        }
+        Err(PickError::QueueFull { .. }) => {
+            return Err(unavailable(Cause::Policy, Phase::Queue, "queue_length"));
+        }
+    };
+    exchange.phase.set(Phase::Queue);
+    match within(backend.settings.balancing.queue.timeout, ticket).await {
+        Some(Ok(lease)) => Ok(lease),
+        Some(Err(_abandoned)) => Err(unavailable(Cause::Server, Phase::Queue, "no_server")),
+        None => Err(unavailable(Cause::ServerTimeout, Phase::Queue, "queue_timeout")),
+    }
+}
+
+/// What a hashing algorithm looks at; none if the algorithm is no such, or the request has
+/// no such thing.
+pub(super) fn hash(
+    backend: &BackendPlan,
+    client: &Client,
+    uri: &Uri,
+    fields: &HeaderMap,
+) -> Option<u64> {
+    let addresses = &client.addresses;
+    let key = match &backend.settings.balancing.algorithm {
+        Balance::Maglev => match backend.hash {
+            HashBy::Tuple => {
+                return Some(key::of_connection(addresses.source, addresses.destination));
+            }
+            HashBy::Source => return Some(key::of_source(addresses.source.ip())),
+        },
+        Balance::Hash(key) => key,
+        _ => return None,
+    };
+    match key {
+        HashKey::Source => Some(key::of_source(addresses.source.ip())),
+        HashKey::Uri => {
+            uri.path_and_query().map(|target| key::of_bytes(target.as_str().as_bytes()))
+        }
+        HashKey::Path => Some(key::of_bytes(uri.path().as_bytes())),
+        HashKey::Header(name) => fields.get(name).map(|value| key::of_bytes(value.as_bytes())),
+        HashKey::Query(name) => parameter(uri.query()?, name).map(|v| key::of_bytes(v.as_bytes())),
+        HashKey::Cookie(name) => {
+            let value = cookie::value_in(fields.get(COOKIE)?.as_bytes(), name)?;
+            Some(key::of_bytes(value))
+        }
+    }
+}
+
+/// The value of a parameter, as it is written.
+fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
+}

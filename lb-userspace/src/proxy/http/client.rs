@@ -1,0 +1,358 @@
+//! One connection of a client, as its requests and its socket see it.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker, ready},
+    time::{Duration, Instant, SystemTime},
+};
+
+use hyper::{StatusCode, Uri, Version, header::HeaderValue};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    exchange::Exchange,
+    guard::{Ambiguity, Guard, Verdict},
+    outcome::Outcome,
+    record::Record,
+};
+use crate::{
+    balance::key,
+    model::frontend::ClientTimeouts,
+    proxy::{
+        socket::Addresses,
+        stream::Stream,
+        timer::Deadline,
+        upstream::Tunnel,
+        worker::{FrontendSlot, Worker},
+    },
+};
+
+/// One connection of a client.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(super) worker: Rc<Worker>,
+    pub(super) frontend: Rc<FrontendSlot>,
+    pub(super) addresses: Addresses,
+    pub(super) tls: Option<crate::proxy::tls::facts::TlsFacts>,
+    /// The address as `X-Forwarded-For` has it.
+    pub(super) address_field: HeaderValue,
+    /// A hash of the address, for turns in queues.
+    pub(super) address_hash: u64,
+    timeouts: ClientTimeouts,
+    /// Until the header is complete, or the next request begins.
+    pub(super) receiving: Deadline,
+    /// Until the client takes something.
+    pub(super) sending: Deadline,
+    header_since: Cell<Option<Instant>>,
+    header_time: Cell<Option<Duration>>,
+    /// Requests that are being worked on.
+    running: Cell<u32>,
+    /// Requests so far.
+    pub(super) requests: Cell<u64>,
+    lingers: Cell<bool>,
+    /// Why the connection is given up, for requests that are cut off by it.
+    pub(super) failure: Cell<Option<Outcome>>,
+    pub(super) ambiguity: Cell<Option<Ambiguity>>,
+    /// What was answered to a request for another protocol: with it, or not.
+    decision: Cell<Option<bool>>,
+    decided: RefCell<Option<Waker>>,
+    /// The other side, once another protocol was agreed on.
+    tunnel: RefCell<Option<(Box<Exchange>, Tunnel)>>,
+}
+
+impl Client {
+    pub(super) fn new(
+        worker: &Rc<Worker>,
+        frontend: &Rc<FrontendSlot>,
+        addresses: Addresses,
+        tls: Option<crate::proxy::tls::facts::TlsFacts>,
+        timeouts: ClientTimeouts,
+    ) -> Rc<Self> {
+        let address = addresses.source.ip();
+        let field = HeaderValue::try_from(address.to_string());
+        let client = Self {
+            worker: Rc::clone(worker),
+            frontend: Rc::clone(frontend),
+            addresses,
+            tls,
+            address_field: field.unwrap_or(HeaderValue::from_static("unknown")),
+            address_hash: key::of_source(address),
+            timeouts,
+            receiving: Deadline::default(),
+            sending: Deadline::default(),
+            header_since: Cell::new(None),
+            header_time: Cell::new(None),
+            running: Cell::new(0),
+            requests: Cell::new(0),
+            lingers: Cell::new(false),
+            failure: Cell::new(None),
+            ambiguity: Cell::new(None),
+            decision: Cell::new(None),
+            decided: RefCell::new(None),
+            tunnel: RefCell::new(None),
+        };
+        client.receiving.set(timeouts.http_request);
+        Rc::new(client)
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether no request is being worked on.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.get() == 0
+    }
+
+    /// Whether part of a header has come.
+    pub(super) fn is_in_header(&self) -> bool {
+        self.header_since.get().is_some()
+    }
+
+    /// A request is there.
+    pub(super) fn begin(&self) {
+        self.running.set(self.running.get() + 1);
+        self.requests.set(self.requests.get() + 1);
+        if !self.is_in_header() {
+            self.receiving.clear();
+        }
+    }
+
+    /// A request is over.
+    pub(super) fn finish(&self) {
+        self.running.set(self.running.get().saturating_sub(1));
+        if self.is_idle() && !self.is_in_header() {
+            self.receiving.set(self.timeouts.keep_alive);
+        }
+    }
+
+    /// How long the header of the request took that just came.
+    pub(super) fn take_header_time(&self) -> Option<Duration> {
+        self.header_time.take()
+    }
+
+    /// The connection is to end after the responses that are due.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.frontend.stop.is_cancelled()
+    }
+
+    /// The client may go on sending although it was refused.
+    pub(super) fn linger(&self) {
+        self.lingers.set(true);
+    }
+
+    pub(super) fn lingers(&self) -> bool {
+        self.lingers.get()
+    }
+
+    /// Server and client have agreed on another protocol.
+    pub(super) fn open_tunnel(&self, exchange: Box<Exchange>, tunnel: Tunnel) {
+        *self.tunnel.borrow_mut() = Some((exchange, tunnel));
+        self.decide(true);
+    }
+
+    pub(super) fn take_tunnel(&self) -> Option<(Box<Exchange>, Tunnel)> {
+        self.tunnel.take()
+    }
+
+    /// Logs what could not be read as a request.
+    pub(super) fn log_refused(&self, outcome: Outcome, status: Option<StatusCode>) {
+        let plan = self.frontend.plan();
+        let taken = self.header_since.take().map(|since| since.elapsed()).unwrap_or_default();
+        let uri = Uri::default();
+        let record = Record {
+            client: self.addresses.source,
+            destination: self.addresses.destination,
+            received: SystemTime::now() - taken,
+            frontend: plan.name.as_str(),
+            is_tls: self.is_tls(),
+            backend: None,
+            server: None,
+            header_time: taken,
+            queue_time: None,
+            connect_time: None,
+            response_time: None,
+            total_time: taken,
+            status,
+            bytes_in: 0,
+            bytes_out: 0,
+            outcome,
+            connections: [self.worker.shared.connections(), plan.connections.total(), 0, 0],
+            retries: 0,
+            reused: false,
+            queued: 0,
+            method: "<BADREQ>",
+            uri: &uri,
+            version: Version::HTTP_11,
+        };
+        self.worker.log(|format, line| record.write(format, line));
+    }
+
+    /// Says whether the bytes after a request for another protocol are of that protocol.
+    pub(super) fn decide(&self, is_opaque: bool) {
+        self.decision.set(Some(is_opaque));
+        if let Some(waker) = self.decided.take() {
+            waker.wake();
+        }
+    }
+
+    fn header_begins(&self) {
+        if self.header_since.get().is_none() {
+            self.header_since.set(Some(Instant::now()));
+            self.receiving.set(self.timeouts.http_request);
+        }
+    }
+
+    fn header_ends(&self, in_one_piece: bool) {
+        if let Some(since) = self.header_since.take() {
+            self.header_time.set(Some(since.elapsed()));
+        } else if in_one_piece {
+            self.header_time.set(Some(Duration::ZERO));
+        }
+        self.receiving.clear();
+    }
+}
+
+/// The socket of an HTTP/1 client, as hyper sees it: what comes is guarded, and whoever
+/// keeps it waiting is noticed.
+#[derive(Debug)]
+pub(super) struct ClientIo {
+    pub(super) stream: Stream,
+    client: Rc<Client>,
+    guard: Guard,
+    /// Bytes that came after a request for another protocol, or before the guard was there.
+    held: Vec<u8>,
+}
+
+impl ClientIo {
+    /// `first` has come already.
+    pub(super) fn new(stream: Stream, client: Rc<Client>, first: Vec<u8>) -> Self {
+        Self { stream, client, guard: Guard::new(), held: first }
+    }
+
+    /// One that is not HTTP/1: nothing is guarded.
+    pub(super) fn opaque(stream: Stream, client: Rc<Client>, first: Vec<u8>) -> Self {
+        Self { stream, client, guard: Guard::opaque(), held: first }
+    }
+
+    /// The socket, and what has come of another protocol.
+    pub(super) fn into_parts(self) -> (Stream, Vec<u8>) {
+        (self.stream, self.held)
+    }
+
+    /// Lets the guard see what is in `buffer` from `start` on.
+    fn judge(&mut self, buffer: &mut ReadBuf<'_>, start: usize) {
+        let was_between = self.guard.is_between_messages();
+        let new = &mut buffer.filled_mut()[start..];
+        if new.is_empty() || self.guard.is_opaque() {
+            return;
+        }
+        match self.guard.look(new) {
+            Verdict::Pass => {}
+            Verdict::Hold(good) => {
+                let mut back = new[good..].to_vec();
+                back.append(&mut self.held);
+                self.held = back;
+                buffer.set_filled(start + good);
+            }
+            Verdict::Refuse(good, why) => {
+                self.client.ambiguity.set(Some(why));
+                new[good..].fill(0);
+            }
+        }
+        if self.guard.is_in_head() {
+            self.client.header_begins();
+        } else {
+            self.client.header_ends(was_between);
+        }
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.guard.is_undecided() {
+            match this.client.decision.take() {
+                Some(is_opaque) => this.guard.decide(is_opaque),
+                None => {
+                    *this.client.decided.borrow_mut() = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+            }
+        }
+        let start = buffer.filled().len();
+        if this.held.is_empty() {
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        } else {
+            let taken = this.held.len().min(buffer.remaining());
+            let rest = this.held.split_off(taken);
+            buffer.put_slice(&std::mem::replace(&mut this.held, rest));
+        }
+        this.judge(buffer, start);
+        if buffer.filled().len() == start && this.guard.is_undecided() && !this.held.is_empty() {
+            // Nothing for now, which is not the end.
+            *this.client.decided.borrow_mut() = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl ClientIo {
+    /// Notices a client that takes nothing.
+    fn note<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match written {
+            Poll::Pending if !self.client.sending.is_set() => {
+                self.client.sending.set(self.client.timeouts.client);
+            }
+            Poll::Pending => {}
+            Poll::Ready(_) => self.client.sending.clear(),
+        }
+        written
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.note(written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.note(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.note(flushed)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
+        this.note(shut)
+    }
+}

@@ -1,0 +1,208 @@
+//! One connection of a client from its acceptance to its end: which HTTP it speaks, who
+//! keeps whom waiting, and how it is closed.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use hyper::{StatusCode, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{
+    client::{Client, ClientIo},
+    forward::serve,
+    outcome::{Cause, Outcome, Phase},
+    tunnel,
+};
+use crate::proxy::{
+    limits::Admission,
+    listen::Accepted,
+    stream::Stream,
+    upstream::within,
+    worker::{FrontendSlot, Worker},
+};
+
+/// Room for the first bytes of a client; most requests fit.
+const FIRST: usize = 1024;
+/// What every HTTP/2 client says first (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long, and for how many bytes, a client that was refused may go on talking, so that
+/// it can read why before the kernel resets the connection.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1 << 20;
+const TIMED_OUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// Serves one connection.
+pub(crate) async fn run(
+    worker: Rc<Worker>,
+    slot: Rc<FrontendSlot>,
+    accepted: Accepted,
+    _admission: Admission,
+) {
+    let Accepted { socket, addresses } = accepted;
+    if socket.tune().is_err() {
+        return;
+    }
+    let timeouts = slot.plan().config.timeouts;
+    let client = Client::new(&worker, &slot, addresses, None, timeouts);
+    let mut stream = Stream::Plain(socket);
+    let Some(first) = first_bytes(&client, &mut stream, timeouts.keep_alive).await else { return };
+    if first.starts_with(PREFACE) {
+        super::http2::run(&client, stream, first).await;
+    } else {
+        http1(&client, stream, first).await;
+    }
+}
+
+/// What the client says first, enough to know what it speaks; none if it says nothing.
+async fn first_bytes(client: &Client, stream: &mut Stream, after: Duration) -> Option<Vec<u8>> {
+    let mut first = Vec::with_capacity(FIRST);
+    let mut stop = pin!(client.frontend.stop.cancelled());
+    let read = async {
+        loop {
+            let read = tokio::select! {
+                read = stream.read_buf(&mut first) => read,
+                () = &mut stop => return None,
+            };
+            match read {
+                Ok(1..) if first.len() < PREFACE.len() && PREFACE.starts_with(&first) => {}
+                Ok(1..) => return Some(()),
+                // Nobody is told of a connection without a byte, as with `dontlognull`.
+                Ok(0) | Err(_) => return (!first.is_empty()).then_some(()),
+            }
+        }
+    };
+    within(after, read).await??;
+    Some(first)
+}
+
+/// Why an HTTP/1 connection is not driven any more.
+enum End {
+    Done(hyper::Result<()>),
+    /// A header was begun and not finished in time.
+    HeaderTimeout,
+    /// There was no further request.
+    Idle,
+    /// The client took nothing for too long.
+    Stalled,
+}
+
+async fn http1(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
+    let io = TokioIo::new(ClientIo::new(stream, Rc::clone(client), first));
+    let limits = client.frontend.plan().config.limits;
+    let service = service_fn(|request| serve(Rc::clone(client), request));
+    let mut connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_headers(limits.header_count as usize)
+        .max_header_size(limits.header_bytes as usize)
+        .max_buf_size((limits.header_bytes as usize).max(64 * 1024))
+        .serve_connection(io, service);
+    let mut stop = pin!(client.frontend.stop.cancelled());
+    let mut is_told = false;
+    let end = poll_fn(|cx| {
+        if !is_told && stop.as_mut().poll(cx).is_ready() {
+            is_told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        if let Poll::Ready(done) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(End::Done(done));
+        }
+        if client.sending.poll(cx).is_ready() {
+            return Poll::Ready(End::Stalled);
+        }
+        while client.receiving.poll(cx).is_ready() {
+            match (client.is_idle(), client.is_in_header()) {
+                (true, true) => return Poll::Ready(End::HeaderTimeout),
+                (true, false) => return Poll::Ready(End::Idle),
+                // The header of the next request comes while this one is worked on.
+                (false, _) => client.receiving.set(LINGER),
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+    match end {
+        End::Done(Ok(())) => {
+            let parts = connection.into_parts();
+            finish(client, parts.io.into_inner(), &parts.read_buf).await;
+        }
+        End::Done(Err(error)) => {
+            let ClientIo { stream, .. } = connection.into_parts().io.into_inner();
+            broke_off(client, stream, &error).await;
+        }
+        End::HeaderTimeout => {
+            let ClientIo { mut stream, .. } = connection.into_parts().io.into_inner();
+            let why = Outcome::new(Cause::ClientTimeout, Phase::Request, "header_timeout");
+            client.log_refused(why, Some(StatusCode::REQUEST_TIMEOUT));
+            // A client that does not take it is not waited for.
+            let _ = within(LINGER, stream.write_all(TIMED_OUT)).await;
+            linger(stream).await;
+        }
+        End::Idle => {
+            let mut stream = connection.into_parts().io.into_inner().stream;
+            let _ = within(LINGER, stream.shutdown()).await;
+        }
+        End::Stalled => {
+            let why = Outcome::new(Cause::ClientTimeout, Phase::Data, "client_timeout");
+            client.failure.set(Some(why));
+            let stream = connection.into_parts().io.into_inner().stream;
+            stream.socket().abort_on_close();
+        }
+    }
+}
+
+/// Every response was given in full.
+async fn finish(client: &Rc<Client>, io: ClientIo, rest: &[u8]) {
+    if let Some((exchange, server)) = client.take_tunnel() {
+        let (stream, held) = io.into_parts();
+        let first = [rest, &held].concat();
+        tunnel::run(exchange, stream, first, server).await;
+        return;
+    }
+    if client.lingers() {
+        linger(io.stream).await;
+    }
+}
+
+/// hyper gave the connection up: the client sent what is no request, or left, or a response
+/// broke off.
+async fn broke_off(client: &Client, stream: Stream, error: &hyper::Error) {
+    if let Some(ambiguity) = client.ambiguity.get() {
+        let why = Outcome::new(Cause::Client, Phase::Request, ambiguity.word());
+        client.log_refused(why, Some(StatusCode::BAD_REQUEST));
+    } else if error.is_parse_too_large() {
+        let why = Outcome::new(Cause::Policy, Phase::Request, "header_bytes");
+        client.log_refused(why, Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+    } else if error.is_parse() {
+        let why = Outcome::new(Cause::Client, Phase::Request, "malformed");
+        client.log_refused(why, Some(StatusCode::BAD_REQUEST));
+    } else if client.is_in_header() {
+        client.log_refused(Outcome::new(Cause::Client, Phase::Request, "client_left"), None);
+        return;
+    } else {
+        // Whatever was under way is not complete, and must not look so.
+        stream.socket().abort_on_close();
+        return;
+    }
+    linger(stream).await;
+}
+
+/// Closes a connection whose client may still be sending, so that it can read the response.
+async fn linger(mut stream: Stream) {
+    let farewell = async {
+        stream.shutdown().await.ok()?;
+        let mut taken = 0;
+        let mut scratch = [0; 4096];
+        while taken < LINGER_BYTES {
+            taken += stream.read(&mut scratch).await.ok().filter(|read| *read > 0)?;
+        }
+        Some(())
+    };
+    let _ = within(LINGER, farewell).await;
+}

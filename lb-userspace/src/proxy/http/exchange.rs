@@ -1,0 +1,168 @@
+//! One request and its response, from the first look to the line in the access log.
+
+use std::{
+    cell::Cell,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use hyper::{Method, Request, StatusCode, Uri, Version, body::Incoming};
+
+use super::{
+    body::{Upload, UploadFailure},
+    client::Client,
+    outcome::{Cause, Outcome, Phase},
+    record::Record,
+};
+use crate::{
+    balance::Lease,
+    proxy::plan::{BackendPlan, HttpPlan},
+};
+
+/// One request and its response. Dropped before [`Self::end`], the client has left.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(super) client: Rc<Client>,
+    pub(super) frontend: Arc<HttpPlan>,
+    pub(super) backend: Option<Arc<BackendPlan>>,
+    pub(super) lease: Option<Lease>,
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) version: Version,
+    pub(super) received: Instant,
+    /// How long the header took to come.
+    pub(super) header_time: Option<Duration>,
+    pub(super) queue_time: Option<Duration>,
+    pub(super) connect_time: Option<Duration>,
+    pub(super) response_time: Option<Duration>,
+    pub(super) phase: Cell<Phase>,
+    pub(super) status: Option<StatusCode>,
+    /// Bytes of the response's body.
+    pub(super) bytes_out: u64,
+    /// None if the request has no body.
+    pub(super) upload: Option<Rc<Upload>>,
+    /// Servers tried after the first.
+    pub(super) retries: u32,
+    /// The request went over a connection that was there already.
+    pub(super) reused: bool,
+    is_over: bool,
+}
+
+impl Exchange {
+    pub(super) fn new(
+        client: &Rc<Client>,
+        frontend: Arc<HttpPlan>,
+        request: &Request<Incoming>,
+    ) -> Box<Self> {
+        client.begin();
+        Box::new(Self {
+            client: Rc::clone(client),
+            frontend,
+            backend: None,
+            lease: None,
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            received: Instant::now(),
+            header_time: client.take_header_time(),
+            queue_time: None,
+            connect_time: None,
+            response_time: None,
+            phase: Cell::new(Phase::Request),
+            status: None,
+            bytes_out: 0,
+            upload: None,
+            retries: 0,
+            reused: false,
+            is_over: false,
+        })
+    }
+
+    /// Whether nothing of the request is still to come.
+    pub(super) fn upload_is_complete(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.is_complete.get())
+    }
+
+    /// Why the request's body was given up.
+    pub(super) fn upload_failure(&self) -> Option<UploadFailure> {
+        self.upload.as_ref().and_then(|upload| upload.failure.get())
+    }
+
+    /// The response has been handed over in full, or never will be.
+    pub(super) fn end(mut self: Box<Self>, outcome: Outcome) {
+        self.finish(outcome);
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        self.client.finish();
+        let now = Instant::now();
+        if let Some(lease) = &self.lease {
+            lease.report(blame(outcome, self.status), now);
+        }
+        self.client.worker.log(|format, line| self.record(outcome, now).write(format, line));
+    }
+
+    fn record(&self, outcome: Outcome, now: Instant) -> Record<'_> {
+        let total = now - self.received;
+        let server = self.lease.as_ref().map(Lease::server);
+        Record {
+            client: self.client.addresses.source,
+            destination: self.client.addresses.destination,
+            received: SystemTime::now() - total,
+            frontend: self.frontend.name.as_str(),
+            is_tls: self.client.is_tls(),
+            backend: self.backend.as_ref().map(|backend| backend.name.as_str()),
+            server: server.map(|server| (server.name().as_str(), server.address())),
+            header_time: self.header_time.unwrap_or_default(),
+            queue_time: self.queue_time,
+            connect_time: self.connect_time,
+            response_time: self.response_time,
+            total_time: total + self.header_time.unwrap_or_default(),
+            status: self.status,
+            bytes_in: self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
+            bytes_out: self.bytes_out,
+            outcome,
+            connections: [
+                self.client.worker.shared.connections(),
+                self.frontend.connections.total(),
+                self.backend.as_ref().map_or(0, |backend| backend.running()),
+                server.map_or(0, |server| server.active()),
+            ],
+            retries: self.retries,
+            reused: self.reused,
+            queued: self.backend.as_ref().map_or(0, |backend| backend.pool.waiting()),
+            method: self.method.as_str(),
+            uri: &self.uri,
+            version: self.version,
+        }
+    }
+}
+
+/// What a request says of its server.
+fn blame(outcome: Outcome, status: Option<StatusCode>) -> crate::balance::Outcome {
+    use crate::balance::Outcome::{Failure, Success, Unknown};
+    match outcome.cause {
+        Cause::Server | Cause::ServerTimeout => Failure,
+        _ if outcome.phase < Phase::Headers => Unknown,
+        _ => match status {
+            Some(status) if status.is_server_error() => Failure,
+            Some(_) => Success,
+            None => Unknown,
+        },
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let outcome = self.client.failure.get().unwrap_or(Outcome::new(
+            Cause::Client,
+            self.phase.get(),
+            "client_left",
+        ));
+        self.finish(outcome);
+    }
+}

@@ -1,0 +1,384 @@
+//! The way of a request: judge it, choose a server, send it, relay the response.
+//!
+//! A request is sent again only where that is safe: it did not leave this host, or a
+//! connection that had been idle broke without a byte of response, the method is idempotent
+//! and there is no body (RFC 9110, 9.2.2; RFC 9112, 9.3.1).
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
+    body::{Body, Incoming},
+    client::conn::TrySendError,
+    header::{CONNECTION, HOST, HeaderValue, UPGRADE},
+    http::{request, uri::Scheme},
+};
+use tokio::sync::oneshot;
+
+use super::{
+    admit::admit,
+    body::{RequestBody, ResponseBody, Upload, UploadLimits},
+    choose,
+    client::Client,
+    exchange::Exchange,
+    headers,
+    outcome::{Cause, Outcome, Phase},
+    respond::Failure,
+};
+use crate::{
+    balance,
+    model::backend::ServerProtocol,
+    proxy::{
+        plan::BackendPlan,
+        timer::Deadline,
+        upstream::{Checkout, ConnectError, Tunnel},
+    },
+};
+
+/// A connection that was idle for longer may be closed by its server just now.
+const STALE: Duration = Duration::from_secs(1);
+
+/// Answers one request.
+pub(super) async fn serve(
+    client: Rc<Client>,
+    mut request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let mut exchange = Exchange::new(&client, client.frontend.plan(), &request);
+    let is_http1 = request.version() < Version::HTTP_2;
+    let asks_for_other = is_http1
+        && (request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE));
+    let is_websocket = asks_for_other && is_websocket(&request);
+    let judged = admit(&mut request, &exchange.frontend.config.limits);
+    if asks_for_other && !is_websocket {
+        client.decide(false);
+    }
+    let result = match judged {
+        Ok(()) => forward(&mut exchange, request, is_websocket).await,
+        Err(refused) => Err(refused.into()),
+    };
+    if is_websocket && !matches!(result, Ok(Answer { tunnel: Some(_), .. })) {
+        client.decide(false);
+    }
+    let response = match result {
+        Ok(answer) => relay(exchange, answer),
+        Err(failure) => respond(exchange, failure),
+    };
+    Ok(if client.is_leaving() && is_http1 { closing(response) } else { response })
+}
+
+/// A response that a server has begun.
+struct Answer {
+    response: Response<Incoming>,
+    connection: Checkout,
+    /// The server changed the protocol.
+    tunnel: Option<Tunnel>,
+}
+
+fn is_websocket(request: &Request<Incoming>) -> bool {
+    request.version() == Version::HTTP_11
+        && request.method() == Method::GET
+        && request.body().is_end_stream()
+        && headers::wants_upgrade(request.headers())
+        && headers::is_websocket(request.headers())
+}
+
+fn closing(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn respond(mut exchange: Box<Exchange>, failure: Failure) -> Response<ResponseBody> {
+    let response = failure.response();
+    exchange.status = Some(failure.status);
+    exchange.bytes_out = response.body().size_hint().exact().unwrap_or(0);
+    if failure.closes {
+        exchange.client.linger();
+    }
+    exchange.end(failure.outcome);
+    response
+}
+
+/// The response to the client, its body to come.
+fn relay(mut exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody> {
+    let Answer { response, connection, tunnel } = answer;
+    let (mut parts, incoming) = response.into_parts();
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    exchange.status = Some(parts.status);
+    exchange.phase.set(Phase::Data);
+    if let Some(tunnel) = tunnel {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        let client = Rc::clone(&exchange.client);
+        client.open_tunnel(exchange, tunnel);
+        return Response::from_parts(parts, ResponseBody::Empty);
+    }
+    let silence = exchange.backend.as_ref().map(|backend| backend.settings.timeouts.server);
+    let body = match silence {
+        Some(silence) if !incoming.is_end_stream() => {
+            ResponseBody::relayed(incoming, exchange, connection, silence)
+        }
+        _ => {
+            if exchange.upload_is_complete() {
+                connection.give_back();
+            }
+            exchange.end(Outcome::ANSWERED);
+            ResponseBody::Empty
+        }
+    };
+    Response::from_parts(parts, body)
+}
+
+/// Gets a response from a server.
+async fn forward(
+    exchange: &mut Exchange,
+    request: Request<Incoming>,
+    is_websocket: bool,
+) -> Result<Answer, Failure> {
+    let backend = std::sync::Arc::clone(&exchange.frontend.backend);
+    exchange.backend = Some(std::sync::Arc::clone(&backend));
+    let (mut parts, incoming) = request.into_parts();
+    prepare(exchange, &mut parts, &backend, is_websocket);
+    let hash = choose::hash(&backend, &exchange.client, &parts.uri, &parts.headers);
+    let body = body(exchange, incoming);
+    let mut message = Request::from_parts(parts, body);
+    let mut tried = Vec::new();
+    let mut only_new = false;
+    loop {
+        let began = Instant::now();
+        let lease = choose::choose(exchange, &backend, hash, &tried).await?;
+        let chosen = Instant::now();
+        exchange.queue_time = Some(chosen - began);
+        exchange.phase.set(Phase::Connect);
+        let upstreams = &exchange.client.worker.upstreams;
+        let kept = upstreams.reuse(lease.server(), &backend.settings).filter(|_| !only_new);
+        let connected = match kept {
+            Some(kept) => Ok(kept),
+            None => upstreams.connect(lease.server(), &backend.settings).await,
+        };
+        let mut connection = match connected {
+            Ok(connection) => connection,
+            Err(error) => {
+                lease.report(balance::Outcome::Failure, Instant::now());
+                tried.push(lease.server().id());
+                exchange.lease = Some(lease);
+                if !may_retry(exchange, &backend) {
+                    return Err(not_connected(&error));
+                }
+                exchange.retries += 1;
+                exchange.lease = None;
+                continue;
+            }
+        };
+        exchange.lease = Some(lease);
+        exchange.reused = connection.idle().is_some();
+        let sent = Instant::now();
+        exchange.connect_time = Some(sent - chosen);
+        exchange.phase.set(Phase::Headers);
+        let spare = spare(&message, &connection);
+        let tunnel = is_websocket.then(|| connection.tunnel());
+        match send(exchange, &backend, &mut connection, message).await {
+            Ok(response) => {
+                exchange.response_time = Some(sent.elapsed());
+                return answer(response, connection, tunnel).await;
+            }
+            Err(failed) => {
+                let unsent = failed.unsent.or(spare).filter(|_| exchange.reused);
+                match unsent {
+                    Some(unsent) if exchange.upload_failure().is_none() => message = unsent,
+                    _ => return Err(failed.failure),
+                }
+                // Whatever broke it, a new connection tells.
+                only_new = true;
+                exchange.lease = None;
+            }
+        }
+    }
+}
+
+/// Whether a request that reached no server may go to another one.
+fn may_retry(exchange: &Exchange, backend: &BackendPlan) -> bool {
+    exchange.retries < backend.settings.balancing.retries.attempts
+        && backend.pool.may_retry(Instant::now())
+}
+
+fn not_connected(error: &ConnectError) -> Failure {
+    let (status, cause) = match error {
+        ConnectError::Timeout => (StatusCode::GATEWAY_TIMEOUT, Cause::ServerTimeout),
+        ConnectError::Refused(_) | ConnectError::Handshake(_) => {
+            (StatusCode::BAD_GATEWAY, Cause::Server)
+        }
+    };
+    Failure::new(status, cause, Phase::Connect, error.word())
+}
+
+/// The header as the server gets it.
+fn prepare(
+    exchange: &Exchange,
+    parts: &mut request::Parts,
+    backend: &BackendPlan,
+    is_websocket: bool,
+) {
+    let client = &exchange.client;
+    parts.extensions.clear();
+    let host = parts.headers.get(HOST).cloned();
+    let is_tls = client.is_tls();
+    headers::set_forwarded(&mut parts.headers, &client.address_field, host.as_ref(), is_tls);
+    match backend.settings.protocol {
+        ServerProtocol::Http1 => {
+            parts.version = Version::HTTP_11;
+            if is_websocket {
+                parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            }
+        }
+        ServerProtocol::Http2 => {
+            parts.version = Version::HTTP_2;
+            parts.uri = with_authority(&parts.uri, host.as_ref());
+            parts.headers.remove(HOST);
+        }
+    }
+}
+
+/// A target with the host in it, as HTTP/2 has it.
+fn with_authority(target: &Uri, host: Option<&HeaderValue>) -> Uri {
+    let mut parts = hyper::http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = host.and_then(|host| host.as_bytes().try_into().ok());
+    parts.path_and_query = target.path_and_query().cloned();
+    Uri::from_parts(parts).unwrap_or_else(|_| target.clone())
+}
+
+fn body(exchange: &mut Exchange, incoming: Incoming) -> RequestBody {
+    if incoming.is_end_stream() {
+        return RequestBody::Empty;
+    }
+    let upload = Rc::new(Upload::default());
+    exchange.upload = Some(Rc::clone(&upload));
+    let config = &exchange.frontend.config;
+    let limits = UploadLimits {
+        bytes: config.limits.body_bytes,
+        silence: config.timeouts.client,
+        rate: config.limits.body_rate,
+    };
+    RequestBody::relayed(incoming, upload, limits)
+}
+
+/// A copy to send again if the server closes the connection just now.
+fn spare(message: &Request<RequestBody>, connection: &Checkout) -> Option<Request<RequestBody>> {
+    let is_stale = connection.idle().is_some_and(|idle| idle > STALE);
+    let is_safe = message.body().is_end_stream() && message.method().is_idempotent();
+    (is_stale && is_safe).then(|| {
+        let mut copy = Request::new(RequestBody::Empty);
+        *copy.method_mut() = message.method().clone();
+        *copy.uri_mut() = message.uri().clone();
+        *copy.version_mut() = message.version();
+        copy.headers_mut().clone_from(message.headers());
+        copy
+    })
+}
+
+/// Why there is no response.
+struct Failed {
+    failure: Failure,
+    /// The request, if nothing of it was sent.
+    unsent: Option<Request<RequestBody>>,
+}
+
+/// Sends a request and waits for the header of its response, for as long as the server, and
+/// not the client, is what is waited for.
+async fn send(
+    exchange: &Exchange,
+    backend: &BackendPlan,
+    connection: &mut Checkout,
+    message: Request<RequestBody>,
+) -> Result<Response<Incoming>, Failed> {
+    let silence = backend.settings.timeouts.server;
+    let deadline = Deadline::default();
+    deadline.set(silence);
+    let mut sent = 0;
+    let mut response = pin!(connection.send(message));
+    let waited = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(done) = response.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            if deadline.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let upload = exchange.upload.as_deref();
+            let moves =
+                |upload: &Upload| upload.waits_for_client.get() || upload.bytes.get() != sent;
+            if !upload.is_some_and(moves) {
+                return Poll::Ready(None);
+            }
+            sent = upload.map_or(0, |upload| upload.bytes.get());
+            deadline.set(silence);
+        }
+    })
+    .await;
+    match waited {
+        Some(Ok(response)) => Ok(response),
+        Some(Err(error)) => Err(broken(exchange, error)),
+        None => Err(Failed {
+            failure: Failure::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                Cause::ServerTimeout,
+                Phase::Headers,
+                "server_timeout",
+            ),
+            unsent: None,
+        }),
+    }
+}
+
+fn broken(exchange: &Exchange, mut error: TrySendError<Request<RequestBody>>) -> Failed {
+    let unsent = error.take_message();
+    if let Some(failure) = exchange.upload_failure() {
+        return Failed { failure: failure.into(), unsent: None };
+    }
+    let error = error.into_error();
+    let why = if error.is_parse_too_large() {
+        "response_too_large"
+    } else if error.is_parse() {
+        "response_malformed"
+    } else {
+        "response_missing"
+    };
+    let failure = Failure::new(StatusCode::BAD_GATEWAY, Cause::Server, Phase::Headers, why);
+    // Part of a body may have gone; the client must not think it can go on.
+    let failure = if exchange.upload.is_some() { failure.closing() } else { failure };
+    Failed { failure, unsent }
+}
+
+/// Judges the header of a response.
+async fn answer(
+    mut response: Response<Incoming>,
+    connection: Checkout,
+    tunnel: Option<oneshot::Receiver<Tunnel>>,
+) -> Result<Answer, Failure> {
+    let bad = |why| Failure::new(StatusCode::BAD_GATEWAY, Cause::Server, Phase::Headers, why);
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let is_agreed = switches && headers::is_websocket(response.headers());
+    let fields: &mut HeaderMap = response.headers_mut();
+    if !headers::strip_response(fields) {
+        return Err(bad("response_connection_field"));
+    }
+    let tunnel = match (switches, tunnel) {
+        (false, _) => None,
+        (true, Some(tunnel)) if is_agreed => {
+            Some(tunnel.await.map_err(|_| bad("response_missing"))?)
+        }
+        (true, _) => return Err(bad("unexpected_101")),
+    };
+    Ok(Answer { response, connection, tunnel })
+}

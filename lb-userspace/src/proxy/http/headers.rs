@@ -1,0 +1,230 @@
+//! Fields that are for one connection and not for the message (RFC 9110, 7.6.1), and those
+//! in which a proxy says who the client is.
+
+use hyper::{
+    HeaderMap,
+    header::{
+        CONNECTION, FORWARDED, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+        TE, TRANSFER_ENCODING, UPGRADE,
+    },
+};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Most fields that `Connection` may name; more are an attack.
+const MAX_NOMINATED: usize = 32;
+
+/// Fields that `Connection` can not take from a message: without them it means something
+/// else (RFC 9110, 7.6.1 on nominating end-to-end fields).
+const NEEDED: [&str; 6] =
+    ["host", "content-length", "content-type", "authorization", "cookie", "x-forwarded-for"];
+
+/// Takes off what is for one connection: the fields of the standard and those that
+/// `Connection` names. False if that is not done because the message makes no sense.
+#[must_use]
+pub(super) fn strip_hop_by_hop(fields: &mut HeaderMap) -> bool {
+    if fields.contains_key(CONNECTION) {
+        let Some(nominated) = nominated(fields) else { return false };
+        for name in nominated {
+            fields.remove(name);
+        }
+        fields.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        fields.remove(name);
+    }
+    true
+}
+
+/// The same for requests: what is for this proxy goes too, and of `TE` only that trailers
+/// are welcome stays.
+#[must_use]
+pub(super) fn strip_request(fields: &mut HeaderMap) -> bool {
+    let wants_trailers = fields.get(TE).is_some_and(|te| list(te).any(|item| item == "trailers"));
+    if !strip_hop_by_hop(fields) {
+        return false;
+    }
+    fields.remove(PROXY_AUTHORIZATION);
+    fields.remove(TE);
+    if wants_trailers {
+        fields.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    true
+}
+
+/// The same for responses.
+#[must_use]
+pub(super) fn strip_response(fields: &mut HeaderMap) -> bool {
+    fields.remove(PROXY_AUTHENTICATE);
+    strip_hop_by_hop(fields)
+}
+
+/// Takes off what a trailer must not say (RFC 9110, 6.5.1).
+pub(super) fn strip_trailers(fields: &mut HeaderMap) {
+    const NEVER: [&str; 10] = [
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "host",
+        "keep-alive",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    for name in NEVER {
+        fields.remove(name);
+    }
+}
+
+/// Whether `Connection` asks for another protocol.
+pub(super) fn wants_upgrade(fields: &HeaderMap) -> bool {
+    let mut values = fields.get_all(CONNECTION).iter();
+    values.any(|value| list(value).any(|item| item.eq_ignore_ascii_case("upgrade")))
+}
+
+/// Whether the protocol asked for is WebSocket, and no other.
+pub(super) fn is_websocket(fields: &HeaderMap) -> bool {
+    let mut values = fields.get_all(UPGRADE).iter();
+    let only = values.next().filter(|_| values.next().is_none());
+    only.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// The fields that `Connection` names; none if it can not be read.
+fn nominated(fields: &HeaderMap) -> Option<Vec<HeaderName>> {
+    let mut names = Vec::new();
+    for value in fields.get_all(CONNECTION) {
+        value.to_str().ok()?;
+        for item in list(value) {
+            // The usual two name no field.
+            if ["close", "keep-alive"].iter().any(|usual| item.eq_ignore_ascii_case(usual)) {
+                continue;
+            }
+            let name = HeaderName::from_bytes(item.as_bytes()).ok()?;
+            if NEEDED.contains(&name.as_str()) || names.len() == MAX_NOMINATED {
+                return None;
+            }
+            names.push(name);
+        }
+    }
+    Some(names)
+}
+
+/// The items of a list; nothing if it is not text.
+fn list(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    let text = value.to_str().unwrap_or_default();
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+/// Says who the client is, in place of what the client says of itself.
+pub(super) fn set_forwarded(
+    fields: &mut HeaderMap,
+    client: &HeaderValue,
+    host: Option<&HeaderValue>,
+    is_tls: bool,
+) {
+    for name in [FORWARDED, X_FORWARDED_PORT, X_REAL_IP] {
+        fields.remove(name);
+    }
+    fields.insert(X_FORWARDED_FOR, client.clone());
+    let scheme = if is_tls { "https" } else { "http" };
+    fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    match host {
+        Some(host) => fields.insert(X_FORWARDED_HOST, host.clone()),
+        None => fields.remove(X_FORWARDED_HOST),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(lines: &[(&str, &str)]) -> HeaderMap {
+        let field = |(name, value): &(&str, &str)| {
+            (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())
+        };
+        lines.iter().map(field).collect()
+    }
+
+    fn names(fields: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<&str> = fields.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn what_is_for_one_connection_stays_there() {
+        let mut request = fields(&[
+            ("host", "a"),
+            ("connection", "keep-alive, X-Secret"),
+            ("connection", "x-other"),
+            ("x-secret", "1"),
+            ("x-other", "1"),
+            ("keep-alive", "5"),
+            ("proxy-connection", "close"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("te", "gzip, trailers"),
+            ("proxy-authorization", "x"),
+            ("accept", "*/*"),
+        ]);
+        assert!(strip_request(&mut request));
+        assert_eq!(names(&request), ["accept", "host", "te"]);
+        assert_eq!(request["te"], "trailers");
+    }
+
+    #[test]
+    fn connection_can_not_take_what_a_message_needs() {
+        for name in ["Host", "content-length", "Cookie", "Authorization", "X-Forwarded-For", "a b"]
+        {
+            assert!(!strip_request(&mut fields(&[("connection", name)])), "{name}");
+        }
+        let many = vec!["x"; MAX_NOMINATED + 1].join(",");
+        assert!(!strip_request(&mut fields(&[("connection", &many)])));
+    }
+
+    #[test]
+    fn what_a_client_says_of_itself_is_replaced() {
+        let mut request = fields(&[
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-for", "2.2.2.2"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+            ("x-forwarded-port", "1"),
+            ("x-real-ip", "1.1.1.1"),
+            ("forwarded", "for=1.1.1.1"),
+        ]);
+        let client = HeaderValue::from_static("10.0.0.9");
+        set_forwarded(&mut request, &client, Some(&HeaderValue::from_static("a")), false);
+        let expected = fields(&[
+            ("x-forwarded-for", "10.0.0.9"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "a"),
+        ]);
+        assert_eq!(request, expected);
+    }
+
+    #[test]
+    fn only_websocket_is_a_protocol_to_change_to() {
+        let upgrade = |values: &[(&str, &str)]| {
+            let fields = fields(values);
+            wants_upgrade(&fields) && is_websocket(&fields)
+        };
+        assert!(upgrade(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")]));
+        assert!(!upgrade(&[("upgrade", "websocket")]));
+        assert!(!upgrade(&[("connection", "upgrade"), ("upgrade", "h2c")]));
+        assert!(!upgrade(&[("connection", "upgrade"), ("upgrade", "websocket, h2c")]));
+        assert!(!upgrade(&[
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("upgrade", "h2c")
+        ]));
+    }
+}

@@ -1,0 +1,73 @@
+//! An HTTP/2 connection of a client.
+//!
+//! What a client may cost is bounded here: streams, the size of headers, and how many
+//! streams may be reset, by either side, before the connection is closed (CVE-2023-44487,
+//! CVE-2025-8671); h2 itself bounds CONTINUATION and empty frames.
+
+use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
+
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::TokioIo;
+
+use super::{
+    client::{Client, ClientIo},
+    forward::serve,
+    outcome::{Cause, Outcome, Phase},
+};
+use crate::proxy::{executor::LocalExecutor, stream::Stream};
+
+/// How far a stream and a connection may be ahead of the server they go to.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of a response that are ready before the client takes them, for each stream.
+const SEND_BUFFER: usize = 64 * 1024;
+/// How long a client has to finish once it was told to go.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Serves it; `first` has come already.
+pub(super) async fn run(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
+    let io = TokioIo::new(ClientIo::opaque(stream, Rc::clone(client), first));
+    let limits = client.frontend.plan().config.limits;
+    let service = {
+        let client = Rc::clone(client);
+        service_fn(move |request| serve(Rc::clone(&client), request))
+    };
+    let mut connection = pin!(
+        http2::Builder::new(LocalExecutor)
+            .max_concurrent_streams(limits.streams)
+            .max_header_list_size(limits.header_bytes)
+            .max_pending_accept_reset_streams(limits.resets as usize)
+            .max_local_error_reset_streams(limits.resets as usize)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .serve_connection(io, service)
+    );
+    let mut stop = pin!(client.frontend.stop.cancelled());
+    let mut is_told = false;
+    poll_fn(|cx| {
+        if !is_told && stop.as_mut().poll(cx).is_ready() {
+            is_told = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if client.sending.poll(cx).is_ready() {
+            let why = Outcome::new(Cause::ClientTimeout, Phase::Data, "client_timeout");
+            client.failure.set(Some(why));
+            return Poll::Ready(());
+        }
+        if client.is_idle() && client.receiving.poll(cx).is_ready() {
+            if is_told {
+                return Poll::Ready(());
+            }
+            is_told = true;
+            connection.as_mut().graceful_shutdown();
+            client.receiving.set(FAREWELL);
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,30 @@
+//! `mode: http`: requests of clients to servers.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `connection`, `http2` | a client's connection: protocol, timeouts, end |
+//! | `client` | a connection as its requests and its socket see it |
+//! | `guard` | messages with two meanings, before hyper repairs them |
+//! | `forward` | the way of a request |
+//! | `admit` | judging a request and giving it one form |
+//! | `headers` | fields for one connection; who the client is |
+//! | `choose` | which server |
+//! | `body` | bodies on their way |
+//! | `tunnel` | WebSocket |
+//! | `exchange` | one request and its response |
+//! | `outcome`, `respond`, `record` | how it ended; what the client and the log are told |
+
+mod admit;
+pub(crate) mod body;
+mod choose;
+mod client;
+pub(crate) mod connection;
+mod exchange;
+mod forward;
+mod guard;
+mod headers;
+mod http2;
+mod outcome;
+mod record;
+mod respond;
+mod tunnel;

@@ -1,0 +1,125 @@
+//! The configuration as workers use it: names resolved, counters attached. One for all
+//! workers, immutable; a reload makes the next, which takes over the counters of frontends
+//! and backends that are still there.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use super::{limits::Connections, listen::SocketKey};
+use crate::{
+    balance::{KnownServer, Pool, Pools, pools::KnownBackend},
+    model::{
+        backend::ProxySettings,
+        frontend::{Frontend, HttpFrontend},
+        name::Name,
+        snapshot::{AccessFormat, HashBy, Snapshot},
+        state::{ServerStatus, ServerStatuses},
+    },
+};
+
+/// What workers serve.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The frontends of `mode: http`.
+    pub http: BTreeMap<Name, Arc<HttpPlan>>,
+    /// How requests are logged; none if they are not.
+    pub log: Option<AccessFormat>,
+}
+
+/// A frontend of `mode: http`.
+#[derive(Debug)]
+pub struct HttpPlan {
+    /// Its name.
+    pub name: Name,
+    /// Its configuration.
+    pub config: HttpFrontend,
+    /// The backend of requests that no rule sends elsewhere.
+    pub backend: Arc<BackendPlan>,
+    /// Its open connections.
+    pub connections: Arc<Connections>,
+}
+
+/// A backend.
+#[derive(Debug)]
+pub struct BackendPlan {
+    /// Its name.
+    pub name: Name,
+    /// How it is used.
+    pub settings: ProxySettings,
+    /// What `maglev` hashes.
+    pub hash: HashBy,
+    /// Its servers.
+    pub pool: Arc<Pool>,
+}
+
+impl Plan {
+    /// The plan of a snapshot. `pools` has been told of its backends.
+    #[must_use]
+    pub fn new(snapshot: &Snapshot, pools: &Pools, before: &Self) -> Self {
+        let backends: BTreeMap<&Name, Arc<BackendPlan>> = snapshot
+            .backends
+            .iter()
+            .filter_map(|(name, backend)| {
+                let settings = backend.proxy.clone();
+                let pool = pools.get(name)?;
+                let (name_, hash) = (name.clone(), backend.hash);
+                Some((name, Arc::new(BackendPlan { name: name_, settings, hash, pool })))
+            })
+            .collect();
+        let http = snapshot.frontends.iter().filter_map(|(name, frontend)| {
+            let Frontend::Http(config) = frontend else { return None };
+            let plan = HttpPlan {
+                name: name.clone(),
+                config: config.clone(),
+                backend: Arc::clone(backends.get(&config.backend)?),
+                connections: before
+                    .http
+                    .get(name)
+                    .map_or_else(Arc::default, |old| Arc::clone(&old.connections)),
+            };
+            Some((name.clone(), Arc::new(plan)))
+        });
+        Self { http: http.collect(), log: snapshot.log.access.as_ref().map(|log| log.format) }
+    }
+}
+
+impl HttpPlan {
+    /// The sockets it listens on.
+    pub fn sockets(&self) -> impl Iterator<Item = SocketKey> + '_ {
+        self.config.listen.iter().map(SocketKey::of)
+    }
+}
+
+impl BackendPlan {
+    /// Requests its servers have now.
+    #[must_use]
+    pub fn running(&self) -> u32 {
+        self.pool.active()
+    }
+}
+
+/// Tells `pools` what is known of every backend that the proxy uses.
+pub fn configure_pools(
+    pools: &Pools,
+    snapshot: &Snapshot,
+    statuses: &ServerStatuses,
+    now: Instant,
+) {
+    let proxied = snapshot.proxy_backends();
+    let backends = snapshot.backends.iter().filter(|(name, _)| proxied.contains(name));
+    let known = backends.map(|(backend_name, backend)| {
+        let servers = backend.servers.iter().map(|(name, server)| {
+            let status = statuses.get(&(backend_name.clone(), name.clone()));
+            let known = KnownServer {
+                address: server.address,
+                weight: status.and_then(|status| status.weight).unwrap_or(server.weight),
+                backup: server.backup,
+                most: server.max_connections,
+                state: status.map_or_else(|| ServerStatus::default().state(), ServerStatus::state),
+            };
+            (name.clone(), known)
+        });
+        let balancing = backend.proxy.balancing.clone();
+        (backend_name.clone(), KnownBackend { balancing, servers: servers.collect() })
+    });
+    pools.configure(&known.collect(), now);
+}

@@ -1,0 +1,177 @@
+//! The workers of the proxy together: told what to serve, and ended in order.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::mpsc, time};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    listen::{Inherited, Keeper, ListenError, SocketKey},
+    log::LineSink,
+    plan::{Plan, configure_pools},
+    timer::TICK,
+    worker::{self, Message, Shared},
+};
+use crate::{
+    balance::Pools,
+    model::{frontend::Frontend, snapshot::Snapshot, state::ServerStatuses},
+};
+
+/// The proxy: its workers, and what they are told.
+#[derive(Debug)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+    pools: Arc<Pools>,
+    plan: Arc<Plan>,
+    workers: Vec<Worker>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    messages: mpsc::UnboundedSender<Message>,
+    thread: JoinHandle<()>,
+}
+
+/// Why the proxy can not serve a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// Sockets can not be opened.
+    #[error("{}", list(.0))]
+    Listen(Vec<ListenError>),
+    /// A thread can not be started.
+    #[error("can not start a worker of the proxy")]
+    Thread(#[source] io::Error),
+}
+
+fn list(errors: &[ListenError]) -> String {
+    let error = |error: &ListenError| match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    errors.iter().map(error).collect::<Vec<_>>().join("; ")
+}
+
+impl Proxy {
+    /// A proxy that serves nothing yet and has no thread. `inherited` are the sockets that
+    /// were open at the start, `sink` takes the access log.
+    #[must_use]
+    pub fn new(inherited: Inherited, sink: Arc<dyn LineSink>) -> Self {
+        let keeper = Keeper::new(workers(), inherited);
+        Self {
+            shared: Arc::new(Shared::new(keeper, sink)),
+            pools: Arc::new(Pools::new(fastrand::u64(..))),
+            plan: Arc::default(),
+            workers: Vec::new(),
+        }
+    }
+
+    /// Serves a configuration from now on. Connections, sockets and counters of what is the
+    /// same stay.
+    ///
+    /// # Errors
+    /// [`ProxyError`]; then nothing has changed.
+    pub fn install(
+        &mut self,
+        snapshot: &Snapshot,
+        statuses: &ServerStatuses,
+    ) -> Result<(), ProxyError> {
+        let listens = snapshot.frontends.values().flat_map(Frontend::listen);
+        let wanted: BTreeSet<_> = listens.map(SocketKey::of).collect();
+        if self.workers.is_empty() && !wanted.is_empty() {
+            self.workers = start_workers(&self.shared)?;
+        }
+        let mut keeper = self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.change(&wanted).map_err(ProxyError::Listen)?;
+        drop(keeper);
+        configure_pools(&self.pools, snapshot, statuses, Instant::now());
+        self.plan = Arc::new(Plan::new(snapshot, &self.pools, &self.plan));
+        for worker in &self.workers {
+            // One that has ended was reported.
+            let _ = worker.messages.send(Message::Serve(Arc::clone(&self.plan)));
+        }
+        Ok(())
+    }
+
+    /// Takes over the state of servers.
+    pub fn set_servers(&self, snapshot: &Snapshot, statuses: &ServerStatuses) {
+        if !self.workers.is_empty() {
+            configure_pools(&self.pools, snapshot, statuses, Instant::now());
+        }
+    }
+
+    /// The servers as the proxy uses them.
+    #[must_use]
+    pub fn pools(&self) -> Arc<Pools> {
+        Arc::clone(&self.pools)
+    }
+
+    /// Takes nothing new, lets requests finish for as long as `grace`, then cuts them off.
+    pub async fn stop(self, grace: Duration) {
+        for worker in &self.workers {
+            let _ = worker.messages.send(Message::Drain);
+        }
+        let still_runs = || self.workers.iter().any(|worker| !worker.thread.is_finished());
+        let mut tick = time::interval(TICK);
+        let deadline = Instant::now() + grace;
+        while still_runs() && Instant::now() < deadline {
+            tick.tick().await;
+        }
+        let (messages, threads): (Vec<_>, Vec<_>) =
+            self.workers.into_iter().map(|worker| (worker.messages, worker.thread)).unzip();
+        // A worker that nobody can tell anything ends at once.
+        drop(messages);
+        let deadline = Instant::now() + worker::FAREWELL;
+        while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            tick.tick().await;
+        }
+        for thread in threads {
+            match thread.is_finished().then(|| thread.join()) {
+                Some(Ok(())) => {}
+                Some(Err(_)) => tracing::error!("a worker of the proxy panicked"),
+                None => tracing::error!("a worker of the proxy does not end"),
+            }
+        }
+    }
+}
+
+/// Does what time brings to `pools`, and at once what traffic makes necessary.
+pub async fn run_pools(pools: Arc<Pools>, cancel: CancellationToken) {
+    loop {
+        let due = pools.tick(Instant::now());
+        let timer = async {
+            match due {
+                Some(due) => time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = pools.changed() => {}
+            () = timer => {}
+        }
+    }
+}
+
+/// As many workers as the process may use cores.
+fn workers() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn start_workers(shared: &Arc<Shared>) -> Result<Vec<Worker>, ProxyError> {
+    let start = |index| {
+        let (messages, told) = mpsc::unbounded_channel();
+        let shared = Arc::clone(shared);
+        let thread = thread::Builder::new()
+            .name(format!("proxy-{index}"))
+            .spawn(move || worker::run(index, shared, told))
+            .map_err(ProxyError::Thread)?;
+        Ok(Worker { messages, thread })
+    };
+    (0..workers()).map(start).collect()
+}

@@ -1,0 +1,285 @@
+//! Connections of one worker to servers: made, lent to requests, kept for later ones.
+//!
+//! A connection is kept once a response has come in full and nothing else has: hyper gives
+//! up one on which a server says more than it was asked, and one it gave up is not lent.
+//! The last one kept is the first one lent, so that a quiet server's connections age and
+//! go.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    future::poll_fn,
+    io,
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    client::conn::{TrySendError, http1, http2},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, sync::oneshot, task};
+
+use super::{executor::LocalExecutor, http::body::RequestBody, socket::Socket, timer::Deadline};
+use crate::{
+    balance::Member,
+    model::backend::{IdleConnections, ProxySettings, ServerProtocol},
+};
+
+/// Most fields and bytes in the header of a response.
+const MAX_RESPONSE_FIELDS: usize = 128;
+const MAX_RESPONSE_HEADER: u32 = 64 * 1024;
+
+/// The connections of one worker that no request has.
+#[derive(Debug, Default)]
+pub(crate) struct Upstreams {
+    /// By [`Member::id`], which no other server ever has.
+    idle: RefCell<HashMap<u64, Vec<Idle>>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: Sender,
+    handover: Handover,
+    since: Instant,
+    timeout: Duration,
+}
+
+#[derive(Debug)]
+enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    /// Shared by all requests of the worker to this server.
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+/// Whom to give the socket to if the server changes the protocol.
+type Handover = Rc<RefCell<Option<oneshot::Sender<Tunnel>>>>;
+
+/// The socket of a server that has changed the protocol, and what it has sent already.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    pub(crate) socket: Socket,
+    pub(crate) first: Bytes,
+}
+
+/// A connection that a request has.
+#[derive(Debug)]
+pub(crate) struct Checkout {
+    sender: Sender,
+    handover: Handover,
+    upstreams: Rc<Upstreams>,
+    server: u64,
+    keep: IdleConnections,
+    /// How long it had been idle; none if it is new.
+    idle: Option<Duration>,
+}
+
+/// Why there is no connection to a server.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("the server can not be connected to")]
+    Refused(#[source] io::Error),
+    #[error("the server did not answer in time")]
+    Timeout,
+    #[error("the server does not speak HTTP")]
+    Handshake(#[source] hyper::Error),
+}
+
+impl ConnectError {
+    /// In a word, for the log.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Refused(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                "connect_refused"
+            }
+            Self::Refused(_) => "connect_failed",
+            Self::Timeout => "connect_timeout",
+            Self::Handshake(_) => "connect_handshake",
+        }
+    }
+}
+
+impl Upstreams {
+    /// A connection that was kept, if there is one.
+    pub(crate) fn reuse(
+        self: &Rc<Self>,
+        member: &Member,
+        settings: &ProxySettings,
+    ) -> Option<Checkout> {
+        let mut all = self.idle.borrow_mut();
+        let kept = all.get_mut(&member.id())?;
+        while let Some(idle) = kept.pop() {
+            if !idle.is_usable(settings.protocol) {
+                continue;
+            }
+            if let Sender::Http2(shared) = &idle.sender {
+                let sender = Sender::Http2(shared.clone());
+                let handover = Rc::clone(&idle.handover);
+                kept.push(Idle { since: Instant::now(), ..idle });
+                return Some(self.lend(member, settings, sender, handover, Some(Duration::ZERO)));
+            }
+            let age = idle.since.elapsed();
+            return Some(self.lend(member, settings, idle.sender, idle.handover, Some(age)));
+        }
+        None
+    }
+
+    /// A new connection.
+    pub(crate) async fn connect(
+        self: &Rc<Self>,
+        member: &Member,
+        settings: &ProxySettings,
+    ) -> Result<Checkout, ConnectError> {
+        let connect = within(settings.timeouts.connect, TcpStream::connect(member.address()));
+        let stream = connect.await.ok_or(ConnectError::Timeout)?.map_err(ConnectError::Refused)?;
+        let socket = Socket::Tcp(stream);
+        socket.tune().map_err(ConnectError::Refused)?;
+        let handover = Handover::default();
+        let sender = match settings.protocol {
+            ServerProtocol::Http1 => http1_connection(socket, &handover).await,
+            ServerProtocol::Http2 => http2_connection(socket).await,
+        };
+        let sender = sender.map_err(ConnectError::Handshake)?;
+        if let Sender::Http2(shared) = &sender {
+            let shared = Sender::Http2(shared.clone());
+            self.keep(member.id(), &settings.idle, shared, Rc::clone(&handover));
+        }
+        Ok(self.lend(member, settings, sender, handover, None))
+    }
+
+    /// Closes connections that have been idle for too long, or were given up.
+    pub(crate) fn evict(&self) {
+        let now = Instant::now();
+        self.idle.borrow_mut().retain(|_, kept| {
+            kept.retain(|idle| !idle.is_closed() && now - idle.since < idle.timeout);
+            !kept.is_empty()
+        });
+    }
+
+    fn keep(&self, server: u64, limits: &IdleConnections, sender: Sender, handover: Handover) {
+        let mut all = self.idle.borrow_mut();
+        let kept = all.entry(server).or_default();
+        if kept.len() < limits.most as usize {
+            let (since, timeout) = (Instant::now(), limits.timeout);
+            kept.push(Idle { sender, handover, since, timeout });
+        }
+    }
+
+    fn lend(
+        self: &Rc<Self>,
+        member: &Member,
+        settings: &ProxySettings,
+        sender: Sender,
+        handover: Handover,
+        idle: Option<Duration>,
+    ) -> Checkout {
+        let upstreams = Rc::clone(self);
+        Checkout { sender, handover, upstreams, server: member.id(), keep: settings.idle, idle }
+    }
+}
+
+impl Idle {
+    fn is_closed(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http2(sender) => sender.is_closed(),
+        }
+    }
+
+    /// Whether a request that speaks `protocol` can have it now.
+    fn is_usable(&self, protocol: ServerProtocol) -> bool {
+        match (&self.sender, protocol) {
+            (Sender::Http1(sender), ServerProtocol::Http1) => sender.is_ready(),
+            (Sender::Http2(sender), ServerProtocol::Http2) => sender.is_ready(),
+            _ => false,
+        }
+    }
+}
+
+impl Checkout {
+    /// How long it had been idle; none if it is new.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        self.idle
+    }
+
+    /// Sends a request and waits for the header of its response. A request that was not
+    /// sent is in the error.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender) => sender.try_send_request(request).await,
+        }
+    }
+
+    /// The response has come in full: the connection is there for others.
+    pub(crate) fn give_back(self) {
+        if let Sender::Http1(sender) = &self.sender
+            && !sender.is_closed()
+        {
+            self.handover.take();
+            self.upstreams.keep(self.server, &self.keep, self.sender, self.handover);
+        }
+    }
+
+    /// The socket, once the server has changed the protocol.
+    pub(crate) fn tunnel(&self) -> oneshot::Receiver<Tunnel> {
+        let (sender, receiver) = oneshot::channel();
+        *self.handover.borrow_mut() = Some(sender);
+        receiver
+    }
+}
+
+async fn http1_connection(socket: Socket, handover: &Handover) -> hyper::Result<Sender> {
+    let (sender, mut connection) = http1::Builder::new()
+        .max_headers(MAX_RESPONSE_FIELDS)
+        .max_header_size(MAX_RESPONSE_HEADER as usize)
+        .handshake(TokioIo::new(socket))
+        .await?;
+    let handover = Rc::clone(handover);
+    task::spawn_local(async move {
+        let ended = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+        // Errors are those of the request that had it.
+        let give = handover.borrow_mut().take().filter(|_| ended.is_ok());
+        if let Some(give) = give {
+            let parts = connection.into_parts();
+            let tunnel = Tunnel { socket: parts.io.into_inner(), first: parts.read_buf };
+            // The client may have left.
+            let _ = give.send(tunnel);
+        }
+    });
+    Ok(Sender::Http1(sender))
+}
+
+async fn http2_connection(socket: Socket) -> hyper::Result<Sender> {
+    let (sender, connection) = http2::Builder::new(LocalExecutor)
+        .max_header_list_size(MAX_RESPONSE_HEADER)
+        .adaptive_window(true)
+        .handshake(TokioIo::new(socket))
+        .await?;
+    task::spawn_local(async move {
+        // Errors are those of the requests on it.
+        let _ = connection.await;
+    });
+    Ok(Sender::Http2(sender))
+}
+
+/// What `future` gives, unless it takes too long.
+pub(crate) async fn within<T>(after: Duration, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    let deadline = Deadline::default();
+    deadline.set(after);
+    poll_fn(|cx: &mut Context<'_>| {
+        if let Poll::Ready(done) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        deadline.poll(cx).map(|()| None)
+    })
+    .await
+}

@@ -1,0 +1,300 @@
+//! One worker: a thread on a core with a runtime, listeners, and connections of its own.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    pin::pin,
+    rc::Rc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+use tokio::{
+    runtime,
+    sync::mpsc,
+    task::{self, LocalSet},
+    time,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    http::connection,
+    limits::Admission,
+    listen::{Accepted, Keeper, Listener, SocketKey},
+    log::{LineSink, Lines},
+    plan::{HttpPlan, Plan},
+    timer::{self, TICK},
+    upstream::Upstreams,
+};
+use crate::model::{name::Name, snapshot::AccessFormat};
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The sockets.
+    pub keeper: Mutex<Keeper>,
+    /// Where lines of the access log go.
+    pub sink: Arc<dyn LineSink>,
+    connections: AtomicU32,
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Message {
+    /// Serve this from now on.
+    Serve(Arc<Plan>),
+    /// Take nothing new; end once nothing is left.
+    Drain,
+}
+
+/// One worker, as what runs on it sees it.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) upstreams: Rc<Upstreams>,
+    index: usize,
+    lines: RefCell<Lines>,
+    log: Cell<Option<AccessFormat>>,
+    slots: RefCell<BTreeMap<Name, Rc<FrontendSlot>>>,
+    /// What it accepts on, and how to stop that.
+    accepting: RefCell<BTreeMap<(Name, SocketKey), CancellationToken>>,
+    connections: Cell<u32>,
+}
+
+/// A frontend as its connections see it: a reload changes the plan below them.
+#[derive(Debug)]
+pub(crate) struct FrontendSlot {
+    plan: RefCell<Arc<HttpPlan>>,
+    /// The frontend is gone, or the worker ends.
+    pub(crate) stop: CancellationToken,
+}
+
+impl Shared {
+    /// Without a connection.
+    pub fn new(keeper: Keeper, sink: Arc<dyn LineSink>) -> Self {
+        Self { keeper: Mutex::new(keeper), sink, connections: AtomicU32::new(0) }
+    }
+
+    /// Open connections of clients.
+    pub fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl FrontendSlot {
+    /// What is in force.
+    pub(crate) fn plan(&self) -> Arc<HttpPlan> {
+        Arc::clone(&self.plan.borrow())
+    }
+}
+
+/// The thread of a worker. Ends when it was told to and nothing is left, or when nobody can
+/// tell it anything any more.
+pub fn run(index: usize, shared: Arc<Shared>, messages: mpsc::UnboundedReceiver<Message>) {
+    pin_to_core(index);
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("a worker of the proxy can not start: {error}");
+            return;
+        }
+    };
+    let worker = Rc::new(Worker {
+        shared,
+        upstreams: Rc::default(),
+        index,
+        lines: RefCell::default(),
+        log: Cell::new(None),
+        slots: RefCell::default(),
+        accepting: RefCell::default(),
+        connections: Cell::new(0),
+    });
+    LocalSet::new().block_on(&runtime, worker.serve(messages));
+}
+
+/// Keeps the thread on one core of those the process may use. It runs without, too.
+fn pin_to_core(index: usize) {
+    let Ok(allowed) = sched_getaffinity(Pid::from_raw(0)) else { return };
+    let cores = (0..CpuSet::count()).filter(|core| allowed.is_set(*core).unwrap_or(false));
+    if let Some(core) = cores.clone().nth(index % cores.count().max(1)) {
+        let mut own = CpuSet::new();
+        if own.set(core).is_ok() {
+            // Not being allowed to is no reason not to work.
+            let _ = sched_setaffinity(Pid::from_raw(0), &own);
+        }
+    }
+}
+
+impl Worker {
+    async fn serve(self: Rc<Self>, mut messages: mpsc::UnboundedReceiver<Message>) {
+        task::spawn_local(timer::run());
+        task::spawn_local(Rc::clone(&self).keep_house());
+        while let Some(Message::Serve(plan)) = messages.recv().await {
+            self.follow(&plan);
+        }
+        self.follow(&Plan::default());
+        // Aborted from outside if it takes too long.
+        let mut tick = time::interval(TICK);
+        while self.connections.get() > 0 && !messages.is_closed() {
+            tick.tick().await;
+        }
+        self.flush();
+    }
+
+    async fn keep_house(self: Rc<Self>) {
+        let mut tick = time::interval(TICK);
+        tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        for turn in 0_u64.. {
+            tick.tick().await;
+            self.flush();
+            if turn.is_multiple_of(10) {
+                self.upstreams.evict();
+            }
+        }
+    }
+
+    fn flush(&self) {
+        self.lines.borrow_mut().flush(&*self.shared.sink);
+    }
+
+    /// Adds a line to the access log, if there is one.
+    pub(crate) fn log(&self, write: impl FnOnce(AccessFormat, &mut String)) {
+        if let Some(format) = self.log.get() {
+            let mut lines = self.lines.borrow_mut();
+            lines.add(&*self.shared.sink, |line| write(format, line));
+        }
+    }
+
+    /// Brings slots and listeners to what the plan says.
+    fn follow(self: &Rc<Self>, plan: &Plan) {
+        self.log.set(plan.log);
+        let mut slots = self.slots.borrow_mut();
+        slots.retain(|name, slot| {
+            let stays = plan.http.contains_key(name);
+            if !stays {
+                slot.stop.cancel();
+            }
+            stays
+        });
+        let mut accepting = self.accepting.borrow_mut();
+        accepting.retain(|(name, key), stop| {
+            let frontend = plan.http.get(name);
+            let stays = frontend.is_some_and(|frontend| frontend.sockets().any(|own| own == *key));
+            if !stays {
+                stop.cancel();
+            }
+            stays
+        });
+        for (name, frontend) in &plan.http {
+            let slot = slots.entry(name.clone()).or_insert_with(|| {
+                let plan = RefCell::new(Arc::clone(frontend));
+                Rc::new(FrontendSlot { plan, stop: CancellationToken::new() })
+            });
+            slot.plan.replace(Arc::clone(frontend));
+            for key in frontend.sockets() {
+                let place = (name.clone(), key);
+                if accepting.contains_key(&place) {
+                    continue;
+                }
+                match self.listener(&place.1) {
+                    Ok(listener) => {
+                        let stop = CancellationToken::new();
+                        let (worker, slot) = (Rc::clone(self), Rc::clone(slot));
+                        task::spawn_local(worker.accept(listener, slot, stop.clone()));
+                        accepting.insert(place, stop);
+                    }
+                    Err(error) => tracing::error!("{:#}", anyhow::Error::from(error)),
+                }
+            }
+        }
+    }
+
+    fn listener(&self, key: &SocketKey) -> Result<Listener, super::listen::ListenError> {
+        let keeper = self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.listener(key, self.index)
+    }
+
+    async fn accept(
+        self: Rc<Self>,
+        listener: Listener,
+        slot: Rc<FrontendSlot>,
+        stop: CancellationToken,
+    ) {
+        let mut stopped = pin!(stop.cancelled());
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut stopped => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok(accepted) => self.take(accepted, &slot),
+                Err(error) => {
+                    tracing::error!("can not accept connections any more: {error}");
+                    return;
+                }
+            }
+        }
+        // Whoever connected before the socket goes is served.
+        while let Some(Ok(accepted)) = listener.accept().now_or_never() {
+            self.take(accepted, &slot);
+        }
+    }
+
+    fn take(self: &Rc<Self>, accepted: Accepted, slot: &Rc<FrontendSlot>) {
+        let plan = slot.plan();
+        let source = accepted.addresses.source.ip();
+        let admission = match plan.connections.admit(source, &plan.config.connections) {
+            Ok(admission) => admission,
+            Err(error) => {
+                tracing::debug!(frontend = %plan.name, %source, "connection refused: {error}");
+                accepted.socket.abort_on_close();
+                return;
+            }
+        };
+        let counted = Counted::new(self);
+        let (worker, slot) = (Rc::clone(self), Rc::clone(slot));
+        task::spawn_local(async move {
+            serve_one(worker, slot, accepted, admission).await;
+            drop(counted);
+        });
+    }
+}
+
+async fn serve_one(
+    worker: Rc<Worker>,
+    slot: Rc<FrontendSlot>,
+    accepted: Accepted,
+    admission: Admission,
+) {
+    connection::run(worker, slot, accepted, admission).await;
+}
+
+/// A connection that counts.
+struct Counted(Rc<Worker>);
+
+impl Counted {
+    fn new(worker: &Rc<Worker>) -> Self {
+        worker.connections.set(worker.connections.get() + 1);
+        worker.shared.connections.fetch_add(1, Ordering::Relaxed);
+        Self(Rc::clone(worker))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.shared.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How long a worker is given to end once it was told to, before it is left behind.
+pub const FAREWELL: Duration = Duration::from_secs(1);

@@ -1,0 +1,8 @@
+//! The proxy on loopback, against clients and servers that speak bytes: what goes in, what
+//! comes out on the other side, and what is refused.
+
+mod hostile;
+mod messages;
+mod operation;
+mod rig;
+mod timeouts;

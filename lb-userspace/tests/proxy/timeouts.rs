@@ -1,0 +1,142 @@
+//! Whoever keeps the proxy waiting is told so, or cut off, and is named in the log.
+
+use std::time::Duration;
+
+use crate::rig::{OK, Rig, Server, free};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[test]
+fn a_slow_header_is_answered_408() {
+    let server = Server::new();
+    let rig = Rig::new("timeouts: {http_request: 200ms}", server.address);
+    let answer = rig.exchange(b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let line = rig.logged("header_timeout");
+    assert!(line.contains(" 408 ") && line.contains(" cR-- "), "{line}");
+}
+
+#[test]
+fn a_client_without_a_further_request_is_closed_in_silence() {
+    let rig = Rig::new("timeouts: {keep_alive: 200ms}", Server::answering(OK));
+    let mut client = rig.connect();
+    client.send(GET.as_bytes());
+    assert_eq!(client.response().1, "ok");
+    assert_eq!(client.rest(), "");
+    // Nor does one that never says anything stay.
+    assert_eq!(rig.connect().rest(), "");
+}
+
+#[test]
+fn a_body_that_stops_is_answered_408() {
+    let server = Server::new();
+    let rig = Rig::new("timeouts: {client: 200ms}", server.address);
+    let answer = rig.exchange(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let line = rig.logged("client_timeout");
+    assert!(line.contains(" cH-- "), "{line}");
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_504() {
+    let server = Server::new();
+    let rig = Rig::with(
+        "",
+        &format!("timeouts: {{server: 200ms}}, servers: {{s1: \"{}\"}}", server.address),
+    );
+    let mut client = rig.connect();
+    client.send(GET.as_bytes());
+    let _silent = server.accept();
+    assert!(client.response().0.starts_with("HTTP/1.1 504 "));
+    let line = rig.logged("server_timeout");
+    assert!(line.contains(" app/s1 ") && line.contains(" sH-- "), "{line}");
+}
+
+#[test]
+fn a_response_that_stops_breaks_off() {
+    let server = Server::new();
+    let rig = Rig::with(
+        "",
+        &format!("timeouts: {{server: 200ms}}, servers: {{s1: \"{}\"}}", server.address),
+    );
+    let mut client = rig.connect();
+    client.send(GET.as_bytes());
+    let mut connection = server.accept();
+    connection.until("\r\n\r\n");
+    connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc");
+    let answer = client.rest();
+    assert!(answer.contains("abc"), "{answer}");
+    let line = rig.logged("server_timeout");
+    assert!(line.contains(" sD-- "), "{line}");
+}
+
+#[test]
+fn a_server_that_can_not_be_reached_is_502_and_others_are_tried() {
+    let dead = free();
+    let rig = Rig::new("", dead);
+    let mut client = rig.connect();
+    client.send(GET.as_bytes());
+    assert!(client.response().0.starts_with("HTTP/1.1 502 "));
+    let line = rig.logged("connect_refused");
+    assert!(line.contains(" SC-- "), "{line}");
+    let alive = Server::answering(OK);
+    let rig = Rig::with("", &format!("balance: first, servers: {{a: \"{dead}\", b: \"{alive}\"}}"));
+    let mut client = rig.connect();
+    client.send(GET.as_bytes());
+    assert_eq!(client.response().1, "ok");
+    let line = rig.logged(" app/b ");
+    assert!(line.contains("/1 0/0 \"GET"), "{line}");
+}
+
+#[test]
+fn requests_wait_for_a_server_with_room() {
+    let server = Server::new();
+    let keys = format!(
+        "timeouts: {{queue: 200ms}}, \
+         servers: {{s1: {{address: \"{}\", max_connections: 1}}}}",
+        server.address
+    );
+    let rig = Rig::with("", &keys);
+    let (mut one, mut two) = (rig.connect(), rig.connect());
+    one.send(GET.as_bytes());
+    let mut connection = server.accept();
+    connection.until("\r\n\r\n");
+    two.send(GET.as_bytes());
+    assert!(two.response().0.starts_with("HTTP/1.1 503 "));
+    let line = rig.logged("queue_timeout");
+    assert!(line.contains(" sQ-- "), "{line}");
+    connection.send(OK.as_bytes());
+    assert_eq!(one.response().1, "ok");
+}
+
+#[test]
+fn a_client_that_leaves_is_no_fault_of_the_server() {
+    let server = Server::new();
+    let rig = Rig::new("", server.address);
+    let mut client = rig.connect();
+    client.send(GET.as_bytes());
+    let mut connection = server.accept();
+    connection.until("\r\n\r\n");
+    drop(client);
+    let line = rig.logged("client_left");
+    assert!(line.contains(" CH-- ") && line.contains(" -1 0 "), "{line}");
+    // Nobody waits for the server any more.
+    assert_eq!(connection.rest(), "");
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_cut_off() {
+    let server = Server::new();
+    let rig = Rig::new("timeouts: {client: 300ms}", server.address);
+    let mut client = rig.connect();
+    client.send(GET.as_bytes());
+    let mut connection = server.accept();
+    connection.until("\r\n\r\n");
+    connection.0.set_write_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n");
+    // Until nothing more is taken from the server either.
+    let chunk = vec![0; 1 << 20];
+    while std::io::Write::write_all(&mut connection.0, &chunk).is_ok() {}
+    let line = rig.logged("client_timeout");
+    assert!(line.contains(" cD-- "), "{line}");
+}
