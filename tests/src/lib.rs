@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod bed;
+pub mod bench;
 pub mod bpffs;
 pub mod bpftool;
 pub mod clients;

@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// Write the figures to this file as a JSON array
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Options of the benchmark itself, after `--`; `-- --help` lists them
+    #[arg(last = true)]
+    rest: Vec<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -30,6 +33,8 @@ enum Benchmark {
     /// Requests and connections a second, and processor time of each, against nginx
     /// directly, HAProxy and nftables
     L4,
+    /// Processor time of the proxy for each request, against HAProxy and nginx
+    L7,
     /// What it costs to sweep 1,000,000 flows for idle ones
     Sweep,
 }
@@ -45,6 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (program, level) = match options.benchmark {
         Benchmark::Datapath => ("bench_datapath", Level::Run),
         Benchmark::L4 => ("bench_l4", Level::Bench),
+        Benchmark::L7 => ("bench_l7", Level::Bench),
         Benchmark::Sweep => ("bench_sweep", Level::Run),
     };
     setup::ensure(level)?;
@@ -56,5 +62,5 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let file = std::path::absolute(file).context("could not resolve the JSON file's path")?;
         command.arg("--json").arg(file);
     }
-    process::run(&mut command)
+    process::run(command.args(&options.rest))
 }

@@ -54,11 +54,14 @@ const SERVERS: [Need; 6] = [
 ];
 
 /// What pointsman is compared with, and the load.
-const BENCH: [Need; 4] = [
+const BENCH: [Need; 7] = [
     served("nginx", "nginx-light", "nginx"),
+    versioned("/usr/lib/nginx", "ngx_stream_module.so", "libnginx-mod-stream", "nginx"),
     served("haproxy", "haproxy", "haproxy"),
     program("nft", "nftables"),
     program("wrk", "wrk"),
+    program("h2load", "nghttp2-client"),
+    program("openssl", "openssl"),
 ];
 
 /// Runs the command.

@@ -19,7 +19,7 @@ use testbed::{
 
 use crate::{
     direct,
-    nginx::{self, PORT},
+    server::{self, PORT},
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -184,7 +184,7 @@ fn nftables(bed: &Bed) -> Result<Turn<'_>> {
 }
 
 fn servers(bed: &Bed) -> impl Iterator<Item = SocketAddr> {
-    (0_u8..).zip(&bed.servers).map(|(index, _)| nginx::address(index))
+    (0_u8..).zip(&bed.servers).map(|(index, _)| server::address(index))
 }
 
 fn vip_prefix() -> String {

@@ -9,20 +9,23 @@
 
 mod contender;
 mod direct;
-mod nginx;
 mod processor;
 mod report;
-mod wrk;
+mod scenario;
+mod server;
 
 use std::{path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use testbed::bed::{Bed, Mode};
+use testbed::{
+    bed::{Bed, Mode},
+    bench::statistics,
+};
 
 use contender::Contender;
 use report::{Figure, Sample};
-use wrk::Scenario;
+use scenario::Scenario;
 
 const SERVERS: u8 = 2;
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -47,7 +50,7 @@ fn main() -> Result<()> {
     let options = Options::parse();
     let bed = Bed::new(SERVERS, Mode::Native)?;
     let _stubs = direct::connect(&bed)?;
-    let _servers = nginx::start(&bed)?;
+    let _servers = server::start(&bed)?;
 
     let mut figures = Vec::new();
     println!("{}", report::HEADING);
@@ -60,7 +63,7 @@ fn main() -> Result<()> {
     println!("\nkeepalive counts requests, close counts connections; cpu us is the processor time");
     println!("of the whole machine for one of them, over direct is what the middle adds.");
     if let Some(path) = &options.json {
-        report::write_json(&figures, path)?;
+        statistics::write_json(&figures, path)?;
     }
     Ok(())
 }
@@ -87,11 +90,11 @@ fn compare(bed: &Bed, scenario: Scenario, options: &Options) -> Result<Vec<Figur
 /// One turn of one contender.
 fn measure(bed: &Bed, contender: Contender, scenario: Scenario, time: Duration) -> Result<Sample> {
     let _turn = contender.begin(bed)?;
-    let warm = wrk::run(&bed.client, contender.target(), scenario, WARM_UP)?;
+    let warm = scenario.load(&bed.client, contender.target(), WARM_UP)?;
     ensure!(warm.answered > 0, "no {} at all in the warm-up", scenario.unit());
     thread::sleep(PAUSE);
     let before = processor::busy_us()?;
-    let count = wrk::run(&bed.client, contender.target(), scenario, time)?;
+    let count = scenario.load(&bed.client, contender.target(), time)?;
     let busy = processor::busy_us()? - before;
     ensure!(count.answered > 0, "no {} at all", scenario.unit());
     // Counts of a few seconds are far below 2^52, so the conversion is exact.

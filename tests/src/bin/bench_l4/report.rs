@@ -1,11 +1,12 @@
-//! From single rounds to figures: medians, the table, the JSON file.
+//! From single rounds to figures: medians and the table.
 
-use std::{fmt, fs, path::Path};
+use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
+use testbed::bench::statistics::{median, rounded};
 
-use crate::wrk::Scenario;
+use crate::scenario::Scenario;
 
 /// One contender in one round.
 #[derive(Clone, Copy, Debug)]
@@ -77,46 +78,12 @@ impl fmt::Display for Figure {
 pub(crate) const HEADING: &str =
     "scenario   contender    per second    cpu us  over direct  failures";
 
-/// Writes the figures as a JSON array.
-///
-/// # Errors
-/// When the file can not be written.
-pub(crate) fn write_json(figures: &[Figure], path: &Path) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(figures).context("render the figures")?;
-    text.push('\n');
-    fs::write(path, text).with_context(|| format!("write {}", path.display()))
-}
-
-fn median(values: impl Iterator<Item = f64>) -> Result<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let upper = *values.get(middle).context("no round was measured")?;
-    if values.len() % 2 == 1 {
-        return Ok(upper);
-    }
-    let lower = values.get(middle - 1).copied().unwrap_or(upper);
-    Ok(f64::midpoint(lower, upper))
-}
-
-/// To a hundredth: the rest is noise.
-fn rounded(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn sample(per_second: f64, cpu_us: f64, failures: u64) -> Sample {
         Sample { per_second, cpu_us, failures }
-    }
-
-    #[test]
-    fn medians_ignore_one_bad_round() {
-        assert!((median([3.0, 900.0, 1.0].into_iter()).unwrap() - 3.0).abs() < 1e-9);
-        assert!((median([1.0, 2.0, 3.0, 900.0].into_iter()).unwrap() - 2.5).abs() < 1e-9);
-        assert!(median(std::iter::empty()).is_err());
     }
 
     #[test]

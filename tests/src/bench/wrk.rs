@@ -1,72 +1,42 @@
-//! The load: wrk (<https://github.com/wg/wrk>) with one thread and 64 connections.
+//! The load: wrk (<https://github.com/wg/wrk>) with one thread.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result};
-use testbed::namespace::{Namespace, output};
 
-/// Connections that are open at once.
-const CONNECTIONS: u32 = 64;
-
-/// What a unit of load is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scenario {
-    /// A request on a connection that stays open.
-    KeepAlive,
-    /// A connection with one request.
-    Close,
-}
-
-impl Scenario {
-    /// Both, in the order they are measured.
-    pub(crate) const ALL: [Self; 2] = [Self::KeepAlive, Self::Close];
-
-    /// The name in reports.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::KeepAlive => "keepalive",
-            Self::Close => "close",
-        }
-    }
-
-    /// What is counted.
-    pub(crate) const fn unit(self) -> &'static str {
-        match self {
-            Self::KeepAlive => "requests",
-            Self::Close => "connections",
-        }
-    }
-}
+use crate::namespace::output;
 
 /// What wrk counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Count {
+pub struct Count {
     /// Requests answered.
-    pub(crate) answered: u64,
+    pub answered: u64,
     /// Seconds it took.
-    pub(crate) seconds: f64,
+    pub seconds: f64,
     /// Socket errors (connect, read, write, timeout) and answers other than 2xx and 3xx.
-    pub(crate) failures: u64,
+    pub failures: u64,
+    /// The time that one in a hundred took longer than, milliseconds.
+    pub p99_ms: f64,
 }
 
-/// Runs wrk in a namespace against a server or a VIP.
+/// Runs `command`, which is wrk, with so many connections against a URL.
 ///
 /// # Errors
 /// When wrk can not be started, fails, or prints something unknown.
-pub(crate) fn run(
-    client: &Namespace,
-    target: SocketAddr,
-    scenario: Scenario,
+pub fn run(
+    mut command: Command,
+    connections: u32,
     time: Duration,
+    headers: &[&str],
+    url: &str,
 ) -> Result<Count> {
-    let mut command = client.command("wrk");
     command
-        .args(["--threads", "1", "--connections", &CONNECTIONS.to_string()])
+        .args(["--threads", "1", "--connections", &connections.to_string(), "--latency"])
         .args(["--duration", &format!("{}s", time.as_secs().max(1))]);
-    if scenario == Scenario::Close {
-        command.args(["--header", "Connection: close"]);
+    for header in headers {
+        command.args(["--header", header]);
     }
-    let printed = output(command.arg(format!("http://{target}/")))?;
+    let printed = output(command.arg(url))?;
     parse(&printed).with_context(|| format!("wrk printed:\n{printed}"))
 }
 
@@ -74,10 +44,13 @@ pub(crate) fn run(
 fn parse(printed: &str) -> Result<Count> {
     let mut count = None;
     let mut failures = 0;
+    let mut p99_ms = 0.0;
     for line in printed.lines().map(str::trim) {
         if let Some((answered, rest)) = line.split_once(" requests in ") {
             let time = rest.split(',').next().unwrap_or_default();
             count = Some((answered.parse::<u64>().context("requests")?, seconds(time)?));
+        } else if let Some(time) = line.strip_prefix("99%") {
+            p99_ms = seconds(time.trim())? * 1000.0;
         } else if let Some(errors) = line.strip_prefix("Socket errors: ") {
             for error in errors.split(", ") {
                 let (_, number) = error.split_once(' ').context("socket errors")?;
@@ -88,7 +61,7 @@ fn parse(printed: &str) -> Result<Count> {
         }
     }
     let (answered, seconds) = count.context("no line with the number of requests")?;
-    Ok(Count { answered, seconds, failures })
+    Ok(Count { answered, seconds, failures, p99_ms })
 }
 
 /// `980.12ms`, `3.00s` or `1.02m`.
@@ -104,12 +77,6 @@ fn seconds(text: &str) -> Result<f64> {
     Ok(digits.parse::<f64>().context("duration")? * scale)
 }
 
-impl fmt::Display for Scenario {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +86,9 @@ mod tests {
   Thread Stats   Avg      Stdev     Max   +/- Stdev
     Latency     1.02ms  100.00us   9.91ms   91.02%
     Req/Sec    61.10k     2.34k   66.12k    70.00%
+  Latency Distribution
+     50%    1.01ms
+     99%    1.53ms
   182345 requests in 3.01s, 27.13MB read
 Requests/sec:  60580.12
 Transfer/sec:      9.01MB
@@ -127,7 +97,7 @@ Transfer/sec:      9.01MB
     #[test]
     fn a_run_without_failures_is_read() {
         let count = parse(GOOD).unwrap();
-        assert_eq!(count, Count { answered: 182_345, seconds: 3.01, failures: 0 });
+        assert_eq!(count, Count { answered: 182_345, seconds: 3.01, failures: 0, p99_ms: 1.53 });
     }
 
     #[test]
