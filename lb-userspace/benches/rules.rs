@@ -87,7 +87,7 @@ fn facts<'a>(host: &'a str, path: &'a str, headers: &'a HeaderMap) -> Facts<'a> 
         client: None,
         local: None,
         tls: None,
-        id: "",
+        id: 0,
         now: 0,
         random: 0,
         usable_servers: &|_| 0,

@@ -160,15 +160,9 @@ impl<'a> Resolver<'a> {
     fn edit(&mut self, raw: RawEdit) -> Option<Edit> {
         match raw {
             RawEdit::Ready(edit) => Some(edit),
-            RawEdit::Mirror(RawMirror {
-                backend,
-                basis_points,
-                max_concurrent,
-                max_body_bytes,
-            }) => {
+            RawEdit::Mirror(RawMirror { backend, basis_points, max_concurrent }) => {
                 let backend = self.backend(&backend)?;
-                let mirror = Mirror { backend, basis_points, max_concurrent, max_body_bytes };
-                Some(Edit::Mirror(mirror))
+                Some(Edit::Mirror(Mirror { backend, basis_points, max_concurrent }))
             }
         }
     }

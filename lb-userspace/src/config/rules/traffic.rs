@@ -82,7 +82,7 @@ pub(super) static SET_TIMEOUT: Key<Nested<Vec<(TimeoutKind, Duration)>>> = Key {
 static TIMEOUT_SECTION: Section = Section {
     path: "frontends.NAME.rules[N].set_timeout",
     doc: "Timeouts in place of those of the backend and of `defaults`.",
-    keys: &[&CONNECT, &SERVER, &QUEUE, &TUNNEL, &TOTAL],
+    keys: &[&CONNECT, &SERVER, &QUEUE, &TUNNEL],
     unbuilt: &[],
 };
 
@@ -95,7 +95,6 @@ static CONNECT: Key<Period> = timeout("connect", "Connecting to a server.");
 static SERVER: Key<Period> = timeout("server", "Waiting for the server to send or take.");
 static QUEUE: Key<Period> = timeout("queue", "Waiting for a server with room.");
 static TUNNEL: Key<Period> = timeout("tunnel", "Silence of both sides of an upgraded connection.");
-static TOTAL: Key<Period> = timeout("total", "From the request to the end of its response.");
 
 fn decode_timeouts(entries: &Entries<'_>) -> Option<Vec<(TimeoutKind, Duration)>> {
     let keys = [
@@ -103,7 +102,6 @@ fn decode_timeouts(entries: &Entries<'_>) -> Option<Vec<(TimeoutKind, Duration)>
         (&SERVER, TimeoutKind::Server),
         (&QUEUE, TimeoutKind::Queue),
         (&TUNNEL, TimeoutKind::Tunnel),
-        (&TOTAL, TimeoutKind::Total),
     ];
     let given = keys.into_iter().filter(|(key, _)| entries.has(*key));
     let read: Vec<_> = given.map(|(key, kind)| Some((kind, entries.get(key)?))).collect();
@@ -129,13 +127,13 @@ pub(super) struct RawMirror {
     pub(super) backend: Located<Name>,
     pub(super) basis_points: u16,
     pub(super) max_concurrent: u32,
-    pub(super) max_body_bytes: u64,
 }
 
 static MIRROR_SECTION: Section = Section {
     path: "frontends.NAME.rules[N].mirror",
-    doc: "Copies of requests. They are best effort and never delay the client.",
-    keys: &[&MIRROR_BACKEND, &MIRROR_PERCENTAGE, &MAX_CONCURRENT, &MAX_BODY],
+    doc: "Copies of requests. They are best effort and never delay the client. Requests with a \
+          body, and those for a WebSocket, are not copied.",
+    keys: &[&MIRROR_BACKEND, &MIRROR_PERCENTAGE, &MAX_CONCURRENT],
     unbuilt: &[],
 };
 
@@ -160,13 +158,6 @@ static MAX_CONCURRENT: Key<Integer<u32>> = Key {
     doc: "Most copies on their way at once, on each core; requests beyond are not copied.",
 };
 
-static MAX_BODY: Key<Integer<u64>> = Key {
-    name: "max_body_bytes",
-    shape: Integer { min: 0, max: 1 << 20 },
-    presence: Presence::Default("65536"),
-    doc: "Requests with a longer body, or with one of unknown length, are not copied.",
-};
-
 /// A name or a mapping.
 pub(super) struct MirrorShape;
 
@@ -184,13 +175,12 @@ impl Shape for MirrorShape {
         } else {
             (Some(NAME.decode(cursor)?), cursor.clone().no_entries())
         };
-        let (basis_points, max_concurrent, max_body_bytes) =
-            (entries.get(&MIRROR_PERCENTAGE), entries.get(&MAX_CONCURRENT), entries.get(&MAX_BODY));
+        let (basis_points, max_concurrent) =
+            (entries.get(&MIRROR_PERCENTAGE), entries.get(&MAX_CONCURRENT));
         Some(RawMirror {
             backend: backend?,
             basis_points: basis_points?,
             max_concurrent: max_concurrent?,
-            max_body_bytes: max_body_bytes?,
         })
     }
 

@@ -82,21 +82,18 @@ pub enum TimeoutKind {
     Queue,
     /// Silence of both sides of an upgraded connection.
     Tunnel,
-    /// The whole request.
-    Total,
 }
 
-/// A copy of requests for another backend, whose answers go nowhere.
+/// A copy of requests for another backend, whose answers go nowhere. Requests with a body are
+/// not copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
     /// Where it goes.
     pub backend: Name,
     /// Which share of the requests, in hundredths of a percent, 1 to 10,000.
     pub basis_points: u16,
-    /// Most copies on their way at once; more are not made.
+    /// Most copies on their way at once from one worker; more are not made.
     pub max_concurrent: u32,
-    /// Requests with a longer body are not copied, in bytes.
-    pub max_body_bytes: u64,
 }
 
 /// What a client gets in place of an answer of the proxy.

@@ -17,9 +17,11 @@ pub mod share;
 pub mod template;
 pub mod text;
 
+use std::collections::BTreeSet;
+
 use self::{
     action::{Edit, Ending},
-    condition::Condition,
+    condition::{Condition, Test},
 };
 use super::name::Name;
 
@@ -36,5 +38,65 @@ pub struct Rule {
     pub ending: Option<Ending>,
 }
 
+impl Rule {
+    /// Every backend that it names.
+    #[must_use]
+    pub fn backends(&self) -> BTreeSet<&Name> {
+        let mut backends = BTreeSet::new();
+        collect(&self.condition, &mut backends);
+        backends.extend(self.edits.iter().filter_map(|edit| match edit {
+            Edit::Mirror(mirror) => Some(&mirror.backend),
+            _ => None,
+        }));
+        match &self.ending {
+            Some(Ending::Backend(backend)) => {
+                backends.insert(backend);
+            }
+            Some(Ending::Split(split)) => backends.extend(split.backends()),
+            Some(Ending::Redirect(_) | Ending::Respond(_)) | None => {}
+        }
+        backends
+    }
+}
+
+fn collect<'r>(condition: &'r Condition, backends: &mut BTreeSet<&'r Name>) {
+    match condition {
+        Condition::All(parts) | Condition::Any(parts) => {
+            parts.iter().for_each(|part| collect(part, backends));
+        }
+        Condition::Not(part) => collect(part, backends),
+        Condition::Named(named) => collect(&named.condition, backends),
+        Condition::Test(Test::UsableServers { backend, .. }) => {
+            backends.insert(backend);
+        }
+        Condition::Test(_) => {}
+    }
+}
+
 /// Most rules of one frontend.
 pub const MAX_RULES: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        action::Mirror,
+        share::{ShareBy, Split},
+        *,
+    };
+    use crate::model::fixture::name;
+
+    #[test]
+    fn a_rule_tells_every_backend_it_names() {
+        let servers = Test::UsableServers { backend: name("c"), at_least: 1, at_most: 2 };
+        let mirror = Mirror { backend: name("m"), basis_points: 1, max_concurrent: 1 };
+        let weights = vec![(name("a"), 1), (name("b"), 0)];
+        let rule = Rule {
+            name: None,
+            condition: Condition::Not(Box::new(Condition::Test(servers))),
+            edits: vec![Edit::Mirror(mirror)],
+            ending: Split::new(weights, ShareBy::Client, "".into()).map(Ending::Split),
+        };
+        let names: Vec<&str> = rule.backends().into_iter().map(Name::as_str).collect();
+        assert_eq!(names, ["a", "b", "c", "m"]);
+    }
+}

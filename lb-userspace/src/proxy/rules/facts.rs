@@ -30,8 +30,8 @@ pub struct Facts<'a> {
     pub local: Option<SocketAddr>,
     /// The TLS connection; none without TLS.
     pub tls: Option<ConnectionTls<'a>>,
-    /// The request's id in logs and towards servers.
-    pub id: &'a str,
+    /// The request's id, shown in 32 hexadecimal digits.
+    pub id: u128,
     /// The time, seconds of the Unix clock.
     pub now: i64,
     /// A number that is different for each request.

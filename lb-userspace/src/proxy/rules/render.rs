@@ -130,7 +130,7 @@ fn value<'v>(variable: &Variable, view: &'v View<'_>) -> Option<Cow<'v, [u8]>> {
         Variable::ClientPort => facts.client.map(|client| shown(&client.port())),
         Variable::LocalAddress => facts.local.map(|local| shown(&local.ip().to_canonical())),
         Variable::LocalPort => facts.local.map(|local| shown(&local.port())),
-        Variable::RequestId => borrowed(facts.id),
+        Variable::RequestId => Some(shown(&format_args!("{:032x}", facts.id))),
         Variable::Method => borrowed(facts.method.as_str()),
         Variable::Scheme => borrowed(scheme(view)),
         Variable::Host => borrowed(&view.host),

@@ -153,7 +153,10 @@ fn rewrites_build_on_each_other() {
         Rewrite::Path(template("/x${request.path}")),
         Rewrite::Query(template("id=${request.id}&q=${request.query.b}")),
     ];
-    assert_eq!(rewritten(rewrites, &request), "/x/api/user/7?id=f00d&q=2");
+    assert_eq!(
+        rewritten(rewrites, &request),
+        "/x/api/user/7?id=0000000000000000000000000000f00d&q=2"
+    );
     assert_eq!(rewritten(vec![Rewrite::Query(template(""))], &request), "/api/user/7");
 }
 
@@ -227,7 +230,7 @@ fn timeouts_pages_and_mirrors_accumulate() {
     let (unavailable, gateway) = (StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_GATEWAY);
     let mirror = |basis_points| {
         let backend = name("shadow");
-        Mirror { backend, basis_points, max_concurrent: 1, max_body_bytes: 0 }
+        Mirror { backend, basis_points, max_concurrent: 1 }
     };
     let rules = RuleSet::new(&[
         edit(Edit::Timeout(TimeoutKind::Server, Duration::from_secs(1))),

@@ -105,7 +105,7 @@ impl Request {
             client: Some(self.client.parse().unwrap()),
             local: Some("198.51.100.1:8080".parse().unwrap()),
             tls,
-            id: "f00d",
+            id: 0xf00d,
             now: self.now,
             random: self.random,
             usable_servers: &|_: &Name| usable,
