@@ -83,7 +83,7 @@ fn facts<'a>(host: &'a str, path: &'a str, headers: &'a HeaderMap) -> Facts<'a> 
         query: None,
         authority: host,
         headers,
-        extended_connect: None,
+        is_websocket: false,
         client: None,
         local: None,
         tls: None,

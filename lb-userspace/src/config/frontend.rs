@@ -237,14 +237,10 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
     }
     let backend = entries.locate(&BACKEND);
     let rules = entries.get(&RULES);
-    if entries.has(&RULES) {
-        let refusal = Refusal::new("\"rules\" is not built in this version");
-        entries.reject(&RULES, refusal.hint("rules need `mode: http`; give one `backend`"));
-    }
     let bind = bind.unwrap_or_default();
     let mode = match mode {
         Some(Mode::L4) => {
-            refuse(entries, &[&TIMEOUTS, &LIMITS], "needs `mode: http`");
+            refuse(entries, &[&TIMEOUTS, &LIMITS, &RULES], "needs `mode: http`");
             let vips = judge(entries, bind, RawBind::vip);
             entries.get(&FORWARD).map(|()| RawMode::L4(vips))
         }

@@ -24,6 +24,7 @@ use super::{
 use crate::model::{
     frontend::{Frontend, HttpFrontend, L4Frontend, Listen, ListenAddress},
     name::Name,
+    rule::Rule,
     snapshot::{Admin, Backend, Bind, Datapath, Log, Protocol, Server, Snapshot},
 };
 
@@ -62,12 +63,12 @@ impl Raw {
                 judge_servers(backend, place, &vips, proxied.contains(name), sink);
             }
         }
-        let rules = self.judge_rules(sink);
+        let (mut resolved, resolver) = self.judge_rules(sink);
         if let (Some(frontends), Some(backends)) = (&self.frontends, &self.backends) {
-            judge_references(&frontends.value, &backends.value, &rules, sink);
+            judge_references(&frontends.value, &backends.value, &resolver, sink);
         }
         let defaults = self.defaults?;
-        let frontends = resolve_frontends(self.frontends?.value, &defaults);
+        let frontends = resolve_frontends(self.frontends?.value, &mut resolved, &defaults);
         let backends = resolve_backends(self.backends?.value, &defaults, sink);
         Some(Snapshot {
             datapath: self.datapath?,
@@ -78,26 +79,29 @@ impl Raw {
         })
     }
 
-    /// Rules against backends and conditions.
-    fn judge_rules<'a>(&mut self, sink: &'a Sink) -> Resolver<'a> {
+    /// Rules against backends and conditions: those of each frontend, none if at fault.
+    fn judge_rules<'a>(&mut self, sink: &'a Sink) -> (ResolvedRules, Resolver<'a>) {
         let backends = self.backends.as_ref();
         let backends = backends.map(|backends| backends.value.keys().cloned().collect());
         let conditions = self.conditions.take().unwrap_or_default();
         let mut resolver = Resolver::new(conditions, backends, sink);
-        let frontends =
-            self.frontends.iter_mut().flat_map(|frontends| frontends.value.values_mut());
-        for frontend in frontends.filter_map(|frontend| frontend.value.as_mut()) {
-            if let Some(rules) = frontend.rules.take() {
-                resolver.rules(rules);
+        let mut resolved = ResolvedRules::new();
+        for (name, frontend) in self.frontends.iter_mut().flat_map(|all| &mut all.value) {
+            if let Some(rules) = frontend.value.as_mut().and_then(|raw| raw.rules.take()) {
+                resolved.insert(name.clone(), resolver.rules(rules));
             }
         }
         resolver.judge_unused();
-        resolver
+        (resolved, resolver)
     }
 }
 
+/// The rules of each frontend; none if one of them is at fault.
+type ResolvedRules = BTreeMap<Name, Option<Vec<Rule>>>;
+
 fn resolve_frontends(
     raw: NamedItems<RawFrontend>,
+    rules: &mut ResolvedRules,
     defaults: &Defaults,
 ) -> Option<BTreeMap<Name, Frontend>> {
     let resolve = |(name, raw): (Name, Located<Option<RawFrontend>>)| {
@@ -113,6 +117,7 @@ fn resolve_frontends(
                     timeouts: http.timeouts?.client(&defaults.timeouts)?,
                     connections,
                     limits,
+                    rules: rules.remove(&name)??,
                 })
             }
         };

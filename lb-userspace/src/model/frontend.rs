@@ -5,10 +5,11 @@
 //!
 //! [`Snapshot::l4_frontends`]: super::snapshot::Snapshot::l4_frontends
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
     name::Name,
+    rule::Rule,
     snapshot::{Bind, Protocol},
 };
 
@@ -60,6 +61,8 @@ pub struct HttpFrontend {
     pub connections: ConnectionLimits,
     /// What a request may be.
     pub limits: HttpLimits,
+    /// What happens to which requests, in order; the backends that they name are present.
+    pub rules: Vec<Rule>,
 }
 
 /// One place where the proxy listens.
@@ -135,6 +138,16 @@ impl Frontend {
             Self::Tcp(frontend) => &frontend.backend,
             Self::Http(frontend) => &frontend.backend,
         }
+    }
+
+    /// Every backend that requests may go to.
+    #[must_use]
+    pub fn backends(&self) -> BTreeSet<&Name> {
+        let rules: &[Rule] = match self {
+            Self::Http(frontend) => &frontend.rules,
+            Self::L4(_) | Self::Tcp(_) => &[],
+        };
+        rules.iter().flat_map(Rule::backends).chain([self.backend()]).collect()
     }
 
     /// The frontend if it is of layer 4.

@@ -51,7 +51,7 @@ impl Snapshot {
     #[must_use]
     pub fn proxy_backends(&self) -> BTreeSet<&Name> {
         let proxied = self.frontends.values().filter(|frontend| frontend.as_l4().is_none());
-        proxied.map(Frontend::backend).collect()
+        proxied.flat_map(Frontend::backends).collect()
     }
 }
 

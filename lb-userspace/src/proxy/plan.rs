@@ -2,9 +2,13 @@
 //! workers, immutable; a reload makes the next, which takes over the counters of frontends
 //! and backends that are still there.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Instant,
+};
 
-use super::{limits::Connections, listen::SocketKey};
+use super::{limits::Connections, listen::SocketKey, rules::RuleSet};
 use crate::{
     balance::{KnownServer, Pool, Pools, pools::KnownBackend},
     model::{
@@ -32,8 +36,12 @@ pub struct HttpPlan {
     pub name: Name,
     /// Its configuration.
     pub config: HttpFrontend,
+    /// Its rules, compiled.
+    pub rules: Arc<RuleSet>,
     /// The backend of requests that no rule sends elsewhere.
     pub backend: Arc<BackendPlan>,
+    /// Every backend that a rule names.
+    pub backends: HashMap<Name, Arc<BackendPlan>>,
     /// Its open connections.
     pub connections: Arc<Connections>,
 }
@@ -67,14 +75,21 @@ impl Plan {
             .collect();
         let http = snapshot.frontends.iter().filter_map(|(name, frontend)| {
             let Frontend::Http(config) = frontend else { return None };
+            let old = before.http.get(name);
+            let kept = old.filter(|old| old.config.rules == config.rules);
+            let named = frontend.backends().into_iter();
             let plan = HttpPlan {
                 name: name.clone(),
                 config: config.clone(),
+                rules: kept.map_or_else(
+                    || Arc::new(RuleSet::new(&config.rules)),
+                    |old| Arc::clone(&old.rules),
+                ),
                 backend: Arc::clone(backends.get(&config.backend)?),
-                connections: before
-                    .http
-                    .get(name)
-                    .map_or_else(Arc::default, |old| Arc::clone(&old.connections)),
+                backends: named
+                    .filter_map(|name| Some((name.clone(), Arc::clone(backends.get(name)?))))
+                    .collect(),
+                connections: old.map_or_else(Arc::default, |old| Arc::clone(&old.connections)),
             };
             Some((name.clone(), Arc::new(plan)))
         });

@@ -128,13 +128,14 @@ impl Upstreams {
         None
     }
 
-    /// A new connection.
+    /// A new connection, unless it takes longer than `after`.
     pub(crate) async fn connect(
         self: &Rc<Self>,
         member: &Member,
         settings: &ProxySettings,
+        after: Duration,
     ) -> Result<Checkout, ConnectError> {
-        let connect = within(settings.timeouts.connect, TcpStream::connect(member.address()));
+        let connect = within(after, TcpStream::connect(member.address()));
         let stream = connect.await.ok_or(ConnectError::Timeout)?.map_err(ConnectError::Refused)?;
         let socket = Socket::Tcp(stream);
         socket.tune().map_err(ConnectError::Refused)?;

@@ -34,7 +34,7 @@ use super::{
     timer::{self, TICK},
     upstream::Upstreams,
 };
-use crate::model::{name::Name, snapshot::AccessFormat};
+use crate::model::{name::Name, rule::action::Mirror, snapshot::AccessFormat};
 
 /// What all workers share.
 #[derive(Debug)]
@@ -67,6 +67,30 @@ pub(crate) struct Worker {
     /// What it accepts on, and how to stop that.
     accepting: RefCell<BTreeMap<(Name, SocketKey), CancellationToken>>,
     connections: Cell<u32>,
+    /// Copies on their way, by the backend that they go to.
+    mirrored: RefCell<BTreeMap<Name, u32>>,
+}
+
+/// A place among the copies that are on their way.
+#[derive(Debug)]
+pub(crate) struct MirrorPlace {
+    worker: Rc<Worker>,
+    backend: Name,
+}
+
+impl MirrorPlace {
+    /// Connections to servers.
+    pub(crate) fn upstreams(&self) -> &Rc<Upstreams> {
+        &self.worker.upstreams
+    }
+}
+
+impl Drop for MirrorPlace {
+    fn drop(&mut self) {
+        if let Some(count) = self.worker.mirrored.borrow_mut().get_mut(&self.backend) {
+            *count = count.saturating_sub(1);
+        }
+    }
 }
 
 /// A frontend as its connections see it: a reload changes the plan below them.
@@ -116,6 +140,7 @@ pub fn run(index: usize, shared: Arc<Shared>, messages: mpsc::UnboundedReceiver<
         slots: RefCell::default(),
         accepting: RefCell::default(),
         connections: Cell::new(0),
+        mirrored: RefCell::default(),
     });
     LocalSet::new().block_on(&runtime, worker.serve(messages));
 }
@@ -163,6 +188,20 @@ impl Worker {
 
     fn flush(&self) {
         self.lines.borrow_mut().flush(&*self.shared.sink);
+    }
+
+    /// A place for one more copy; none if there are as many as there may be.
+    pub(crate) fn mirror_place(self: &Rc<Self>, mirror: &Mirror) -> Option<MirrorPlace> {
+        let mut mirrored = self.mirrored.borrow_mut();
+        if !mirrored.contains_key(&mirror.backend) {
+            mirrored.insert(mirror.backend.clone(), 0);
+        }
+        let count = mirrored.get_mut(&mirror.backend)?;
+        if *count >= mirror.max_concurrent {
+            return None;
+        }
+        *count += 1;
+        Some(MirrorPlace { worker: Rc::clone(self), backend: mirror.backend.clone() })
     }
 
     /// Adds a line to the access log, if there is one.

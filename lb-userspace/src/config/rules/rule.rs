@@ -59,7 +59,7 @@ pub(in super::super) static RULES: Key<List<Nested<RawRule>>> = Key {
     name: "rules",
     shape: List { item: Nested { section: &SECTION, decode } },
     presence: Presence::Default("[]"),
-    doc: "Judged and refused in this version, which has no `mode: http`: what happens to which requests, in this order. The first rule that \
+    doc: "`mode: http`: what happens to which requests, in this order. The first rule that \
           matches and ends the request decides; what matching rules before it change, counts.",
 };
 

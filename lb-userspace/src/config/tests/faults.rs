@@ -247,10 +247,13 @@ fn words_that_are_not_built_say_so() {
         "mode: http, forward: dsr, rules: [], tls: {}, bind: [{address: \"0.0.0.0:443\", tls: {}}], backend: b",
         &[
             "3: frontends.web.forward: needs `mode: l4`",
-            "3: frontends.web.rules: \"rules\" is not built in this version (hint: rules need `mode: http`; give one `backend`)",
             "3: frontends.web.tls: \"tls\" is not built in this version (hint: a layer-4 frontend passes TLS through to its servers)",
             "3: frontends.web.bind[0].tls: \"tls\" is not built in this version (hint: a layer-4 frontend passes TLS through)",
         ],
+    );
+    check_frontend(
+        "mode: l4, rules: [{deny: 403}], bind: [\"10.0.0.1:80\"], backend: b",
+        &["3: frontends.web.rules: needs `mode: http`"],
     );
     check_frontend(
         "mode: tcp, forward: gue, bind: [\"10.0.0.1:80\"], backend: b",
@@ -295,7 +298,7 @@ fn the_whole_vocabulary_is_understood() {
     let odd = faults.as_slice().iter().find(|fault| !fault.message.contains("not built"));
     assert_eq!(odd, None, "{faults}");
     let paths: Vec<&str> = faults.as_slice().iter().map(|fault| fault.path.as_str()).collect();
-    assert_eq!(paths, ["frontends.web.bind[1].tls", "frontends.web.rules",]);
+    assert_eq!(paths, ["frontends.web.bind[1].tls"]);
 }
 
 #[test]

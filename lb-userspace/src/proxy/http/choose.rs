@@ -46,7 +46,7 @@ pub(super) async fn choose(
         }
     };
     exchange.phase.set(Phase::Queue);
-    match within(backend.settings.balancing.queue.timeout, ticket).await {
+    match within(exchange.timeouts.queue(backend), ticket).await {
         Some(Ok(lease)) => Ok(lease),
         Some(Err(_abandoned)) => Err(unavailable(Cause::Server, Phase::Queue, "no_server")),
         None => Err(unavailable(Cause::ServerTimeout, Phase::Queue, "queue_timeout")),

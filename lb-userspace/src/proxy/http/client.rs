@@ -184,6 +184,7 @@ impl Client {
             retries: 0,
             reused: false,
             queued: 0,
+            rule: None,
             method: "<BADREQ>",
             uri: &uri,
             version: Version::HTTP_11,

@@ -14,6 +14,7 @@ use super::{
     client::Client,
     outcome::{Cause, Outcome, Phase},
     record::Record,
+    route::RuleTimeouts,
 };
 use crate::{
     balance::Lease,
@@ -42,6 +43,10 @@ pub(crate) struct Exchange {
     pub(super) bytes_out: u64,
     /// None if the request has no body.
     pub(super) upload: Option<Rc<Upload>>,
+    /// The number of the rule that ended it, from 0.
+    pub(super) rule: Option<usize>,
+    /// What rules have set.
+    pub(super) timeouts: RuleTimeouts,
     /// Servers tried after the first.
     pub(super) retries: u32,
     /// The request went over a connection that was there already.
@@ -73,6 +78,8 @@ impl Exchange {
             status: None,
             bytes_out: 0,
             upload: None,
+            rule: None,
+            timeouts: RuleTimeouts::default(),
             retries: 0,
             reused: false,
             is_over: false,
@@ -135,6 +142,7 @@ impl Exchange {
             retries: self.retries,
             reused: self.reused,
             queued: self.backend.as_ref().map_or(0, |backend| backend.pool.waiting()),
+            rule: self.rule.map(|number| (number, self.frontend.config.rules.get(number))),
             method: self.method.as_str(),
             uri: &self.uri,
             version: self.version,

@@ -9,6 +9,7 @@ use std::{
     future::poll_fn,
     pin::pin,
     rc::Rc,
+    sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
@@ -28,15 +29,17 @@ use super::{
     choose,
     client::Client,
     exchange::Exchange,
-    headers,
+    headers, mirror,
     outcome::{Cause, Outcome, Phase},
-    respond::Failure,
+    respond::{self, Failure},
+    route::{Destination, Route},
 };
 use crate::{
     balance,
     model::backend::ServerProtocol,
     proxy::{
         plan::BackendPlan,
+        rules::{Answer, Edits},
         timer::Deadline,
         upstream::{Checkout, ConnectError, Tunnel},
     },
@@ -55,26 +58,37 @@ pub(super) async fn serve(
     let asks_for_other = is_http1
         && (request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE));
     let is_websocket = asks_for_other && is_websocket(&request);
-    let judged = admit(&mut request, &exchange.frontend.config.limits);
     if asks_for_other && !is_websocket {
         client.decide(false);
     }
-    let result = match judged {
-        Ok(()) => forward(&mut exchange, request, is_websocket).await,
-        Err(refused) => Err(refused.into()),
+    let frontend = Arc::clone(&exchange.frontend);
+    let Route { to, edits } = match admit(&mut request, &frontend.config.limits) {
+        Ok(()) => Route::of(&frontend, &mut exchange, &request, is_websocket),
+        Err(refused) => Route::failing(refused.into()),
     };
-    if is_websocket && !matches!(result, Ok(Answer { tunnel: Some(_), .. })) {
+    let mut has_tunnel = false;
+    let mut response = match to {
+        Destination::Backend(backend) => {
+            match forward(&mut exchange, request, backend, &edits, is_websocket).await {
+                Ok(begun) => {
+                    has_tunnel = begun.tunnel.is_some();
+                    relay(exchange, begun)
+                }
+                Err(failure) => respond(exchange, failure, &edits),
+            }
+        }
+        Destination::Answer(answer) => give(exchange, answer, &edits),
+        Destination::Failure(failure) => respond(exchange, failure, &edits),
+    };
+    if is_websocket && !has_tunnel {
         client.decide(false);
     }
-    let response = match result {
-        Ok(answer) => relay(exchange, answer),
-        Err(failure) => respond(exchange, failure),
-    };
+    edits.apply_to_response(response.headers_mut());
     Ok(if client.is_leaving() && is_http1 { closing(response) } else { response })
 }
 
 /// A response that a server has begun.
-struct Answer {
+struct Begun {
     response: Response<Incoming>,
     connection: Checkout,
     /// The server changed the protocol.
@@ -96,8 +110,23 @@ fn closing(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
     response
 }
 
-fn respond(mut exchange: Box<Exchange>, failure: Failure) -> Response<ResponseBody> {
-    let response = failure.response();
+/// The answer of a rule.
+fn give(mut exchange: Box<Exchange>, answer: Answer, edits: &Edits<'_>) -> Response<ResponseBody> {
+    let response = respond::of_rule(answer, edits);
+    exchange.status = Some(response.status());
+    exchange.bytes_out = response.body().size_hint().exact().unwrap_or(0);
+    let is_denied = response.status().is_client_error() || response.status().is_server_error();
+    let denied = Outcome::new(Cause::Policy, Phase::Request, "rule");
+    exchange.end(if is_denied { denied } else { Outcome::ANSWERED });
+    response
+}
+
+fn respond(
+    mut exchange: Box<Exchange>,
+    failure: Failure,
+    edits: &Edits<'_>,
+) -> Response<ResponseBody> {
+    let response = failure.response(edits);
     exchange.status = Some(failure.status);
     exchange.bytes_out = response.body().size_hint().exact().unwrap_or(0);
     if failure.closes {
@@ -108,8 +137,8 @@ fn respond(mut exchange: Box<Exchange>, failure: Failure) -> Response<ResponseBo
 }
 
 /// The response to the client, its body to come.
-fn relay(mut exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody> {
-    let Answer { response, connection, tunnel } = answer;
+fn relay(mut exchange: Box<Exchange>, begun: Begun) -> Response<ResponseBody> {
+    let Begun { response, connection, tunnel } = begun;
     let (mut parts, incoming) = response.into_parts();
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
@@ -122,7 +151,7 @@ fn relay(mut exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody> 
         client.open_tunnel(exchange, tunnel);
         return Response::from_parts(parts, ResponseBody::Empty);
     }
-    let silence = exchange.backend.as_ref().map(|backend| backend.settings.timeouts.server);
+    let silence = exchange.backend.as_ref().map(|backend| exchange.timeouts.server(backend));
     let body = match silence {
         Some(silence) if !incoming.is_end_stream() => {
             ResponseBody::relayed(incoming, exchange, connection, silence)
@@ -142,12 +171,18 @@ fn relay(mut exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody> 
 async fn forward(
     exchange: &mut Exchange,
     request: Request<Incoming>,
+    backend: Arc<BackendPlan>,
+    edits: &Edits<'_>,
     is_websocket: bool,
-) -> Result<Answer, Failure> {
-    let backend = std::sync::Arc::clone(&exchange.frontend.backend);
-    exchange.backend = Some(std::sync::Arc::clone(&backend));
+) -> Result<Begun, Failure> {
+    exchange.backend = Some(Arc::clone(&backend));
     let (mut parts, incoming) = request.into_parts();
-    prepare(exchange, &mut parts, &backend, is_websocket);
+    parts.extensions.clear();
+    edit(exchange, &mut parts, edits)?;
+    if incoming.is_end_stream() && !is_websocket {
+        mirror::send_copies(exchange, &parts, &edits.mirrors);
+    }
+    prepare(&mut parts, &backend, is_websocket);
     let hash = choose::hash(&backend, &exchange.client, &parts.uri, &parts.headers);
     let body = body(exchange, incoming);
     let mut message = Request::from_parts(parts, body);
@@ -163,7 +198,10 @@ async fn forward(
         let kept = upstreams.reuse(lease.server(), &backend.settings).filter(|_| !only_new);
         let connected = match kept {
             Some(kept) => Ok(kept),
-            None => upstreams.connect(lease.server(), &backend.settings).await,
+            None => {
+                let after = exchange.timeouts.connect(&backend);
+                upstreams.connect(lease.server(), &backend.settings, after).await
+            }
         };
         let mut connection = match connected {
             Ok(connection) => connection,
@@ -221,18 +259,22 @@ fn not_connected(error: &ConnectError) -> Failure {
     Failure::new(status, cause, Phase::Connect, error.word())
 }
 
-/// The header as the server gets it.
-fn prepare(
-    exchange: &Exchange,
-    parts: &mut request::Parts,
-    backend: &BackendPlan,
-    is_websocket: bool,
-) {
+/// The request as rules and this proxy change it.
+fn edit(exchange: &Exchange, parts: &mut request::Parts, edits: &Edits<'_>) -> Result<(), Failure> {
     let client = &exchange.client;
-    parts.extensions.clear();
     let host = parts.headers.get(HOST).cloned();
     let is_tls = client.is_tls();
     headers::set_forwarded(&mut parts.headers, &client.address_field, host.as_ref(), is_tls);
+    if let Some(target) = edits.path_and_query()? {
+        parts.uri = Uri::from(target);
+    }
+    edits.apply_to_request(&mut parts.headers);
+    Ok(())
+}
+
+/// The header as a server of the backend gets it.
+pub(super) fn prepare(parts: &mut request::Parts, backend: &BackendPlan, is_websocket: bool) {
+    let host = parts.headers.get(HOST).cloned();
     match backend.settings.protocol {
         ServerProtocol::Http1 => {
             parts.version = Version::HTTP_11;
@@ -302,7 +344,7 @@ async fn send(
     connection: &mut Checkout,
     message: Request<RequestBody>,
 ) -> Result<Response<Incoming>, Failed> {
-    let silence = backend.settings.timeouts.server;
+    let silence = exchange.timeouts.server(backend);
     let deadline = Deadline::default();
     deadline.set(silence);
     let mut sent = 0;
@@ -365,7 +407,7 @@ async fn answer(
     mut response: Response<Incoming>,
     connection: Checkout,
     tunnel: Option<oneshot::Receiver<Tunnel>>,
-) -> Result<Answer, Failure> {
+) -> Result<Begun, Failure> {
     let bad = |why| Failure::new(StatusCode::BAD_GATEWAY, Cause::Server, Phase::Headers, why);
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let is_agreed = switches && headers::is_websocket(response.headers());
@@ -380,5 +422,5 @@ async fn answer(
         }
         (true, _) => return Err(bad("unexpected_101")),
     };
-    Ok(Answer { response, connection, tunnel })
+    Ok(Begun { response, connection, tunnel })
 }

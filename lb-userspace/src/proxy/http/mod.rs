@@ -8,6 +8,8 @@
 //! | `forward` | the way of a request |
 //! | `admit` | judging a request and giving it one form |
 //! | `headers` | fields for one connection; who the client is |
+//! | `route` | what rules make of a request |
+//! | `mirror` | copies for other backends |
 //! | `choose` | which server |
 //! | `body` | bodies on their way |
 //! | `tunnel` | WebSocket |
@@ -24,7 +26,9 @@ mod forward;
 mod guard;
 mod headers;
 mod http2;
+mod mirror;
 mod outcome;
 mod record;
 mod respond;
+mod route;
 mod tunnel;

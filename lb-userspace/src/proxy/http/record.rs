@@ -11,7 +11,10 @@ use std::{
 use hyper::{StatusCode, Uri, Version};
 
 use super::outcome::Outcome;
-use crate::{clock, model::snapshot::AccessFormat};
+use crate::{
+    clock,
+    model::{rule::Rule, snapshot::AccessFormat},
+};
 
 /// A finished request.
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub(super) struct Record<'a> {
     pub(super) reused: bool,
     /// Requests waiting for the backend.
     pub(super) queued: u32,
+    /// The number, from 0, of the rule that ended it, and that rule.
+    pub(super) rule: Option<(usize, Option<&'a Rule>)>,
     pub(super) method: &'a str,
     pub(super) uri: &'a Uri,
     pub(super) version: Version,
@@ -95,6 +100,12 @@ impl Record<'_> {
         write!(line, r#","retries":{},"reused":{}"#, self.retries, self.reused)?;
         let Outcome { cause, phase, reason } = self.outcome;
         write!(line, r#","cause":"{}","phase":"{}""#, cause.word(), phase.word())?;
+        if let Some((number, rule)) = self.rule {
+            match rule.and_then(|rule| rule.name.as_ref()) {
+                Some(name) => write!(line, r#","rule":"{name}""#)?,
+                None => write!(line, r#","rule":"{}""#, number + 1)?,
+            }
+        }
         writeln!(line, r#","reason":"{reason}","state":"{}"}}"#, self.outcome)
     }
 }
@@ -208,6 +219,7 @@ mod tests {
             retries: 1,
             reused: false,
             queued: 0,
+            rule: None,
             method: "GET",
             uri,
             version: Version::HTTP_11,

@@ -11,6 +11,7 @@ use super::{
     body::{ResponseBody, UploadFailure},
     outcome::{Cause, Outcome, Phase},
 };
+use crate::proxy::rules::{Answer, Edits, Refusal};
 
 /// Why a request is not answered by a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,17 +36,13 @@ impl Failure {
         Self { closes: true, ..self }
     }
 
-    /// The response.
-    pub(super) fn response(self) -> Response<ResponseBody> {
-        let text = format!(
-            "{} {}\n",
-            self.status.as_str(),
-            self.status.canonical_reason().unwrap_or("Error")
-        );
-        let mut response = Response::new(ResponseBody::Whole(Some(Bytes::from(text))));
+    /// The response, or the page that a rule has for it.
+    pub(super) fn response(self, edits: &Edits<'_>) -> Response<ResponseBody> {
+        let (content_type, body) = page(self.status, edits);
+        let mut response = Response::new(ResponseBody::Whole(Some(body)));
         *response.status_mut() = self.status;
         let fields = response.headers_mut();
-        fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        fields.insert(CONTENT_TYPE, content_type);
         fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE => {
@@ -60,6 +57,54 @@ impl Failure {
             fields.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+}
+
+/// The answer of a rule.
+pub(super) fn of_rule(answer: Answer, edits: &Edits<'_>) -> Response<ResponseBody> {
+    let Answer { status, headers, body } = answer;
+    let is_error = status.is_client_error() || status.is_server_error();
+    let (content_type, body) = match body {
+        Some(body) => (None, body),
+        None if is_error => {
+            let (content_type, body) = page(status, edits);
+            (Some(content_type), body)
+        }
+        None => (None, Bytes::new()),
+    };
+    let mut response = Response::new(match status {
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => ResponseBody::Empty,
+        _ => ResponseBody::Whole(Some(body)),
+    });
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
+    if let Some(content_type) = content_type {
+        fields.insert(CONTENT_TYPE, content_type);
+    }
+    for (name, value) in headers {
+        fields.append(name, value);
+    }
+    response
+}
+
+/// What is said with a status: the page of a rule, or the status in words.
+fn page(status: StatusCode, edits: &Edits<'_>) -> (HeaderValue, Bytes) {
+    if let Some(page) = edits.error_page(status) {
+        return (page.content_type.clone(), Bytes::copy_from_slice(&page.body));
+    }
+    let reason = status.canonical_reason().unwrap_or("Error");
+    let text = format!("{} {reason}\n", status.as_str());
+    (HeaderValue::from_static("text/plain"), Bytes::from(text))
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let why = match refusal {
+            Refusal::Path(_) => "ambiguous_path",
+            Refusal::Rewrite => "rewritten_path",
+            Refusal::Host => "redirect_host",
+        };
+        Self::new(StatusCode::BAD_REQUEST, Cause::Client, Phase::Request, why)
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) async fn run<S>(mut exchange: Box<Exchange>, client: S, first: Vec<u8
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let silence = exchange.frontend.config.timeouts.tunnel;
+    let silence = exchange.timeouts.tunnel(&exchange.frontend.config.timeouts);
     let idle = Deadline::default();
     idle.set(silence);
     let bytes = [Cell::new(0), Cell::new(0)];

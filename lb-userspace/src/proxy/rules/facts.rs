@@ -22,8 +22,8 @@ pub struct Facts<'a> {
     pub authority: &'a str,
     /// The headers.
     pub headers: &'a HeaderMap,
-    /// `:protocol` of an extended CONNECT (RFC 8441).
-    pub extended_connect: Option<&'a str>,
+    /// Whether it asks for a WebSocket, by upgrade (RFC 6455) or extended CONNECT (RFC 8441).
+    pub is_websocket: bool,
     /// The client's address, that of the PROXY protocol included; none on a unix socket.
     pub client: Option<SocketAddr>,
     /// The address the client connected to; none on a unix socket.

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use hyper::http::{HeaderMap, HeaderValue, Method, header};
+use hyper::http::{HeaderMap, HeaderValue, header};
 use percent_encoding::percent_decode;
 
 use super::facts::{CertificateFacts, Facts};
@@ -78,17 +78,6 @@ impl<'a> View<'a> {
         self.facts.tls?.client
     }
 
-    /// Whether the request asks for a WebSocket (RFC 6455 section 4.1, RFC 8441).
-    pub(super) fn is_websocket(&self) -> bool {
-        let is_websocket = |token: &[u8]| token.eq_ignore_ascii_case(b"websocket");
-        if let Some(protocol) = self.facts.extended_connect {
-            return is_websocket(protocol.as_bytes());
-        }
-        *self.facts.method == Method::GET
-            && self.has_token(header::CONNECTION, |token| token.eq_ignore_ascii_case(b"upgrade"))
-            && self.has_token(header::UPGRADE, is_websocket)
-    }
-
     /// The place of the client on the ring that shares are taken from.
     pub(super) fn hash(&self, by: &ShareBy, seed: &str) -> u64 {
         let by_value = match by {
@@ -102,12 +91,6 @@ impl<'a> View<'a> {
             (None, Some(client)) => address_hash(client.ip(), seed),
             (None, None) => text_hash(b"", seed),
         }
-    }
-
-    fn has_token(&self, name: header::HeaderName, is_meant: impl Fn(&[u8]) -> bool) -> bool {
-        let lines = self.facts.headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
-        let mut tokens = lines.flat_map(|line| line.split(|byte| *byte == b','));
-        tokens.any(|token| is_meant(token.trim_ascii()))
     }
 }
 

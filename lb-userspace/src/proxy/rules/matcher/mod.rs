@@ -144,7 +144,7 @@ impl Matcher {
                 matcher.matches_any(certificate_values(certificate, *field).map(str::as_bytes))
             }),
             Self::Version(versions) => versions.contains(&facts.version),
-            Self::WebSocket(wanted) => view.is_websocket() == *wanted,
+            Self::WebSocket(wanted) => facts.is_websocket == *wanted,
             Self::Time(schedule) => schedule.contains(facts.now),
             Self::Share(share) => share.holds(view.hash(&share.by, &share.seed)),
             Self::UsableServers { backend, at_least, at_most } => {

@@ -121,20 +121,10 @@ fn only_a_verified_certificate_has_fields() {
 }
 
 #[test]
-fn a_websocket_is_an_upgrade_or_an_extended_connect() {
-    let upgrade = Request::get("/")
-        .header("connection", "keep-alive, Upgrade")
-        .header("upgrade", "WebSocket");
+fn a_request_for_a_websocket_is_told_apart() {
+    let upgrade = Request { is_websocket: true, ..Request::get("/") };
     assert!(holds(Test::WebSocket(true), &upgrade) && !holds(Test::WebSocket(false), &upgrade));
-    let post = Request { method: Method::POST, ..upgrade };
-    assert!(holds(Test::WebSocket(false), &post));
-    assert!(holds(Test::WebSocket(false), &Request::get("/").header("upgrade", "websocket")));
-    let h2 = Request {
-        method: Method::CONNECT,
-        extended_connect: Some("websocket"),
-        ..Request::get("/")
-    };
-    assert!(holds(Test::WebSocket(true), &h2));
+    assert!(holds(Test::WebSocket(false), &Request::get("/")));
 }
 
 #[test]

@@ -1,0 +1,100 @@
+//! Copies of requests for other backends: sent beside the request, never waited for, and
+//! answered to nobody. What is not there at once (a server with room, a free place among the
+//! copies) is not waited for.
+
+use std::{rc::Rc, sync::Arc, time::Instant};
+
+use hyper::{
+    Request,
+    body::Body,
+    http::request::{self, Parts},
+};
+use tokio::task;
+
+use super::{body::RequestBody, exchange::Exchange, forward::prepare};
+use crate::{
+    balance::{Lease, Outcome, PickFacts, Picked},
+    model::rule::action::Mirror,
+    proxy::{
+        plan::BackendPlan,
+        upstream::{Upstreams, within},
+        worker::MirrorPlace,
+    },
+};
+
+/// Bytes of an answer that are read for the sake of the connection.
+const MAX_ANSWER: u64 = 1 << 20;
+
+/// Sends copies of a request that has no body. `parts` is the request as rules have made it.
+pub(super) fn send_copies(exchange: &Exchange, parts: &Parts, mirrors: &[&Mirror]) {
+    let worker = &exchange.client.worker;
+    for mirror in mirrors {
+        let Some(backend) = exchange.frontend.backends.get(&mirror.backend) else { continue };
+        let Some(place) = worker.mirror_place(mirror) else { continue };
+        let facts = PickFacts {
+            hash: None,
+            random: fastrand::u64(..),
+            client: None,
+            priority: 0,
+            own: None,
+            avoid: &[],
+        };
+        let Ok(Picked::Server(lease)) = backend.pool.pick(&facts) else { continue };
+        let mut copy = copy(parts);
+        prepare(&mut copy, backend, false);
+        let message = Request::from_parts(copy, RequestBody::Empty);
+        task::spawn_local(send(place, Arc::clone(backend), lease, message));
+    }
+}
+
+fn copy(parts: &Parts) -> request::Parts {
+    let (mut copy, ()) = Request::new(()).into_parts();
+    copy.method = parts.method.clone();
+    copy.uri = parts.uri.clone();
+    copy.version = parts.version;
+    copy.headers = parts.headers.clone();
+    copy
+}
+
+async fn send(
+    place: MirrorPlace,
+    backend: Arc<BackendPlan>,
+    lease: Lease,
+    message: Request<RequestBody>,
+) {
+    let upstreams = Rc::clone(place.upstreams());
+    let exchanged = exchange_with(&upstreams, &backend, &lease, message);
+    let is_answered = within(backend.settings.timeouts.server, exchanged).await.unwrap_or(false);
+    let outcome = if is_answered { Outcome::Success } else { Outcome::Failure };
+    lease.report(outcome, Instant::now());
+}
+
+/// Whether the server answered.
+async fn exchange_with(
+    upstreams: &Rc<Upstreams>,
+    backend: &BackendPlan,
+    lease: &Lease,
+    message: Request<RequestBody>,
+) -> bool {
+    let settings = &backend.settings;
+    let connection = match upstreams.reuse(lease.server(), settings) {
+        Some(kept) => Ok(kept),
+        None => upstreams.connect(lease.server(), settings, settings.timeouts.connect).await,
+    };
+    let Ok(mut connection) = connection else { return false };
+    let Ok(response) = connection.send(message).await else { return false };
+    let is_good = !response.status().is_server_error();
+    let mut body = response.into_body();
+    let mut read = 0;
+    while let Some(frame) = http_body_util::BodyExt::frame(&mut body).await {
+        let Ok(frame) = frame else { return false };
+        read += frame.data_ref().map_or(0, |data| data.len() as u64);
+        if read > MAX_ANSWER {
+            return is_good;
+        }
+    }
+    if body.is_end_stream() {
+        connection.give_back();
+    }
+    is_good
+}
