@@ -272,7 +272,7 @@ fn preflight(configuration: &Path, snapshot: &Snapshot) -> anyhow::Result<()> {
 /// The data plane; none if the configuration says so.
 fn load(snapshot: &Snapshot) -> anyhow::Result<Option<Kernel>> {
     if snapshot.datapath.mode == AttachMode::Off {
-        tracing::warn!("datapath.mode is off: nothing is forwarded, servers are only checked");
+        tracing::warn!("datapath.mode is off: layer-4 frontends forward nothing");
         return Ok(None);
     }
     let kernel = Kernel::load(&snapshot.datapath)?;

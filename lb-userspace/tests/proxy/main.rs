@@ -2,7 +2,9 @@
 //! comes out on the other side, and what is refused.
 
 mod hostile;
+mod http2;
 mod messages;
 mod operation;
+mod real;
 mod rig;
 mod timeouts;
