@@ -6,7 +6,7 @@
 //! an error for its supervisor to start it again; the data plane goes on in any case.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -202,7 +202,8 @@ impl Agent {
         }
 
         let pools = proxy.pools();
-        tasks.spawn("the balancing of the proxy", |cancel| run_pools(pools, cancel));
+        let (marked, marked_seen) = watch::channel(BTreeMap::new());
+        tasks.spawn("the balancing of the proxy", |cancel| run_pools(pools, marked, cancel));
         let checker = Checker::new(book.known_health());
         let outputs = Outputs { snapshots, maintenance, addresses, timeouts, access_log };
         let Options { configuration, interfaces, .. } = options;
@@ -223,7 +224,7 @@ impl Agent {
 
         let (events, health) = mpsc::channel(HEALTH_QUEUE);
         tasks.spawn("the health checks", |cancel| {
-            checker.run(snapshots_seen, maintenance_seen, events, cancel)
+            checker.run(snapshots_seen, maintenance_seen, marked_seen, events, cancel)
         });
         let (sender, commands) = mpsc::channel(command::QUEUE);
         let admin = AdminServer::new(sender, Limits::default());

@@ -171,12 +171,13 @@ impl Pool {
     pub fn pick(&self, facts: &PickFacts<'_>) -> Result<Picked, PickError> {
         let view = self.view.load();
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
-        let own = facts.own.filter(|member| !facts.avoid.contains(&member.id()));
-        if let Some(member) = own {
-            if member.takes_its_own() {
+        let redispatch = view.balancing.persistence.as_ref().is_none_or(|rules| rules.redispatch);
+        if let Some(member) = facts.own {
+            let tried = redispatch && facts.avoid.contains(&member.id());
+            if member.takes_its_own() && !tried {
                 return self.pick_own(member, &view.balancing, facts);
             }
-            if !view.balancing.persistence.as_ref().is_none_or(|rules| rules.redispatch) {
+            if !redispatch {
                 return Err(PickError::OwnServer);
             }
         }

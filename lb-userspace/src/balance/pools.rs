@@ -58,6 +58,8 @@ impl Pools {
             pool.configure(&pool.balancing(), &BTreeMap::new(), now);
         }
         self.pools.store(Arc::new(after));
+        // What is known now may bring the next tick forward.
+        self.changed.notify_one();
     }
 
     /// Does what time brings, to all of them. Returns when to come again, if
@@ -66,7 +68,8 @@ impl Pools {
         self.pools.load().values().filter_map(|pool| pool.tick(now)).min()
     }
 
-    /// Waits until traffic takes a server out.
+    /// Waits until a tick may have something to do: traffic took a server out, or other
+    /// things are known of servers.
     ///
     /// # Cancel safety
     /// Nothing is lost.

@@ -6,13 +6,16 @@ use super::{
     address::socket_address,
     check::{CheckShape, RawCheck},
     decode::{Cursor, Entries},
-    fault::{Located, Refusal, quoted},
+    fault::{Located, Place, Refusal, quoted},
     schema::{
         Bool, Choice, Integer, Key, Named, NamedItems, Nested, Presence, Section, Shape, Text,
     },
     spread::{self, HASH, RawHash, RawProxy},
 };
-use crate::model::snapshot::{OnDown, Server};
+use crate::model::{
+    balance::PassiveAction,
+    snapshot::{OnDown, Server},
+};
 
 /// `backends.NAME` as given; `resolve` completes its check and judges its servers together.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub(super) struct RawServer {
     pub(super) backup: Option<bool>,
     /// Most requests at a time, if there is a limit.
     pub(super) max_connections: Option<u32>,
+    /// Where `max_connections` stands, if it is given.
+    pub(super) limit_place: Option<Place>,
 }
 
 impl RawServer {
@@ -76,6 +81,12 @@ static SECTION: Section = Section {
         spread::KEYS[4],
         spread::KEYS[5],
         spread::KEYS[6],
+        spread::KEYS[7],
+        spread::KEYS[8],
+        spread::KEYS[9],
+        spread::KEYS[10],
+        spread::KEYS[11],
+        spread::KEYS[12],
     ],
     unbuilt: &[],
 };
@@ -168,6 +179,7 @@ impl Shape for ServerShape {
             weight: rest.get(&WEIGHT),
             backup: rest.get(&BACKUP),
             max_connections: rest.get(&MAX_CONNECTIONS),
+            limit_place: rest.has(&MAX_CONNECTIONS).then(|| rest.place_of(MAX_CONNECTIONS.name)),
         })
     }
 
@@ -177,8 +189,16 @@ impl Shape for ServerShape {
 }
 
 fn decode(entries: &Entries<'_>) -> Option<RawBackend> {
+    let proxy = spread::decode(entries);
+    let passive = proxy.as_ref().and_then(|proxy| proxy.passive.as_ref());
+    if let Some(passive) = passive.filter(|passive| passive.value.action == PassiveAction::MarkDown)
+        && !entries.has(&CHECK)
+    {
+        let refusal = Refusal::new("marks servers down, and no check finds them up again");
+        entries.reject_at(&passive.place, refusal.hint("give the backend a `check`"));
+    }
     Some(RawBackend {
-        proxy: spread::decode(entries),
+        proxy,
         hash: entries.get(&HASH),
         on_down: entries.get(&ON_DOWN),
         check: entries.get(&CHECK).flatten(),

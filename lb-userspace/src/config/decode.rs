@@ -219,7 +219,8 @@ impl<'a> Entries<'a> {
         Some(self.cursor.child(value, index, path))
     }
 
-    fn place_of(&self, name: &str) -> Place {
+    /// Where a key stands, or would stand.
+    pub(super) fn place_of(&self, name: &str) -> Place {
         let path = join(&self.cursor.place.path, name);
         let mark = self.cursor.place.mark;
         self.find(name).map_or(Place { path, mark, written: None }, |cursor| cursor.place)

@@ -7,7 +7,7 @@
 //! | `position` | where keys and values stand; faults of the YAML itself |
 //! | `schema` | how keys are declared |
 //! | `decode` | holding a file against the declarations |
-//! | `datapath`, `admin`, `log`, `defaults`, `timeouts`, `frontend`, `limits`, `backend`, `spread`, `check`, `http_check` | a section each: its keys and what they become |
+//! | `datapath`, `admin`, `log`, `defaults`, `timeouts`, `frontend`, `limits`, `backend`, `spread`, `check`, `http_check`, `persistence`, `passive` | a section each: its keys and what they become |
 //! | `rules` | routing rules and named conditions |
 //! | `resolve` | what can only be judged together |
 //! | `reference` | the manual, from the same declarations |
@@ -27,6 +27,8 @@ mod frontend;
 mod http_check;
 mod limits;
 mod log;
+mod passive;
+mod persistence;
 mod position;
 mod reference;
 mod resolve;

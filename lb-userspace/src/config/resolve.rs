@@ -57,9 +57,13 @@ impl Raw {
             let proxied = frontends
                 .map(|frontends| not_in_layer_4(frontends, &backends.value))
                 .unwrap_or_default();
+            let forwarded = frontends.map(forwarded_by_layer_4).unwrap_or_default();
             for (name, Located { value, place }) in &backends.value {
                 let Some(backend) = value else { continue };
                 judge_backend(backend, place, proxied.contains(name), sink);
+                if forwarded.contains(name) {
+                    refuse_proxy_keys(backend, sink);
+                }
                 judge_servers(backend, place, &vips, proxied.contains(name), sink);
             }
         }
@@ -278,6 +282,30 @@ fn not_in_layer_4<'a>(
     let used: BTreeSet<&Name> =
         layer_4.filter_map(|frontend| Some(&frontend.backend.as_ref()?.value)).collect();
     backends.keys().filter(|name| !used.contains(name)).collect()
+}
+
+/// The backends that layer 4 uses, perhaps among others.
+fn forwarded_by_layer_4(frontends: &NamedItems<RawFrontend>) -> BTreeSet<&Name> {
+    let read = frontends.values().filter_map(|frontend| frontend.value.as_ref());
+    let layer_4 = read.filter(|frontend| frontend.vips().is_some());
+    layer_4.filter_map(|frontend| Some(&frontend.backend.as_ref()?.value)).collect()
+}
+
+/// Layer 4 does not do what only the proxy can; saying so beats ignoring it.
+fn refuse_proxy_keys(backend: &RawBackend, sink: &Sink) {
+    let of_backend = backend.proxy.iter().flat_map(|proxy| &proxy.given);
+    let of_backend = of_backend.map(|(name, place)| (*name, place));
+    let servers = backend.servers.values().filter_map(|server| server.value.as_ref());
+    let limits =
+        servers.filter_map(|server| Some(("max_connections", server.limit_place.as_ref()?)));
+    for (name, place) in of_backend.chain(limits) {
+        let message = format!(
+            "{} is for the proxy; a frontend of `mode: l4` uses this backend",
+            quoted(name)
+        );
+        let hint = "give that frontend a backend of its own, with the same servers";
+        sink.fault(place, Refusal::new(message).hint(hint));
+    }
 }
 
 /// One backend against who uses it.

@@ -7,13 +7,14 @@ use super::{
     decode::{Cursor, Entries},
     defaults::Defaults,
     duration::Period,
-    fault::{Located, Refusal, quoted},
+    fault::{Located, Place, Refusal, quoted},
+    passive, persistence,
     schema::{Choice, Integer, Key, KeyInfo, Nested, Presence, Section, Shape},
     timeouts::{self, RawTimeouts},
 };
 use crate::model::{
     backend::{IdleConnections, ProxySettings, ServerProtocol},
-    balance::{Balance, Balancing, HashKey, Queue, QueueOrder, Retries},
+    balance::{Balance, Balancing, HashKey, Passive, Persistence, Queue, QueueOrder, Retries},
     snapshot::HashBy,
 };
 
@@ -22,9 +23,16 @@ use crate::model::{
 pub(super) struct RawProxy {
     /// None if it is not given or at fault.
     pub(super) balance: Option<Located<Word>>,
+    /// The keys given that layer 4 does not have, each with its place.
+    pub(super) given: Vec<(&'static str, Place)>,
+    load_factor: Option<u16>,
     slow_start: Duration,
     queue_length: u32,
-    retries: u32,
+    queue_order: QueueOrder,
+    retries: Retries,
+    persistence: Option<Persistence>,
+    /// What traffic says of servers.
+    pub(super) passive: Option<Located<Passive>>,
     protocol: ServerProtocol,
     idle: IdleConnections,
     timeouts: RawTimeouts,
@@ -76,17 +84,19 @@ impl RawProxy {
             (Some(Word::Random), _) => Balance::Random,
             (Some(Word::First), _) => Balance::First,
         };
-        let ProxySettings { balancing, .. } = ProxySettings::default();
+        let default_factor = matches!(algorithm, Balance::Hash(_)).then_some(LOAD_FACTOR_OF_KEYS);
         let balancing = Balancing {
             algorithm,
+            load_factor: self.load_factor.or(default_factor),
             slow_start: self.slow_start,
             queue: Queue {
                 length: self.queue_length,
                 timeout: queue_timeout,
-                order: QueueOrder::Fair,
+                order: self.queue_order,
             },
-            retries: Retries { attempts: self.retries, ..balancing.retries },
-            ..balancing
+            persistence: self.persistence.clone(),
+            retries: self.retries,
+            passive: self.passive.as_ref().map(|passive| passive.value),
         };
         let (protocol, idle) = (self.protocol, self.idle);
         Some(ProxySettings { balancing, timeouts, protocol, idle })
@@ -94,20 +104,51 @@ impl RawProxy {
 }
 
 /// The keys of `backends.NAME` that are read here.
-pub(super) const KEYS: [&dyn KeyInfo; 7] =
-    [&BALANCE, &SLOW_START, &QUEUE_LENGTH, &RETRIES, &PROTOCOL, &IDLE, &TIMEOUTS];
+pub(super) const KEYS: [&dyn KeyInfo; 13] = [
+    &BALANCE,
+    &LOAD_FACTOR,
+    &SLOW_START,
+    &QUEUE_LENGTH,
+    &QUEUE_ORDER,
+    &RETRIES,
+    &RETRY_BUDGET,
+    &RETRY_FLOOR,
+    &PERSISTENCE,
+    &PASSIVE,
+    &PROTOCOL,
+    &IDLE,
+    &TIMEOUTS,
+];
 
 /// Reads them.
 pub(super) fn decode(entries: &Entries<'_>) -> Option<RawProxy> {
     let balance = entries.locate(&BALANCE);
-    let (slow_start, queue_length) = (entries.get(&SLOW_START), entries.get(&QUEUE_LENGTH));
-    let (retries, protocol) = (entries.get(&RETRIES), entries.get(&PROTOCOL));
+    let load_factor = entries.get(&LOAD_FACTOR);
+    let slow_start = entries.get(&SLOW_START);
+    let (queue_length, queue_order) = (entries.get(&QUEUE_LENGTH), entries.get(&QUEUE_ORDER));
+    let (attempts, protocol) = (entries.get(&RETRIES), entries.get(&PROTOCOL));
+    let (percent, floor) = (entries.get(&RETRY_BUDGET), entries.get(&RETRY_FLOOR));
+    let (persistence, passive) = (entries.get(&PERSISTENCE), entries.locate(&PASSIVE));
     let (idle, timeouts) = (entries.get(&IDLE), entries.get(&TIMEOUTS));
+    let retries = Retries { attempts: attempts?, budget_percent: percent?, budget_floor: floor? };
+    // Of a key that is given and at fault there is nothing to go on with.
+    let is_whole = |key: &dyn KeyInfo, is_read: bool| is_read || !entries.has(key);
+    let optional = is_whole(&LOAD_FACTOR, load_factor.is_some())
+        && is_whole(&PERSISTENCE, persistence.is_some())
+        && is_whole(&PASSIVE, passive.is_some());
+    let given = KEYS.into_iter().skip(1).filter(|key| entries.has(*key));
+    let given = given.map(|key| (key.name(), entries.place_of(key.name()))).collect();
+    optional.then_some(())?;
     Some(RawProxy {
         balance,
+        given,
+        load_factor,
         slow_start: slow_start?,
         queue_length: queue_length?,
-        retries: retries?,
+        queue_order: queue_order?,
+        retries,
+        persistence,
+        passive,
         protocol: protocol?,
         idle: idle?,
         timeouts: timeouts?,
@@ -165,6 +206,56 @@ pub(super) static HASH: Key<HashShape> = Key {
           go in turn.",
 };
 
+/// Of caches, where one server for one key matters less than that none is drowned.
+const LOAD_FACTOR_OF_KEYS: u16 = 150;
+
+static LOAD_FACTOR: Key<Integer<u16>> = Key {
+    name: "load_factor",
+    shape: Integer { min: 101, max: 10_000 },
+    presence: Presence::Optional(
+        "150 where `hash` names something of requests, no bound for `tuple` and `source`",
+    ),
+    doc: "The proxy, `maglev`: a server gets at most so many percent of its share of the \
+          requests at a time; what is beyond goes on to the next on the ring.",
+};
+
+static QUEUE_ORDER: Key<Choice<QueueOrder>> = Key {
+    name: "queue_order",
+    shape: Choice::of(&[("fair", QueueOrder::Fair), ("arrival", QueueOrder::Arrival)]),
+    presence: Presence::Default("fair"),
+    doc: "The proxy, requests that wait: `fair`, client addresses take turns, so that one with a \
+          hundred requests does not hold up one with a single; `arrival`, who came first.",
+};
+
+static RETRY_BUDGET: Key<Integer<u32>> = Key {
+    name: "retry_budget",
+    shape: Integer { min: 0, max: 100 },
+    presence: Presence::Default("20"),
+    doc: "The proxy: most retries in percent of requests, so that a backend in trouble does not \
+          get several times its load.",
+};
+
+static RETRY_FLOOR: Key<Integer<u32>> = Key {
+    name: "retry_floor",
+    shape: Integer { min: 0, max: 10_000 },
+    presence: Presence::Default("10"),
+    doc: "The proxy: retries a second that are allowed whatever the budget says.",
+};
+
+static PERSISTENCE: Key<Nested<Persistence>> = Key {
+    name: "persistence",
+    shape: persistence::SHAPE,
+    presence: Presence::Optional("clients belong to no server"),
+    doc: "The proxy: a cookie that brings a client back to its server.",
+};
+
+static PASSIVE: Key<Nested<Passive>> = Key {
+    name: "passive",
+    shape: passive::SHAPE,
+    presence: Presence::Optional("only checks judge servers"),
+    doc: "The proxy: requests that fail take a server out. `{}` turns it on as it is.",
+};
+
 static SLOW_START: Key<Period> = Key {
     name: "slow_start",
     shape: Period { min: Duration::ZERO, max: Duration::from_secs(3600) },
@@ -184,8 +275,7 @@ static RETRIES: Key<Integer<u32>> = Key {
     name: "retries",
     shape: Integer { min: 0, max: 10 },
     presence: Presence::Default("3"),
-    doc: "The proxy: other servers tried for a request that reached none, within a budget of a \
-          fifth of all requests.",
+    doc: "The proxy: other servers tried for a request that reached none, within `retry_budget`.",
 };
 
 static PROTOCOL: Key<Choice<ServerProtocol>> = Key {

@@ -112,6 +112,12 @@ impl CheckMachine {
         (self.against, self.undecided) = (0, true);
     }
 
+    /// Something other than a check found the server down: `rise` successes bring it back.
+    pub fn fail(&mut self, now: Instant) {
+        (self.against, self.undecided) = (0, false);
+        self.change(Health::Down, now);
+    }
+
     /// Takes one result into account.
     pub fn observe(&mut self, result: &CheckResult, now: Instant) -> Option<Transition> {
         let wanted = match result.verdict {
@@ -225,6 +231,15 @@ mod tests {
     fn a_server_that_asks_for_no_new_flows_gets_none_at_once() {
         check(up(2, 3), "0+0", "NUN");
         check(up(2, 3), "0---", "NNND");
+    }
+
+    #[test]
+    fn who_is_down_by_another_word_rises_as_usual() {
+        for machine in [up(2, 3), new(Health::Up), down(2, 3)] {
+            let mut machine = machine;
+            machine.fail(Instant::now());
+            check(machine, "+++", "DUU");
+        }
     }
 
     #[test]

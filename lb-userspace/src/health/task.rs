@@ -56,7 +56,9 @@ impl Checker {
 
     /// Checks until cancelled, or until a sender of snapshots or maintenance, or the
     /// receiver of events, is gone. Servers in `maintenance` are not checked; afterwards
-    /// their first check decides. A server that loses its check is reported to be up.
+    /// their first check decides. A server that loses its check is reported to be up. One
+    /// that is newly in `marked`, which says why, is down from then on, until `rise` checks
+    /// in a row have passed.
     ///
     /// # Cancel safety
     /// Dropping the future stops all checks.
@@ -64,6 +66,7 @@ impl Checker {
         self,
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
         mut maintenance: watch::Receiver<BTreeSet<ServerId>>,
+        mut marked: watch::Receiver<BTreeMap<ServerId, String>>,
         events: mpsc::Sender<HealthEvent>,
         cancel: CancellationToken,
     ) {
@@ -73,11 +76,13 @@ impl Checker {
             loop {
                 let snapshot = Arc::clone(&snapshots.borrow_and_update());
                 let paused = maintenance.borrow_and_update().clone();
-                workers.reconcile(&snapshot, &paused).await;
+                let down = marked.borrow_and_update().clone();
+                workers.reconcile(&snapshot, &paused, &down).await;
                 tokio::select! {
                     () = workers.one_died() => {}
                     changed = snapshots.changed() => if changed.is_err() { return },
                     changed = maintenance.changed() => if changed.is_err() { return },
+                    changed = marked.changed() => if changed.is_err() { return },
                 }
             }
         };
@@ -94,10 +99,16 @@ pub(super) struct Target {
     pub(super) check: Check,
     /// In maintenance: not checked.
     pub(super) paused: bool,
+    /// Why traffic holds it for down, if it does.
+    pub(super) marked: Option<String>,
 }
 
 /// The servers to check, and how.
-fn targets(snapshot: &Snapshot, maintenance: &BTreeSet<ServerId>) -> BTreeMap<ServerId, Target> {
+fn targets(
+    snapshot: &Snapshot,
+    maintenance: &BTreeSet<ServerId>,
+    marked: &BTreeMap<ServerId, String>,
+) -> BTreeMap<ServerId, Target> {
     let mut targets = BTreeMap::new();
     for (backend_name, backend) in &snapshot.backends {
         let Some(check) = &backend.check else { continue };
@@ -106,7 +117,8 @@ fn targets(snapshot: &Snapshot, maintenance: &BTreeSet<ServerId>) -> BTreeMap<Se
             let mut address = server.address;
             address.set_port(check.port.unwrap_or(address.port()));
             let paused = maintenance.contains(&id);
-            targets.insert(id, Target { address, check: check.clone(), paused });
+            let marked = marked.get(&id).cloned();
+            targets.insert(id, Target { address, check: check.clone(), paused, marked });
         }
     }
     targets
@@ -126,8 +138,13 @@ struct Worker {
 
 impl Workers {
     /// Starts, changes and stops what differs from the targets.
-    async fn reconcile(&mut self, snapshot: &Snapshot, maintenance: &BTreeSet<ServerId>) {
-        let targets = targets(snapshot, maintenance);
+    async fn reconcile(
+        &mut self,
+        snapshot: &Snapshot,
+        maintenance: &BTreeSet<ServerId>,
+        marked: &BTreeMap<ServerId, String>,
+    ) {
+        let targets = targets(snapshot, maintenance, marked);
         let gone: Vec<ServerId> =
             self.running.keys().filter(|&id| !targets.contains_key(id)).cloned().collect();
         for server in gone {

@@ -1,5 +1,7 @@
 //! The worker that checks one server: waits, probes, lets the machine judge, and reports.
 
+use std::time::Duration;
+
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
@@ -41,8 +43,16 @@ pub(super) async fn run(
                     machine.forget();
                 }
                 start = start.min(first_start(&new.check));
+                let newly_marked = new.marked.clone().filter(|_| target.marked.is_none());
                 target = new;
                 reported = None;
+                if let Some(why) = newly_marked {
+                    machine.fail(Instant::now().into_std());
+                    let event = down(&server, &why);
+                    if events.send(event).await.is_err() {
+                        return;
+                    }
+                }
                 continue;
             }
             finished = check_at(start, &target), if !target.paused => finished,
@@ -67,6 +77,12 @@ pub(super) async fn run(
             reported = Some(known);
         }
     }
+}
+
+/// The news that traffic holds a server for down.
+fn down(server: &ServerId, why: &str) -> HealthEvent {
+    let (health, reason) = (Health::Down, format!("marked down by traffic: {why}"));
+    HealthEvent { server: server.clone(), health, reason, duration: Duration::ZERO }
 }
 
 fn machine(check: &Check, known: Option<Health>) -> CheckMachine {

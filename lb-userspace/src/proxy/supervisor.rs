@@ -1,14 +1,17 @@
 //! The workers of the proxy together: told what to serve, and ended in order.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use tokio::{sync::mpsc, time};
+use tokio::{
+    sync::{mpsc, watch},
+    time,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -20,7 +23,11 @@ use super::{
 };
 use crate::{
     balance::Pools,
-    model::{frontend::Frontend, snapshot::Snapshot, state::ServerStatuses},
+    model::{
+        frontend::Frontend,
+        snapshot::Snapshot,
+        state::{ServerId, ServerStatuses},
+    },
 };
 
 /// The proxy: its workers, and what they are told.
@@ -141,9 +148,19 @@ impl Proxy {
 }
 
 /// Does what time brings to `pools`, and at once what traffic makes necessary.
-pub async fn run_pools(pools: Arc<Pools>, cancel: CancellationToken) {
+pub async fn run_pools(
+    pools: Arc<Pools>,
+    marked: watch::Sender<BTreeMap<ServerId, String>>,
+    cancel: CancellationToken,
+) {
     loop {
         let due = pools.tick(Instant::now());
+        marked.send_if_modified(|known| {
+            let now = pools.marked_down();
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
         let timer = async {
             match due {
                 Some(due) => time::sleep_until(due.into()).await,

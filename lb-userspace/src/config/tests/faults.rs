@@ -504,3 +504,62 @@ fn more_than_the_maps_hold_is_a_fault() {
         ],
     );
 }
+
+#[test]
+fn what_only_the_proxy_has_is_refused_in_layer_4() {
+    const HINT: &str = "is for the proxy; a frontend of `mode: l4` uses this backend \
+        (hint: give that frontend a backend of its own, with the same servers)";
+    let at = |path: &str, name: &str| format!("4: backends.b.{path}: \"{name}\" {HINT}");
+    check_backend(
+        "slow_start: 30s, persistence: {cookie: SRV}, passive: {}, retries: 1, queue_length: 5, \
+         servers: {s: {address: \"10.0.1.1:80\", max_connections: 9}}",
+        &[
+            &at("slow_start", "slow_start"),
+            &at("persistence", "persistence"),
+            &at("passive", "passive"),
+            &at("retries", "retries"),
+            &at("queue_length", "queue_length"),
+            &at("servers.s.max_connections", "max_connections"),
+        ],
+    );
+}
+
+#[test]
+fn persistence_and_passive_checks_of_a_proxied_backend() {
+    let check = |keys: &str, expected: &[&str]| {
+        let rest = "frontends: {web: {mode: http, bind: [\"10.0.0.1:80\"], backend: b}}";
+        let servers = "servers: {s: \"10.0.1.1:80\"}";
+        check_with_datapath(&format!("{rest}\nbackends:\n  b: {{{keys}, {servers}}}\n"), expected);
+    };
+    check("persistence: {cookie: SRV, key: 0123456789abcdef, signed: 1h}", &[]);
+    check("passive: {action: mark-down}, check: {type: tcp}", &[]);
+    check(
+        "persistence: {cookie: \"a b\"}",
+        &["4: backends.b.persistence.cookie: \"a b\" is not a name of a cookie \
+           (hint: letters, digits, '-' and '_', at most 128)"],
+    );
+    check(
+        "persistence: {cookie: SRV, signed: 1h}",
+        &["4: backends.b.persistence.signed: needs a `key`: nobody can sign with one that all \
+           know (hint: key: a secret of at least 16 bytes)"],
+    );
+    check(
+        "persistence: {cookie: SRV, key: short}",
+        &["4: backends.b.persistence.key: 5 bytes are too few for a secret \
+           (hint: 16 at least, such as those of `openssl rand -hex 16`)"],
+    );
+    check(
+        "passive: {action: mark-down}",
+        &["4: backends.b.passive: marks servers down, and no check finds them up again \
+           (hint: give the backend a `check`)"],
+    );
+    check(
+        "passive: {failures: 0}",
+        &["4: backends.b.passive.failures: is 0, and so is `error_percent`: nothing counts \
+           (hint: leave `passive` out)"],
+    );
+    check(
+        "passive: {eject_time: 1m, longest_eject_time: 10s}",
+        &["4: backends.b.passive.longest_eject_time: is shorter than `eject_time`"],
+    );
+}

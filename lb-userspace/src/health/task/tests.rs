@@ -81,6 +81,7 @@ fn snapshot(check: Option<Check>, servers: &[(&str, SocketAddr)]) -> Arc<Snapsho
 struct Running {
     snapshots: watch::Sender<Arc<Snapshot>>,
     maintenance: watch::Sender<BTreeSet<ServerId>>,
+    marked: watch::Sender<BTreeMap<ServerId, String>>,
     events: mpsc::Receiver<HealthEvent>,
     cancel: CancellationToken,
     task: tokio::task::JoinHandle<()>,
@@ -90,15 +91,17 @@ impl Running {
     fn start(snapshot: Arc<Snapshot>, known: BTreeMap<ServerId, Health>) -> Self {
         let (snapshots, snapshot_receiver) = watch::channel(snapshot);
         let (maintenance, maintenance_receiver) = watch::channel(BTreeSet::new());
+        let (marked, marked_receiver) = watch::channel(BTreeMap::new());
         let (sender, events) = mpsc::channel(64);
         let cancel = CancellationToken::new();
         let task = tokio::spawn(Checker::new(known).run(
             snapshot_receiver,
             maintenance_receiver,
+            marked_receiver,
             sender,
             cancel.clone(),
         ));
-        Self { snapshots, maintenance, events, cancel, task }
+        Self { snapshots, maintenance, marked, events, cancel, task }
     }
 
     async fn next(&mut self) -> (ServerId, Health, String) {
@@ -190,6 +193,22 @@ async fn a_server_that_never_answers_delays_no_other() {
 }
 
 #[tokio::test]
+async fn a_server_that_traffic_marks_down_comes_back_by_its_checks() {
+    let (_server, address) = listener().await;
+    let mut running = Running::start(snapshot(Some(check()), &[("a", address)]), BTreeMap::new());
+    running.expect("a", Health::Up, "connected").await;
+    let why = BTreeMap::from([(id("a"), "5 requests in a row failed".to_owned())]);
+    running.marked.send(why.clone()).unwrap();
+    let reason = "marked down by traffic: 5 requests in a row failed";
+    running.expect("a", Health::Down, reason).await;
+    running.expect("a", Health::Down, "connected (success 1 of 2)").await;
+    running.expect("a", Health::Up, "connected").await;
+    // The mark is still there, and said only once.
+    running.marked.send(why).unwrap();
+    running.expect_silence().await;
+}
+
+#[tokio::test]
 async fn maintenance_stops_checks_and_ready_decides_at_once() {
     let (listener, address) = listener().await;
     let mut checker = Running::start(snapshot(Some(check()), &[("a", address)]), BTreeMap::new());
@@ -250,11 +269,11 @@ async fn a_worker_that_dies_is_started_again() {
     let (events, mut received) = mpsc::channel(8);
     let mut workers =
         Workers { known: BTreeMap::new(), running: BTreeMap::new(), tasks: JoinSet::new(), events };
-    workers.reconcile(&snapshot, &BTreeSet::new()).await;
+    workers.reconcile(&snapshot, &BTreeSet::new(), &BTreeMap::new()).await;
     received.recv().await.unwrap();
     workers.running[&id("a")].task.abort();
     workers.one_died().await;
     assert!(workers.running.is_empty());
-    workers.reconcile(&snapshot, &BTreeSet::new()).await;
+    workers.reconcile(&snapshot, &BTreeSet::new(), &BTreeMap::new()).await;
     assert_eq!(received.recv().await.unwrap().server, id("a"));
 }

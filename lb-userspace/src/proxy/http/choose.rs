@@ -30,7 +30,7 @@ pub(super) async fn choose(
         random: fastrand::u64(..),
         client: Some(exchange.client.address_hash),
         priority: 0,
-        own: None,
+        own: exchange.own.as_ref(),
         avoid: tried,
     };
     let unavailable =

@@ -17,7 +17,7 @@ use super::{
     route::RuleTimeouts,
 };
 use crate::{
-    balance::Lease,
+    balance::{Lease, Member},
     proxy::plan::{BackendPlan, HttpPlan},
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct Exchange {
     pub(super) frontend: Arc<HttpPlan>,
     pub(super) backend: Option<Arc<BackendPlan>>,
     pub(super) lease: Option<Lease>,
+    /// The server that the client belongs to.
+    pub(super) own: Option<Arc<Member>>,
     pub(super) method: Method,
     pub(super) uri: Uri,
     pub(super) version: Version,
@@ -66,6 +68,7 @@ impl Exchange {
             frontend,
             backend: None,
             lease: None,
+            own: None,
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),

@@ -31,6 +31,7 @@ use super::{
     exchange::Exchange,
     headers, mirror,
     outcome::{Cause, Outcome, Phase},
+    persist,
     respond::{self, Failure},
     route::{Destination, Route},
 };
@@ -142,6 +143,7 @@ fn relay(mut exchange: Box<Exchange>, begun: Begun) -> Response<ResponseBody> {
     let (mut parts, incoming) = response.into_parts();
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
+    persist::name_server(&exchange, &mut parts.headers);
     exchange.status = Some(parts.status);
     exchange.phase.set(Phase::Data);
     if let Some(tunnel) = tunnel {
@@ -178,6 +180,7 @@ async fn forward(
     exchange.backend = Some(Arc::clone(&backend));
     let (mut parts, incoming) = request.into_parts();
     parts.extensions.clear();
+    exchange.own = persist::own_server(&backend, &mut parts.headers);
     edit(exchange, &mut parts, edits)?;
     if incoming.is_end_stream() && !is_websocket {
         mirror::send_copies(exchange, &parts, &edits.mirrors);

@@ -10,7 +10,7 @@
 //! | `headers` | fields for one connection; who the client is |
 //! | `route` | what rules make of a request |
 //! | `mirror` | copies for other backends |
-//! | `choose` | which server |
+//! | `choose`, `persist` | which server; cookies that bring a client back to it |
 //! | `body` | bodies on their way |
 //! | `tunnel` | WebSocket |
 //! | `exchange` | one request and its response |
@@ -28,6 +28,7 @@ mod headers;
 mod http2;
 mod mirror;
 mod outcome;
+mod persist;
 mod record;
 mod respond;
 mod route;

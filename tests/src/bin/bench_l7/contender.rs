@@ -1,17 +1,21 @@
 //! Who stands between load and server, each configured as a sensible operator would: one
 //! thread, connections kept open on both sides, the client's address passed on, timeouts
-//! set, no log.
+//! set. HAProxy and nginx write no log; pointsman writes its access log to a file.
 
-use std::{fs, net::TcpStream, time::Duration};
+use std::{fs, net::TcpStream, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use testbed::{
+    agent::binary,
     bench::nginx,
     process::{Process, wait_until},
 };
 
-use crate::site::{HTTP, HTTPS, SERVER, Site, TCP};
+use crate::{
+    scenario::Scenario,
+    site::{HTTP, HTTPS, SERVER, Site, TCP},
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -23,19 +27,33 @@ const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 pub(crate) enum Contender {
     /// HAProxy, the yardstick.
     Haproxy,
+    /// The product, next to this program; in release builds `cargo xtask bench` makes it.
+    Pointsman,
     /// nginx.
     Nginx,
 }
 
 impl Contender {
     /// All, in the order of their turns.
-    pub(crate) const ALL: [Self; 2] = [Self::Haproxy, Self::Nginx];
+    pub(crate) const ALL: [Self; 3] = [Self::Haproxy, Self::Pointsman, Self::Nginx];
 
     /// The name in reports.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Haproxy => "haproxy",
+            Self::Pointsman => "pointsman",
             Self::Nginx => "nginx",
+        }
+    }
+
+    /// Whether it can do what a scenario asks.
+    pub(crate) const fn serves(self, scenario: Scenario) -> bool {
+        use Scenario::{H1Close, H1Kilobyte, H1Large, H1Small, Idle};
+        match self {
+            Self::Haproxy | Self::Nginx => true,
+            Self::Pointsman => {
+                matches!(scenario, H1Small | H1Kilobyte | H1Close | H1Large | Idle)
+            }
         }
     }
 
@@ -47,6 +65,7 @@ impl Contender {
         let directory = site.turn_directory()?;
         let (file, text) = match self {
             Self::Haproxy => (directory.join("haproxy.cfg"), haproxy(site)),
+            Self::Pointsman => (directory.join("pointsman.yaml"), pointsman(&directory)),
             Self::Nginx => (directory.join("nginx.conf"), nginx(site)),
         };
         fs::write(&file, text).context("write a configuration")?;
@@ -55,12 +74,19 @@ impl Contender {
                 let mut command = site.proxy_command("haproxy");
                 Process::start(command.arg("-db").arg("-f").arg(&file), &directory.join("log"))?
             }
+            Self::Pointsman => {
+                let binary = binary()?;
+                let mut command = site.proxy_command(binary.to_str().context("a path")?);
+                command.args(["run", "--config"]).arg(&file);
+                Process::start(&mut command, &directory.join("log"))?
+            }
             Self::Nginx => {
                 let command = site.proxy_command("nginx");
                 nginx::run(&site.namespace, command, &directory, &file, HTTP)?
             }
         };
-        for address in [HTTP, HTTPS, TCP] {
+        let all = [HTTP, HTTPS, TCP];
+        for address in if self == Self::Pointsman { &all[..1] } else { &all[..] } {
             let answered = wait_until(self.name(), PATIENCE, || {
                 site.namespace.run(|| Ok(TcpStream::connect(address)?))
             });
@@ -82,6 +108,19 @@ fn haproxy(site: &Site) -> String {
          backend web\n    balance roundrobin\n    http-reuse always\n    server s1 {SERVER}\n\
          listen tcp\n    mode tcp\n    bind {TCP}\n    option splice-auto\n    server s1 {SERVER}\n",
         certificate = site.certificate().display()
+    )
+}
+
+fn pointsman(directory: &Path) -> String {
+    let directory = directory.display();
+    format!(
+        "datapath: {{mode: off}}\nadmin: {{socket: {directory}/admin.sock}}\n\
+         log: {{access: {{target: {directory}/access.log}}}}\n\
+         defaults: {{timeouts: {{client: 60s, server: 60s}}}}\n\
+         frontends:\n  web:\n    mode: http\n    bind: [\"{HTTP}\"]\n    backend: web\n    \
+         limits: {{connections: 20000, connections_per_source: 20000}}\n\
+         backends:\n  web:\n    balance: round-robin\n    \
+         idle_connections: {{most: 1024, timeout: 30s}}\n    servers: {{s1: \"{SERVER}\"}}\n"
     )
 }
 

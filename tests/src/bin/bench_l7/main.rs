@@ -33,7 +33,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// Between warm-up and measurement, so that closing connections are not the next one's cost.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Compare what a request costs HAProxy and nginx
+/// Compare what a request costs pointsman, HAProxy and nginx
 #[derive(Parser)]
 struct Options {
     /// Write the figures to this file as a JSON array
@@ -84,6 +84,8 @@ fn compare(
     contenders: &[Contender],
     options: &Options,
 ) -> Result<Vec<Figure>> {
+    let serving = contenders.iter().copied().filter(|contender| contender.serves(scenario));
+    let contenders: Vec<Contender> = serving.collect();
     let time = Duration::from_secs(options.seconds);
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); contenders.len()];
     for _ in 0..options.rounds {
