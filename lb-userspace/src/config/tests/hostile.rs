@@ -35,7 +35,9 @@ fn judge_faults(faults: &Faults, text: &str) -> Result<(), TestCaseError> {
 fn judge_snapshot(snapshot: &Snapshot) -> Result<(), TestCaseError> {
     let mut vips = HashSet::new();
     for frontend in snapshot.frontends.values() {
-        prop_assert!(snapshot.backends.contains_key(frontend.backend()));
+        for backend in frontend.backends() {
+            prop_assert!(snapshot.backends.contains_key(backend), "{}", backend);
+        }
     }
     for (_, frontend) in snapshot.l4_frontends() {
         let backend = snapshot.backends.get(&frontend.backend);
