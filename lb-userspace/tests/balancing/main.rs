@@ -160,7 +160,9 @@ fn a_full_server_makes_requests_wait_and_a_full_queue_refuses() {
                 break status;
             }
         };
-        let waiting: Vec<_> = (0..3).map(|_| scope.spawn(ask)).collect();
+        let mut waiting = vec![scope.spawn(ask)];
+        wait_for("the first to be at the server", || bed.most_at_once('a') == 1);
+        waiting.extend((0..2).map(|_| scope.spawn(ask)));
         // One is at the server, two wait; whoever comes then is refused.
         let question = Duration::from_millis(200);
         wait_for("the queue to be full", || bed.get_within("/", question) == Some(503));
