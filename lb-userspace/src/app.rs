@@ -56,12 +56,15 @@ use crate::{
     proxy::{
         listen::Inherited,
         supervisor::{Proxy, run_pools},
+        tls,
     },
 };
 
 /// Longest wait of a first start for the next hops of all servers; one that is not known
 /// by then gets no flows until it is.
 const NEXT_HOPS: Duration = Duration::from_secs(2);
+/// Time between two looks at the files of certificates.
+const LOOK_AT_FILES: Duration = Duration::from_secs(2);
 /// Longest time tasks may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Results of checks waiting for the control loop at most; checks wait beyond.
@@ -201,6 +204,10 @@ impl Agent {
             tasks.spawn("the access log", |cancel| log_flows(ended, access_log_seen, cancel));
         }
 
+        let watched = proxy.watched();
+        tasks.spawn("the watch on certificates", |cancel| {
+            tls::watch::run(watched, LOOK_AT_FILES, cancel)
+        });
         let pools = proxy.pools();
         let (marked, marked_seen) = watch::channel(BTreeMap::new());
         tasks.spawn("the balancing of the proxy", |cancel| run_pools(pools, marked, cancel));

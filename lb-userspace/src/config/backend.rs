@@ -87,6 +87,8 @@ static SECTION: Section = Section {
         spread::KEYS[10],
         spread::KEYS[11],
         spread::KEYS[12],
+        spread::KEYS[13],
+        spread::KEYS[14],
     ],
     unbuilt: &[],
 };

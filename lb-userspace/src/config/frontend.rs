@@ -4,18 +4,21 @@ use super::{
     address::{BindAddress, bind_address},
     decode::{Cursor, Entries},
     fault::{Located, Refusal, quoted},
-    limits,
+    limits::{self, RawLimits},
+    proxy::{ACCEPT_PROXY, SNI},
     rules::{RULES, RawRules},
     schema::{
-        Choice, Key, KeyInfo, List, ListItems, Named, Nested, Presence, Section, Shape, Text,
+        Bool, Choice, Key, KeyInfo, List, ListItems, Named, Nested, Presence, Section, Shape, Text,
         Unbuilt,
     },
     timeouts::{self, RawTimeouts},
+    tls::BIND_TLS,
 };
 use crate::model::{
-    frontend::{ConnectionLimits, HttpLimits, Listen},
+    frontend::{AcceptProxy, Listen, SniPattern},
     name::Name,
     snapshot::{Bind, Protocol},
+    tls::BindTls,
 };
 
 /// `frontends.NAME` as given; `resolve` judges it together with its backend.
@@ -37,6 +40,16 @@ impl RawFrontend {
             _ => None,
         }
     }
+
+    /// Every backend it names outside of rules.
+    pub(super) fn references(&self) -> impl Iterator<Item = &Located<Name>> {
+        let by_name = match &self.mode {
+            Some(RawMode::Tcp(tcp)) => tcp.sni.as_deref(),
+            _ => None,
+        };
+        let by_name = by_name.unwrap_or_default().iter().map(|(_, backend)| backend);
+        by_name.chain(&self.backend)
+    }
 }
 
 /// A frontend's mode, and what only that mode has.
@@ -44,8 +57,23 @@ impl RawFrontend {
 pub(super) enum RawMode {
     /// `mode: l4`: its VIPs; none in place of one that is at fault.
     L4(ListItems<Bind>),
+    /// `mode: tcp`.
+    Tcp(RawTcp),
     /// `mode: http`.
     Http(RawHttp),
+}
+
+/// A frontend of `mode: tcp`.
+#[derive(Debug)]
+pub(super) struct RawTcp {
+    /// Where it listens; none in place of one that is at fault.
+    pub(super) listen: ListItems<Listen>,
+    /// What it says of timeouts.
+    pub(super) timeouts: Option<RawTimeouts>,
+    /// What it takes from clients.
+    pub(super) limits: Option<RawLimits>,
+    /// Backends by server name; none if at fault.
+    pub(super) sni: Option<Vec<(SniPattern, Located<Name>)>>,
 }
 
 /// A frontend of `mode: http`.
@@ -56,13 +84,14 @@ pub(super) struct RawHttp {
     /// What it says of timeouts.
     pub(super) timeouts: Option<RawTimeouts>,
     /// What it takes from clients.
-    pub(super) limits: Option<(ConnectionLimits, HttpLimits)>,
+    pub(super) limits: Option<RawLimits>,
 }
 
 /// The words of `mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     L4,
+    Tcp,
     Http,
 }
 
@@ -74,22 +103,20 @@ static SECTION: Section = Section {
     path: "frontends.NAME",
     doc: "What clients connect to. A name has 1 to 63 letters, digits, `-`, `_` and `.`, and \
           starts with a letter or a digit.",
-    keys: &[&MODE, &BIND, &BACKEND, &FORWARD, &RULES, &TIMEOUTS, &LIMITS],
-    unbuilt: &[Unbuilt {
-        name: "tls",
-        hint: "a layer-4 frontend passes TLS through to its servers",
-    }],
+    keys: &[&MODE, &BIND, &BACKEND, &FORWARD, &RULES, &SNI, &TIMEOUTS, &LIMITS],
+    unbuilt: &[Unbuilt { name: "tls", hint: "it is a key of the entries of `bind`" }],
 };
 
 static MODE: Key<Choice<Mode>> = Key {
     name: "mode",
     shape: Choice {
-        words: &[("l4", Mode::L4), ("http", Mode::Http)],
-        unbuilt: &[Unbuilt { name: "tcp", hint: "`mode: l4` forwards TCP" }],
-        unbuilt_message: "is a mode that is not built in this version",
+        words: &[("l4", Mode::L4), ("tcp", Mode::Tcp), ("http", Mode::Http)],
+        unbuilt: &[],
+        unbuilt_message: "",
     },
     presence: Presence::Required("mode: l4"),
-    doc: "`l4`: packets are forwarded in the kernel. `http`: the proxy reads requests and \
+    doc: "`l4`: packets are forwarded in the kernel. `tcp`: the proxy joins each connection with \
+          one to a server, with TLS on either side if asked to. `http`: the proxy reads requests and \
           answers them from servers, over HTTP/1.1 and HTTP/2 (with prior knowledge).",
 };
 
@@ -99,7 +126,7 @@ static BIND: Key<List<BindShape>> = Key {
     presence: Presence::Required("bind: [\"10.0.0.100:5432\"]"),
     doc: "At least one place, none of them given anywhere else. `mode: l4`: its VIPs, all IPv4 or \
           all IPv6. Other modes: where the proxy listens; `0.0.0.0:80` is every IPv4 address of \
-          the host, `[::]:80` every address; also `unix@/PATH`, `fd@N` (a listening socket \
+          the host, `[::]:80` every address (`v6only` leaves IPv4 out); also `unix@/PATH`, `fd@N` (a listening socket \
           inherited as descriptor N) and `systemd@NAME` (one from socket activation).",
 };
 
@@ -107,14 +134,14 @@ static TIMEOUTS: Key<Nested<RawTimeouts>> = Key {
     name: "timeouts",
     shape: timeouts::OF_FRONTEND,
     presence: Presence::Default("{}"),
-    doc: "`mode: http`: how long clients may keep the proxy waiting.",
+    doc: "`mode: tcp` and `http`: how long clients may keep the proxy waiting.",
 };
 
-static LIMITS: Key<Nested<(ConnectionLimits, HttpLimits)>> = Key {
+static LIMITS: Key<Nested<RawLimits>> = Key {
     name: "limits",
     shape: limits::SHAPE,
     presence: Presence::Default("{}"),
-    doc: "`mode: http`: what the proxy takes from clients.",
+    doc: "`mode: tcp` and `http`: what the proxy takes from clients.",
 };
 
 static FORWARD: Key<Choice<()>> = Key {
@@ -146,8 +173,22 @@ static BIND_SECTION: Section = Section {
     path: "frontends.NAME.bind[N]",
     doc: "A place as a mapping: `{address: \"10.0.0.53:53\", protocol: udp}` is \
           `\"10.0.0.53:53/udp\"`.",
-    keys: &[&ADDRESS, &PROTOCOL],
-    unbuilt: &[Unbuilt { name: "tls", hint: "a layer-4 frontend passes TLS through" }],
+    keys: &[&ADDRESS, &PROTOCOL, &V6ONLY, &MODE_BITS, &ACCEPT_PROXY, &BIND_TLS],
+    unbuilt: &[],
+};
+
+static V6ONLY: Key<Bool> = Key {
+    name: "v6only",
+    shape: Bool,
+    presence: Presence::Default("false"),
+    doc: "The proxy: an IPv6 address does not take IPv4. As it is, `\"[::]:80\"` takes both.",
+};
+
+static MODE_BITS: Key<Text<u32>> = Key {
+    name: "mode",
+    shape: Text { what: "permission bits", parse: permission_bits },
+    presence: Presence::Default("\"0660\""),
+    doc: "The proxy, `unix@`: the socket's permissions, octal; whoever may write may connect.",
 };
 
 static ADDRESS: Key<Text<(BindAddress, Option<Protocol>)>> = Key {
@@ -172,6 +213,13 @@ struct BindShape;
 struct RawBind {
     address: BindAddress,
     protocol: Protocol,
+    is_v6only: bool,
+    /// Permission bits.
+    mode: u32,
+    accept_proxy: Option<AcceptProxy>,
+    tls: Option<BindTls>,
+    /// The first key that is given and that layer 4 does not have.
+    of_proxy: Option<&'static str>,
 }
 
 impl Shape for BindShape {
@@ -186,8 +234,17 @@ impl Shape for BindShape {
             return decode_bind(&cursor.clone().entries(&BIND_SECTION)?);
         }
         let (address, protocol) = ADDRESS.shape.decode(cursor)?;
-        let protocol = protocol.or_else(|| cursor.clone().no_entries().get(&PROTOCOL));
-        Some(RawBind { address, protocol: protocol? })
+        let rest = cursor.clone().no_entries();
+        let protocol = protocol.or_else(|| rest.get(&PROTOCOL));
+        Some(RawBind {
+            address,
+            protocol: protocol?,
+            is_v6only: rest.get(&V6ONLY)?,
+            mode: rest.get(&MODE_BITS)?,
+            accept_proxy: None,
+            tls: None,
+            of_proxy: None,
+        })
     }
 
     fn section(&self) -> Option<&'static Section> {
@@ -198,17 +255,46 @@ impl Shape for BindShape {
 fn decode_bind(entries: &Entries<'_>) -> Option<RawBind> {
     let address = entries.get(&ADDRESS);
     let protocol = entries.get(&PROTOCOL);
+    let (is_v6only, mode) = (entries.get(&V6ONLY), entries.get(&MODE_BITS));
+    let accept_proxy = entries.get(&ACCEPT_PROXY);
+    let tls = entries.get(&BIND_TLS);
+    let given_are_good = (tls.is_some() || !entries.has(&BIND_TLS))
+        && (accept_proxy.is_some() || !entries.has(&ACCEPT_PROXY));
     let ((address, suffix), protocol) = (address?, protocol?);
     if entries.has(&PROTOCOL) && suffix.is_some_and(|suffix| suffix != protocol) {
         let refusal = Refusal::new("contradicts the protocol behind the address");
         entries.reject(&PROTOCOL, refusal.hint("keep one of the two"));
     }
-    Some(RawBind { address, protocol: suffix.unwrap_or(protocol) })
+    given_are_good.then_some(())?;
+    let of_proxy: [&dyn KeyInfo; 4] = [&V6ONLY, &MODE_BITS, &ACCEPT_PROXY, &BIND_TLS];
+    let of_proxy = of_proxy.into_iter().find(|key| entries.has(*key));
+    Some(RawBind {
+        address,
+        protocol: suffix.unwrap_or(protocol),
+        is_v6only: is_v6only?,
+        mode: mode?,
+        accept_proxy,
+        tls,
+        of_proxy: of_proxy.map(KeyInfo::name),
+    })
+}
+
+fn permission_bits(text: &str) -> Result<u32, Refusal> {
+    let bits = u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o777);
+    bits.filter(|_| text.bytes().all(|byte| byte.is_ascii_digit())).ok_or_else(|| {
+        let message = format!("{} are no permission bits", quoted(text));
+        Refusal::new(message).hint("octal, in quotes, such as \"0660\"")
+    })
 }
 
 impl RawBind {
     /// As a VIP.
     fn vip(self) -> Result<Bind, Refusal> {
+        if let Some(key) = self.of_proxy {
+            let refusal = Refusal::new(format!("{} is not for `mode: l4`", quoted(key)));
+            let hint = "a layer-4 frontend passes connections through as they are";
+            return Err(refusal.hint(hint));
+        }
         match self.address {
             BindAddress::Socket(address) => Ok(Bind { address, protocol: self.protocol }),
             BindAddress::Other(other) => {
@@ -218,13 +304,23 @@ impl RawBind {
         }
     }
 
+    /// As a place where the proxy listens for HTTP.
+    fn listen_http(self) -> Result<Listen, Refusal> {
+        if self.tls.is_some() || self.accept_proxy.is_some() {
+            let refusal = Refusal::new("tls and accept_proxy are not built for `mode: http`");
+            return Err(refusal.hint("`mode: tcp` has them in this version"));
+        }
+        self.listen()
+    }
+
     /// As a place where the proxy listens.
     fn listen(self) -> Result<Listen, Refusal> {
         if self.protocol != Protocol::Tcp {
             let refusal = Refusal::new("the proxy does not take UDP");
             return Err(refusal.hint("`mode: l4` does"));
         }
-        Ok(Listen { address: self.address.into() })
+        let Self { address, is_v6only, mode, accept_proxy, tls, .. } = self;
+        Ok(Listen { address: address.into(), is_v6only, mode, tls, accept_proxy })
     }
 }
 
@@ -241,14 +337,31 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
     let mode = match mode {
         Some(Mode::L4) => {
             refuse(entries, &[&TIMEOUTS, &LIMITS, &RULES], "needs `mode: http`");
+            refuse(entries, &[&SNI], "is not for `mode: l4`");
             let vips = judge(entries, bind, RawBind::vip);
             entries.get(&FORWARD).map(|()| RawMode::L4(vips))
         }
-        Some(Mode::Http) => {
+        Some(Mode::Tcp) => {
             refuse(entries, &[&FORWARD], "needs `mode: l4`");
+            refuse(entries, &[&RULES], "needs `mode: http`");
             let timeouts = entries.get(&TIMEOUTS);
             let limits = entries.get(&LIMITS);
+            if limits.is_some_and(|limits| limits.is_about_requests) {
+                let refusal = Refusal::new("is about requests, which `mode: tcp` does not see");
+                entries.reject(&LIMITS, refusal.hint("connections, connections_per_source"));
+            }
+            let sni = entries.get(&SNI);
+            let sni_is_good = sni.is_some() || !entries.has(&SNI);
+            let sni = sni_is_good.then(|| sni.unwrap_or_default());
             let listen = judge(entries, bind, RawBind::listen);
+            Some(RawMode::Tcp(RawTcp { listen, timeouts, limits, sni }))
+        }
+        Some(Mode::Http) => {
+            refuse(entries, &[&FORWARD], "needs `mode: l4`");
+            refuse(entries, &[&SNI], "needs `mode: tcp`");
+            let timeouts = entries.get(&TIMEOUTS);
+            let limits = entries.get(&LIMITS);
+            let listen = judge(entries, bind, RawBind::listen_http);
             Some(RawMode::Http(RawHttp { listen, timeouts, limits }))
         }
         None => {

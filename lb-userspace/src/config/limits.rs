@@ -8,12 +8,20 @@ use super::{
 use crate::model::frontend::{ConnectionLimits, HttpLimits};
 
 /// The section as a shape.
-pub(super) const SHAPE: Nested<(ConnectionLimits, HttpLimits)> =
-    Nested { section: &SECTION, decode };
+pub(super) const SHAPE: Nested<RawLimits> = Nested { section: &SECTION, decode };
+
+/// What the section says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RawLimits {
+    pub(super) connections: ConnectionLimits,
+    pub(super) http: HttpLimits,
+    /// Something is said of requests, which `mode: tcp` does not have.
+    pub(super) is_about_requests: bool,
+}
 
 static SECTION: Section = Section {
     path: "frontends.NAME.limits",
-    doc: "What the proxy takes from clients.",
+    doc: "What the proxy takes from clients. `mode: tcp` has the first two alone.",
     keys: &[
         &CONNECTIONS,
         &PER_SOURCE,
@@ -93,14 +101,16 @@ static RESETS: Key<Integer<u32>> = Key {
           of the client's faults, before the connection is closed.",
 };
 
-fn decode(entries: &Entries<'_>) -> Option<(ConnectionLimits, HttpLimits)> {
+fn decode(entries: &Entries<'_>) -> Option<RawLimits> {
+    let of_requests = &SECTION.keys[2..];
+    let is_about_requests = of_requests.iter().any(|key| entries.has(*key));
     let (total, per_source) = (entries.get(&CONNECTIONS), entries.get(&PER_SOURCE));
     let (header_bytes, header_count) = (entries.get(&HEADER_BYTES), entries.get(&HEADER_COUNT));
     let (uri_bytes, body_bytes) = (entries.get(&URI_BYTES), entries.get(&BODY_BYTES));
     let (body_rate, streams) = (entries.get(&BODY_RATE), entries.get(&STREAMS));
     let resets = entries.get(&RESETS);
     let connections = ConnectionLimits { total: total?, per_source: per_source? };
-    let limits = HttpLimits {
+    let http = HttpLimits {
         header_bytes: u32::try_from(header_bytes?).ok()?,
         header_count: header_count?,
         uri_bytes: u32::try_from(uri_bytes?).ok()?,
@@ -109,5 +119,5 @@ fn decode(entries: &Entries<'_>) -> Option<(ConnectionLimits, HttpLimits)> {
         streams: streams?,
         resets: resets?,
     };
-    Some((connections, limits))
+    Some(RawLimits { connections, http, is_about_requests })
 }

@@ -30,6 +30,7 @@ mod log;
 mod passive;
 mod persistence;
 mod position;
+mod proxy;
 mod reference;
 mod resolve;
 mod rules;
@@ -39,6 +40,7 @@ mod spread;
 #[cfg(test)]
 mod tests;
 mod timeouts;
+mod tls;
 
 use std::{
     fs::File,

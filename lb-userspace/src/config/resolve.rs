@@ -16,13 +16,14 @@ use super::{
     defaults::Defaults,
     fault::{Located, Place, Refusal, Sink, did_you_mean, quoted},
     frontend::{RawFrontend, RawMode},
+    limits::RawLimits,
     position::Mark,
     rules::{NamedConditions, Resolver},
     schema::{ListItems, NamedItems},
-    spread::{RawHash, judge_layer_4},
+    spread::{RawHash, RawProxy, judge_layer_4},
 };
 use crate::model::{
-    frontend::{Frontend, HttpFrontend, L4Frontend, Listen, ListenAddress},
+    frontend::{Frontend, HttpFrontend, L4Frontend, Listen, ListenAddress, TcpFrontend},
     name::Name,
     rule::Rule,
     snapshot::{Admin, Backend, Bind, Datapath, Log, Protocol, Server, Snapshot},
@@ -113,8 +114,18 @@ fn resolve_frontends(
         let backend = raw.backend?.value;
         let frontend = match raw.mode? {
             RawMode::L4(bind) => Frontend::L4(L4Frontend { bind: all(bind)?, backend }),
+            RawMode::Tcp(tcp) => {
+                let sni = tcp.sni?.into_iter();
+                Frontend::Tcp(TcpFrontend {
+                    listen: all(tcp.listen)?,
+                    backend,
+                    timeouts: tcp.timeouts?.client(&defaults.timeouts)?,
+                    connections: tcp.limits?.connections,
+                    sni: sni.map(|(pattern, backend)| (pattern, backend.value)).collect(),
+                })
+            }
             RawMode::Http(http) => {
-                let (connections, limits) = http.limits?;
+                let RawLimits { connections, http: limits, .. } = http.limits?;
                 Frontend::Http(HttpFrontend {
                     listen: all(http.listen)?,
                     backend,
@@ -235,35 +246,54 @@ fn judge_references(
 ) {
     let mut used = BTreeSet::new();
     for frontend in frontends.values().filter_map(|frontend| frontend.value.as_ref()) {
-        let Some(reference) = &frontend.backend else { continue };
-        let Some(backend) = backends.get(&reference.value) else {
-            let wanted = reference.value.as_str();
-            let refusal = Refusal::new(format!("there is no backend {}", quoted(wanted)));
-            let known = backends.keys().map(Name::as_str);
-            let hint = match did_you_mean(wanted, known) {
-                Some(meant) => format!("did you mean {}?", quoted(meant)),
-                None => "backends are defined under `backends`".into(),
+        for reference in frontend.references() {
+            let Some(backend) = backends.get(&reference.value) else {
+                let known = backends.keys().map(Name::as_str);
+                sink.fault(&reference.place, no_backend(reference.value.as_str(), known));
+                continue;
             };
-            sink.fault(&reference.place, refusal.hint(hint));
-            continue;
-        };
-        used.insert(&reference.value);
-        let vip = frontend.vips().and_then(|vips| vips.iter().find_map(|bind| bind.value));
-        let servers = backend.value.iter().flat_map(|backend| backend.servers.values());
-        let server = servers.filter_map(|server| server.value.as_ref()?.address()).next();
-        if let (Some(vip), Some(server)) = (vip, server)
-            && vip.address.is_ipv4() != server.is_ipv4()
-        {
-            let (own, theirs) = (family(vip.address), family(server));
-            let message = format!("its servers are {theirs}, the frontend's VIPs are {own}");
-            let hint = "give each family its own frontend and its own backend";
-            sink.fault(&reference.place, Refusal::new(message).hint(hint));
+            used.insert(&reference.value);
+            judge_family(frontend, backend.value.as_ref(), &reference.place, sink);
+            judge_http(frontend, backend.value.as_ref(), &reference.place, sink);
         }
     }
     let is_unused = |name: &Name| !used.contains(name) && !rules.uses_backend(name);
     for (name, backend) in backends.iter().filter(|(name, _)| is_unused(name)) {
         let message = format!("no frontend uses the backend {}", quoted(name.as_str()));
         sink.warn(&backend.place, Refusal::new(message));
+    }
+}
+
+fn no_backend<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Refusal {
+    let refusal = Refusal::new(format!("there is no backend {}", quoted(wanted)));
+    match did_you_mean(wanted, known) {
+        Some(meant) => refusal.hint(format!("did you mean {}?", quoted(meant))),
+        None => refusal.hint("backends are defined under `backends`"),
+    }
+}
+
+/// What a frontend of `mode: http` can not do with servers in this version.
+fn judge_http(frontend: &RawFrontend, backend: Option<&RawBackend>, place: &Place, sink: &Sink) {
+    let proxy = backend.and_then(|backend| backend.proxy.as_ref());
+    let is_http = matches!(frontend.mode, Some(RawMode::Http(_)));
+    if is_http && proxy.is_some_and(RawProxy::is_for_tcp_alone) {
+        let refusal = Refusal::new("its tls or send_proxy is not built for `mode: http`");
+        sink.fault(place, refusal.hint("`mode: tcp` has them in this version"));
+    }
+}
+
+/// A layer-4 frontend and its servers are of one family.
+fn judge_family(frontend: &RawFrontend, backend: Option<&RawBackend>, place: &Place, sink: &Sink) {
+    let vip = frontend.vips().and_then(|vips| vips.iter().find_map(|bind| bind.value));
+    let servers = backend.into_iter().flat_map(|backend| backend.servers.values());
+    let mut addresses = servers.filter_map(|server| server.value.as_ref()?.address());
+    if let (Some(vip), Some(server)) = (vip, addresses.next())
+        && vip.address.is_ipv4() != server.is_ipv4()
+    {
+        let (own, theirs) = (family(vip.address), family(server));
+        let message = format!("its servers are {theirs}, the frontend's VIPs are {own}");
+        let hint = "give each family its own frontend and its own backend";
+        sink.fault(place, Refusal::new(message).hint(hint));
     }
 }
 
@@ -274,13 +304,14 @@ fn not_in_layer_4<'a>(
     backends: &'a NamedItems<RawBackend>,
 ) -> BTreeSet<&'a Name> {
     let read = || frontends.values().filter_map(|frontend| frontend.value.as_ref());
-    let is_proxied = |frontend: &RawFrontend| matches!(frontend.mode, Some(RawMode::Http(_)));
+    let is_proxied =
+        |frontend: &RawFrontend| matches!(frontend.mode, Some(RawMode::Http(_) | RawMode::Tcp(_)));
     if !read().any(is_proxied) {
         return BTreeSet::new();
     }
     let layer_4 = read().filter(|frontend| !is_proxied(frontend));
     let used: BTreeSet<&Name> =
-        layer_4.filter_map(|frontend| Some(&frontend.backend.as_ref()?.value)).collect();
+        layer_4.flat_map(RawFrontend::references).map(|backend| &backend.value).collect();
     backends.keys().filter(|name| !used.contains(name)).collect()
 }
 
@@ -335,6 +366,7 @@ fn judge_listens(frontends: &NamedItems<RawFrontend>, vips: &Vips, sink: &Sink) 
     let mut listens: Vec<(&Listen, &Place)> = read
         .filter_map(|frontend| match &frontend.mode {
             Some(RawMode::Http(http)) => Some(&http.listen),
+            Some(RawMode::Tcp(tcp)) => Some(&tcp.listen),
             _ => None,
         })
         .flatten()

@@ -9,13 +9,16 @@ use super::{
     duration::Period,
     fault::{Located, Place, Refusal, quoted},
     passive, persistence,
+    proxy::SEND_PROXY,
     schema::{Choice, Integer, Key, KeyInfo, Nested, Presence, Section, Shape},
     timeouts::{self, RawTimeouts},
+    tls::SERVER_TLS,
 };
 use crate::model::{
-    backend::{IdleConnections, ProxySettings, ServerProtocol},
+    backend::{IdleConnections, ProxySettings, SendProxy, ServerProtocol},
     balance::{Balance, Balancing, HashKey, Passive, Persistence, Queue, QueueOrder, Retries},
     snapshot::HashBy,
+    tls::ServerTls,
 };
 
 /// What only the proxy honours, as given.
@@ -36,6 +39,8 @@ pub(super) struct RawProxy {
     protocol: ServerProtocol,
     idle: IdleConnections,
     timeouts: RawTimeouts,
+    tls: Option<ServerTls>,
+    send_proxy: Option<SendProxy>,
 }
 
 /// The words of `balance`.
@@ -73,6 +78,11 @@ impl RawHash {
 }
 
 impl RawProxy {
+    /// It has what requests can not use in this version.
+    pub(super) fn is_for_tcp_alone(&self) -> bool {
+        self.tls.is_some() || self.send_proxy.is_some()
+    }
+
     /// `None` if a default is at fault.
     pub(super) fn resolve(&self, hash: &RawHash, defaults: &Defaults) -> Option<ProxySettings> {
         let (timeouts, queue_timeout) = self.timeouts.server(&defaults.timeouts)?;
@@ -99,12 +109,13 @@ impl RawProxy {
             passive: self.passive.as_ref().map(|passive| passive.value),
         };
         let (protocol, idle) = (self.protocol, self.idle);
-        Some(ProxySettings { balancing, timeouts, protocol, idle })
+        let (tls, send_proxy) = (self.tls.clone(), self.send_proxy);
+        Some(ProxySettings { balancing, timeouts, protocol, idle, tls, send_proxy })
     }
 }
 
 /// The keys of `backends.NAME` that are read here.
-pub(super) const KEYS: [&dyn KeyInfo; 13] = [
+pub(super) const KEYS: [&dyn KeyInfo; 15] = [
     &BALANCE,
     &LOAD_FACTOR,
     &SLOW_START,
@@ -118,6 +129,8 @@ pub(super) const KEYS: [&dyn KeyInfo; 13] = [
     &PROTOCOL,
     &IDLE,
     &TIMEOUTS,
+    &SERVER_TLS,
+    &SEND_PROXY,
 ];
 
 /// Reads them.
@@ -139,7 +152,13 @@ pub(super) fn decode(entries: &Entries<'_>) -> Option<RawProxy> {
     let given = KEYS.into_iter().skip(1).filter(|key| entries.has(*key));
     let given = given.map(|key| (key.name(), entries.place_of(key.name()))).collect();
     optional.then_some(())?;
+    let (tls, send_proxy) = (entries.get(&SERVER_TLS), entries.get(&SEND_PROXY));
+    let given_are_good = (tls.is_some() || !entries.has(&SERVER_TLS))
+        && (send_proxy.is_some() || !entries.has(&SEND_PROXY));
+    given_are_good.then_some(())?;
     Some(RawProxy {
+        tls: tls.flatten(),
+        send_proxy,
         balance,
         given,
         load_factor,

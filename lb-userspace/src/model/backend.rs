@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use super::balance::{Balance, Balancing, Queue, QueueOrder, Retries};
+use super::{
+    balance::{Balance, Balancing, Queue, QueueOrder, Retries},
+    tls::ServerTls,
+};
 
 /// How the proxy uses a backend.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +19,34 @@ pub struct ProxySettings {
     pub protocol: ServerProtocol,
     /// Connections kept for later requests.
     pub idle: IdleConnections,
+    /// Connections to servers are encrypted.
+    pub tls: Option<ServerTls>,
+    /// Servers are told who the client is, by the PROXY protocol.
+    pub send_proxy: Option<SendProxy>,
+}
+
+/// Which PROXY header servers get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendProxy {
+    /// Version 1: a line of text with the addresses.
+    V1,
+    /// Version 2, with these besides the addresses.
+    V2(ProxyTlvs),
+}
+
+/// What version 2 of the PROXY protocol says besides the addresses, where it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProxyTlvs {
+    /// The server name the client asked for.
+    pub authority: bool,
+    /// The protocol agreed on by ALPN.
+    pub alpn: bool,
+    /// The name of the connection.
+    pub unique_id: bool,
+    /// Version, cipher and client certificate of TLS.
+    pub tls: bool,
+    /// A checksum of the whole header.
+    pub crc32c: bool,
 }
 
 impl Default for ProxySettings {
@@ -41,6 +72,8 @@ impl Default for ProxySettings {
             },
             protocol: ServerProtocol::Http1,
             idle: IdleConnections { most: 100, timeout: Duration::from_secs(4) },
+            tls: None,
+            send_proxy: None,
         }
     }
 }

@@ -7,10 +7,13 @@
 
 use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
+
 use super::{
     name::Name,
     rule::Rule,
     snapshot::{Bind, Protocol},
+    tls::BindTls,
 };
 
 /// `frontends.NAME`.
@@ -46,6 +49,18 @@ pub struct TcpFrontend {
     pub timeouts: ClientTimeouts,
     /// Most connections, and most of one source.
     pub connections: ConnectionLimits,
+    /// Backends by the server name of TLS; each is always present, no name is given twice.
+    pub sni: Vec<(SniPattern, Name)>,
+}
+
+/// A server name, or the names below one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SniPattern {
+    /// This name, lower case.
+    Exact(String),
+    /// Names of one label more, as a certificate's wildcard: of `*.example.com` what follows
+    /// the star, `.example.com`, lower case.
+    Wildcard(String),
 }
 
 /// A frontend that speaks HTTP.
@@ -70,6 +85,24 @@ pub struct HttpFrontend {
 pub struct Listen {
     /// Where.
     pub address: ListenAddress,
+    /// An IPv6 socket does not take IPv4; of no meaning elsewhere. True by default.
+    pub is_v6only: bool,
+    /// Permission bits of a unix socket; of no meaning elsewhere. 0660 by default.
+    pub mode: u32,
+    /// TLS that ends here.
+    pub tls: Option<BindTls>,
+    /// Who introduces clients by the PROXY protocol.
+    pub accept_proxy: Option<AcceptProxy>,
+}
+
+/// Who introduces clients by the PROXY protocol. Connections from there begin with a header
+/// or are refused; others are clients' own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AcceptProxy {
+    /// Their networks.
+    pub sources: Vec<IpNet>,
+    /// Longest wait for a header.
+    pub timeout: Duration,
 }
 
 /// Where the proxy listens.
@@ -140,14 +173,16 @@ impl Frontend {
         }
     }
 
-    /// Every backend that requests may go to.
+    /// Every backend that it may send something to.
     #[must_use]
     pub fn backends(&self) -> BTreeSet<&Name> {
-        let rules: &[Rule] = match self {
-            Self::Http(frontend) => &frontend.rules,
-            Self::L4(_) | Self::Tcp(_) => &[],
+        let (rules, sni): (&[Rule], &[_]) = match self {
+            Self::Http(frontend) => (&frontend.rules, &[]),
+            Self::Tcp(frontend) => (&[], &frontend.sni),
+            Self::L4(_) => (&[], &[]),
         };
-        rules.iter().flat_map(Rule::backends).chain([self.backend()]).collect()
+        let by_name = sni.iter().map(|(_, backend)| backend);
+        rules.iter().flat_map(Rule::backends).chain(by_name).chain([self.backend()]).collect()
     }
 
     /// The frontend if it is of layer 4.

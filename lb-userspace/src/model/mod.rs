@@ -12,5 +12,4 @@ pub mod next_hop;
 pub mod rule;
 pub mod snapshot;
 pub mod state;
-pub mod tcp_rule;
 pub mod tls;

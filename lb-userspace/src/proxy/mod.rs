@@ -9,7 +9,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `supervisor` | the workers together, over reloads |
-//! | `plan` | the configuration as workers use it |
+//! | `plan`, `material` | the configuration as workers use it; what it needs from files |
 //! | `worker` | one worker: listeners, frontends, connections |
 //! | `http`, `rules` | requests, and where rules send them |
 //! | `tcp` | joined connections |
@@ -22,6 +22,7 @@ pub(crate) mod http;
 pub mod limits;
 pub mod listen;
 pub mod log;
+pub mod material;
 pub mod plan;
 pub mod proxy_protocol;
 pub mod rules;

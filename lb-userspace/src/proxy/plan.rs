@@ -8,7 +8,9 @@ use std::{
     time::Instant,
 };
 
-use super::{limits::Connections, listen::SocketKey, rules::RuleSet};
+use super::{
+    limits::Connections, listen::SocketKey, material::Material, rules::RuleSet, tcp::plan::TcpPlans,
+};
 use crate::{
     balance::{KnownServer, Pool, Pools, pools::KnownBackend},
     model::{
@@ -25,6 +27,8 @@ use crate::{
 pub struct Plan {
     /// The frontends of `mode: http`.
     pub http: BTreeMap<Name, Arc<HttpPlan>>,
+    /// Those of `mode: tcp`.
+    pub tcp: TcpPlans,
     /// How requests are logged; none if they are not.
     pub log: Option<AccessFormat>,
 }
@@ -60,9 +64,10 @@ pub struct BackendPlan {
 }
 
 impl Plan {
-    /// The plan of a snapshot. `pools` has been told of its backends.
+    /// The plan of a snapshot. `pools` has been told of its backends, and `material` is its
+    /// own.
     #[must_use]
-    pub fn new(snapshot: &Snapshot, pools: &Pools, before: &Self) -> Self {
+    pub fn new(snapshot: &Snapshot, pools: &Pools, material: &Material, before: &Self) -> Self {
         let backends: BTreeMap<&Name, Arc<BackendPlan>> = snapshot
             .backends
             .iter()
@@ -93,7 +98,8 @@ impl Plan {
             };
             Some((name.clone(), Arc::new(plan)))
         });
-        Self { http: http.collect(), log: snapshot.log.access.as_ref().map(|log| log.format) }
+        let tcp = TcpPlans::new(snapshot, pools, material, &before.tcp);
+        Self { http: http.collect(), tcp, log: snapshot.log.access.as_ref().map(|log| log.format) }
     }
 }
 

@@ -17,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     listen::{Inherited, Keeper, ListenError, SocketKey},
     log::LineSink,
+    material::{Material, MaterialError},
     plan::{Plan, configure_pools},
     timer::TICK,
+    tls::watch::Watched,
     worker::{self, Message, Shared},
 };
 use crate::{
@@ -36,6 +38,8 @@ pub struct Proxy {
     shared: Arc<Shared>,
     pools: Arc<Pools>,
     plan: Arc<Plan>,
+    material: Material,
+    watched: watch::Sender<Vec<Watched>>,
     workers: Vec<Worker>,
 }
 
@@ -48,6 +52,9 @@ struct Worker {
 /// Why the proxy can not serve a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
+    /// Files can not be used.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Files(Vec<MaterialError>),
     /// Sockets can not be opened.
     #[error("{}", list(.0))]
     Listen(Vec<ListenError>),
@@ -74,6 +81,8 @@ impl Proxy {
             shared: Arc::new(Shared::new(keeper, sink)),
             pools: Arc::new(Pools::new(fastrand::u64(..))),
             plan: Arc::default(),
+            material: Material::default(),
+            watched: watch::Sender::new(Vec::new()),
             workers: Vec::new(),
         }
     }
@@ -90,6 +99,7 @@ impl Proxy {
     ) -> Result<(), ProxyError> {
         let listens = snapshot.frontends.values().flat_map(Frontend::listen);
         let wanted: BTreeSet<_> = listens.map(SocketKey::of).collect();
+        let material = Material::load(snapshot, &self.material).map_err(ProxyError::Files)?;
         if self.workers.is_empty() && !wanted.is_empty() {
             self.workers = start_workers(&self.shared)?;
         }
@@ -97,7 +107,10 @@ impl Proxy {
         keeper.change(&wanted).map_err(ProxyError::Listen)?;
         drop(keeper);
         configure_pools(&self.pools, snapshot, statuses, Instant::now());
-        self.plan = Arc::new(Plan::new(snapshot, &self.pools, &self.plan));
+        self.plan = Arc::new(Plan::new(snapshot, &self.pools, &material, &self.plan));
+        self.plan.tcp.settle(snapshot, statuses);
+        self.watched.send_replace(material.watched());
+        self.material = material;
         for worker in &self.workers {
             // One that has ended was reported.
             let _ = worker.messages.send(Message::Serve(Arc::clone(&self.plan)));
@@ -109,7 +122,14 @@ impl Proxy {
     pub fn set_servers(&self, snapshot: &Snapshot, statuses: &ServerStatuses) {
         if !self.workers.is_empty() {
             configure_pools(&self.pools, snapshot, statuses, Instant::now());
+            self.plan.tcp.settle(snapshot, statuses);
         }
+    }
+
+    /// Files to be watched, with what to do when they change.
+    #[must_use]
+    pub fn watched(&self) -> watch::Receiver<Vec<Watched>> {
+        self.watched.subscribe()
     }
 
     /// The servers as the proxy uses them.

@@ -31,6 +31,7 @@ use super::{
     listen::{Accepted, Keeper, Listener, SocketKey},
     log::{LineSink, Lines},
     plan::{HttpPlan, Plan},
+    tcp::accept::Sessions,
     timer::{self, TICK},
     upstream::Upstreams,
 };
@@ -43,7 +44,7 @@ pub struct Shared {
     pub keeper: Mutex<Keeper>,
     /// Where lines of the access log go.
     pub sink: Arc<dyn LineSink>,
-    connections: AtomicU32,
+    connections: Arc<AtomicU32>,
 }
 
 /// What a worker is told.
@@ -60,6 +61,7 @@ pub enum Message {
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) upstreams: Rc<Upstreams>,
+    pub(crate) sessions: Sessions,
     index: usize,
     lines: RefCell<Lines>,
     log: Cell<Option<AccessFormat>>,
@@ -104,7 +106,12 @@ pub(crate) struct FrontendSlot {
 impl Shared {
     /// Without a connection.
     pub fn new(keeper: Keeper, sink: Arc<dyn LineSink>) -> Self {
-        Self { keeper: Mutex::new(keeper), sink, connections: AtomicU32::new(0) }
+        Self { keeper: Mutex::new(keeper), sink, connections: Arc::default() }
+    }
+
+    /// The counter of open connections of clients.
+    pub(crate) fn count(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.connections)
     }
 
     /// Open connections of clients.
@@ -134,6 +141,7 @@ pub fn run(index: usize, shared: Arc<Shared>, messages: mpsc::UnboundedReceiver<
     let worker = Rc::new(Worker {
         shared,
         upstreams: Rc::default(),
+        sessions: Sessions::default(),
         index,
         lines: RefCell::default(),
         log: Cell::new(None),
@@ -171,6 +179,9 @@ impl Worker {
         while self.connections.get() > 0 && !messages.is_closed() {
             tick.tick().await;
         }
+        self.sessions.abort();
+        // Those that are ended are logged.
+        tick.tick().await;
         self.flush();
     }
 
@@ -215,6 +226,7 @@ impl Worker {
     /// Brings slots and listeners to what the plan says.
     fn follow(self: &Rc<Self>, plan: &Plan) {
         self.log.set(plan.log);
+        self.sessions.follow(self, &plan.tcp);
         let mut slots = self.slots.borrow_mut();
         slots.retain(|name, slot| {
             let stays = plan.http.contains_key(name);
@@ -256,7 +268,7 @@ impl Worker {
         }
     }
 
-    fn listener(&self, key: &SocketKey) -> Result<Listener, super::listen::ListenError> {
+    pub(crate) fn listener(&self, key: &SocketKey) -> Result<Listener, super::listen::ListenError> {
         let keeper = self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner);
         keeper.listener(key, self.index)
     }
@@ -318,10 +330,10 @@ async fn serve_one(
 }
 
 /// A connection that counts.
-struct Counted(Rc<Worker>);
+pub(crate) struct Counted(Rc<Worker>);
 
 impl Counted {
-    fn new(worker: &Rc<Worker>) -> Self {
+    pub(crate) fn new(worker: &Rc<Worker>) -> Self {
         worker.connections.set(worker.connections.get() + 1);
         worker.shared.connections.fetch_add(1, Ordering::Relaxed);
         Self(Rc::clone(worker))

@@ -43,6 +43,9 @@ const RUN: [Need; 4] = [
     program("curl", "curl"),
 ];
 
+/// Peers of the proxy.
+const PEERS: [Need; 2] = [program("openssl", "openssl"), served("nginx", "nginx-light", "nginx")];
+
 /// Real servers behind the balancer, and their clients.
 const SERVERS: [Need; 6] = [
     versioned("/usr/lib/postgresql", "bin/postgres", "postgresql", "postgresql"),
@@ -103,7 +106,8 @@ fn needs(level: Level) -> Vec<Need> {
     match level {
         Level::Build | Level::Unit => Vec::new(),
         Level::Run => RUN.to_vec(),
-        Level::Servers | Level::Test => [&RUN[..], &SERVERS[..]].concat(),
+        Level::Servers => [&RUN[..], &SERVERS[..]].concat(),
+        Level::Test => [&RUN[..], &SERVERS[..], &PEERS[..]].concat(),
         Level::Bench => [&RUN[..], &BENCH[..]].concat(),
     }
 }

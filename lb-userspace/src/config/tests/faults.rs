@@ -247,8 +247,8 @@ fn words_that_are_not_built_say_so() {
         "mode: http, forward: dsr, rules: [], tls: {}, bind: [{address: \"0.0.0.0:443\", tls: {}}], backend: b",
         &[
             "3: frontends.web.forward: needs `mode: l4`",
-            "3: frontends.web.tls: \"tls\" is not built in this version (hint: a layer-4 frontend passes TLS through to its servers)",
-            "3: frontends.web.bind[0].tls: \"tls\" is not built in this version (hint: a layer-4 frontend passes TLS through)",
+            "3: frontends.web.tls: \"tls\" is not built in this version (hint: it is a key of the entries of `bind`)",
+            "3: frontends.web.bind[0].tls.certificates: is missing (hint: certificates: /etc/pointsman/certs)",
         ],
     );
     check_frontend(
@@ -256,16 +256,15 @@ fn words_that_are_not_built_say_so() {
         &["3: frontends.web.rules: needs `mode: http`"],
     );
     check_frontend(
-        "mode: tcp, forward: gue, bind: [\"10.0.0.1:80\"], backend: b",
+        "mode: http, bind: [{address: \"0.0.0.0:443\", tls: {certificates: /c}}], backend: b",
         &[
-            "3: frontends.web.mode: \"tcp\" is a mode that is not built in this version (hint: `mode: l4` forwards TCP)",
-            "3: frontends.web.forward: \"gue\" is a way of forwarding that is not built in this version (hint: use `forward: nat`, which needs no set-up of the servers)",
+            "3: frontends.web.bind[0]: tls and accept_proxy are not built for `mode: http` (hint: `mode: tcp` has them in this version)",
         ],
     );
     check_frontend(
         "mode: l5, forward: ipip, bind: [\"10.0.0.1:80\"], backend: b",
         &[
-            "3: frontends.web.mode: \"l5\" is not one of l4, http (hint: did you mean \"l4\"?)",
+            "3: frontends.web.mode: \"l5\" is not one of l4, tcp, http (hint: did you mean \"l4\"?)",
             "3: frontends.web.forward: \"ipip\" is a way of forwarding that is not built in this version (hint: use `forward: nat`, which needs no set-up of the servers)",
         ],
     );
@@ -298,7 +297,7 @@ fn the_whole_vocabulary_is_understood() {
     let odd = faults.as_slice().iter().find(|fault| !fault.message.contains("not built"));
     assert_eq!(odd, None, "{faults}");
     let paths: Vec<&str> = faults.as_slice().iter().map(|fault| fault.path.as_str()).collect();
-    assert_eq!(paths, ["frontends.web.bind[1].tls"]);
+    assert_eq!(paths, ["frontends.web.bind[1]"]);
 }
 
 #[test]
@@ -525,6 +524,47 @@ fn what_only_the_proxy_has_is_refused_in_layer_4() {
 }
 
 #[test]
+fn frontends_of_the_proxy() {
+    check_frontend(
+        "mode: tcp, bind: [\"127.0.0.1:80\", \"unix@/run/x\", \"fd@3\"], backend: b",
+        &[],
+    );
+    check_frontend(
+        "mode: tcp, forward: nat, bind: [\"127.0.0.1:80\", \"127.0.0.1:80\", \"10.0.0.1:53/udp\"], backend: b",
+        &[
+            "3: frontends.web.forward: needs `mode: l4`",
+            "3: frontends.web.bind[1]: 127.0.0.1:80 is given twice, first in line 3 (frontends.web.bind[0]) (hint: it belongs to one frontend)",
+            "3: frontends.web.bind[2]: the proxy does not take UDP (hint: `mode: l4` does)",
+        ],
+    );
+    check_frontend(
+        "mode: tcp, bind: [{address: \"[::1]:80\", mode: \"0888\", accept_proxy: {from: [10.0.0.0/99]}}], backend: b, sni: {\"*.a.test\": b, \"a test\": b, b.test: c}",
+        &[
+            "3: frontends.web.bind[0].mode: \"0888\" are no permission bits (hint: octal, in quotes, such as \"0660\")",
+            "3: frontends.web.bind[0].accept_proxy.from[0]: \"10.0.0.0/99\" is not a network (hint: such as 10.0.0.0/8 or 2001:db8::/32)",
+            "3: frontends.web.sni.a test: \"a test\" is not a server name (hint: such as www.example.com)",
+        ],
+    );
+    check_frontend(
+        "mode: tcp, bind: [\"127.0.0.1:80\"], backend: b, sni: {b.test: c}",
+        &["3: frontends.web.sni.b.test: there is no backend \"c\" (hint: did you mean \"b\"?)"],
+    );
+    check_frontend(
+        "mode: tcp, bind: [\"127.0.0.1:80\"], backend: b, limits: {connections: 5, streams: 5}",
+        &[
+            "3: frontends.web.limits: is about requests, which `mode: tcp` does not see (hint: connections, connections_per_source)",
+        ],
+    );
+    check_frontend(
+        "mode: l4, bind: [{address: \"10.0.0.1:80\", tls: {certificates: /c}}], sni: {}, backend: b",
+        &[
+            "3: frontends.web.bind[0]: \"tls\" is not for `mode: l4` (hint: a layer-4 frontend passes connections through as they are)",
+            "3: frontends.web.sni: is not for `mode: l4`",
+        ],
+    );
+}
+
+#[test]
 fn persistence_and_passive_checks_of_a_proxied_backend() {
     let check = |keys: &str, expected: &[&str]| {
         let rest = "frontends: {web: {mode: http, bind: [\"10.0.0.1:80\"], backend: b}}";
@@ -561,5 +601,53 @@ fn persistence_and_passive_checks_of_a_proxied_backend() {
     check(
         "passive: {eject_time: 1m, longest_eject_time: 10s}",
         &["4: backends.b.passive.longest_eject_time: is shorter than `eject_time`"],
+    );
+}
+
+#[test]
+fn tls_of_bind_addresses_and_backends() {
+    let check_tls = |keys: &str, expected: &[&str]| {
+        let bind = format!("{{address: \"127.0.0.1:443\", tls: {{{keys}}}}}");
+        check_frontend(&format!("mode: tcp, bind: [{bind}], backend: b"), expected);
+    };
+    check_tls(
+        "certificates: /c, alpn: [h2], ciphers: [TLS_AES_128_GCM_SHA256, ECDHE-RSA-AES128-GCM-SHA256]",
+        &[],
+    );
+    check_tls(
+        "certificates: [/c, {certificate: /a, key: /b}], client_auth: {ca: /d, required: false}",
+        &[],
+    );
+    check_tls(
+        "certificates: c.pem, min_version: \"1.3\", max_version: \"1.2\", ticket_rotation: 1d",
+        &[
+            "3: frontends.web.bind[0].tls.certificates: \"c.pem\" is not an absolute path (hint: start it with '/')",
+            "3: frontends.web.bind[0].tls.min_version: is higher than max_version (hint: keep one of the two)",
+            "3: frontends.web.bind[0].tls.ticket_rotation: 1d is more than 6h (hint: a duration from 1m to 6h)",
+        ],
+    );
+    check_tls(
+        "certificates: /c, min_version: \"1.1\", ciphers: [RC4]",
+        &[
+            "3: frontends.web.bind[0].tls.min_version: \"1.1\" is not one of 1.2, 1.3 (hint: did you mean \"1.2\"?)",
+            "3: frontends.web.bind[0].tls.ciphers[0]: \"RC4\" is not a cipher suite (hint: such as TLS_AES_128_GCM_SHA256)",
+        ],
+    );
+    check_tls(
+        "certificates: /c, ciphers: [TLS_AES_128_GCM_SHA256]",
+        &[
+            "3: frontends.web.bind[0].tls.ciphers: has no suite of TLS 1.2, which is spoken (hint: add one, or narrow min_version and max_version)",
+        ],
+    );
+    let front = "frontends: {t: {mode: tcp, bind: [\"127.0.0.1:80\"], backend: b}}";
+    let servers = "{s: \"127.0.0.1:81\"}";
+    check_with_datapath(
+        &format!(
+            "{front}\nbackends:\n  b: {{servers: {servers}, tls: {{ca: /c, verify: false, sni: 10.0.0.1}}}}\n"
+        ),
+        &[
+            "4: backends.b.tls.verify: contradicts `ca`, which would not be used (hint: keep one of the two)",
+            "4: backends.b.tls.sni: \"10.0.0.1\" is not a server name (hint: such as www.example.com)",
+        ],
     );
 }

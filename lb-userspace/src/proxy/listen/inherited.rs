@@ -34,8 +34,8 @@ impl Inherited {
     /// being handed on by accident. Names come from the environment if it is about this
     /// process.
     ///
-    /// To be called once, before the process opens sockets of its own: whatever listens by
-    /// then has no other owner.
+    /// What this process has opened itself is left alone: it is closed by exec(2), and so can
+    /// not have been handed over.
     #[must_use]
     pub fn take() -> Self {
         let names = names();
@@ -86,7 +86,11 @@ fn names() -> Vec<String> {
 fn claim(number: RawFd) -> Option<OwnedFd> {
     // SAFETY: borrowed for system calls that fail with EBADF if it is not open.
     let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
-    fcntl(descriptor, FcntlArg::F_GETFD).ok()?;
+    let flags = FdFlag::from_bits_retain(fcntl(descriptor, FcntlArg::F_GETFD).ok()?);
+    if flags.contains(FdFlag::FD_CLOEXEC) {
+        // It can not have come through exec(2): somebody here has opened it.
+        return None;
+    }
     let socket = SockRef::from(&descriptor);
     let listens = socket.is_listener().ok()? && socket.r#type().ok()? == Type::STREAM;
     if !listens {
@@ -94,7 +98,8 @@ fn claim(number: RawFd) -> Option<OwnedFd> {
     }
     fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
     socket.set_nonblocking(true).ok()?;
-    // SAFETY: it is open, and by the contract of `take` nobody else closes it.
+    // SAFETY: it is open, and came through exec(2): whatever this process opens is closed
+    // there, and `take` gives each one away once.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
@@ -124,6 +129,10 @@ mod tests {
             assert!(claim(other).is_none());
         }
         let number = listener.into_raw_fd();
+        assert!(claim(number).is_none(), "it was opened here");
+        // SAFETY: open and of this test alone.
+        fcntl(unsafe { BorrowedFd::borrow_raw(number) }, FcntlArg::F_SETFD(FdFlag::empty()))
+            .unwrap();
         let socket = claim(number).unwrap();
         assert_eq!(socket.as_raw_fd(), number);
         assert_eq!(local_address(&socket), Some(address));

@@ -30,12 +30,10 @@ impl SocketKey {
     /// What makes the socket of a place to listen.
     #[must_use]
     pub fn of(listen: &Listen) -> Self {
-        Self { address: listen.address.clone(), is_v6only: false, mode: UNIX_MODE }
+        let Listen { address, is_v6only, mode, .. } = listen;
+        Self { address: address.clone(), is_v6only: *is_v6only, mode: *mode }
     }
 }
-
-/// Permission bits of a unix socket: for everybody who reaches it.
-const UNIX_MODE: u32 = 0o666;
 
 /// The open sockets of all frontends.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::{io, time::Duration};
 
 pub use self::{
     read::{Header, MAX_BYTES, parse, read},
-    write::{Facts, Tlvs, Version, encode},
+    write::{Facts, encode},
 };
 
 /// Why a connection's header is refused. The peer is to blame: a client that got past

@@ -2,34 +2,13 @@
 
 use proxy_protocol_rs::{HeaderBuilder, SslClientFlags, SslInfo};
 
-use crate::proxy::{socket::Addresses, tls::facts::TlsFacts};
+use crate::{
+    model::backend::{ProxyTlvs, SendProxy},
+    proxy::{socket::Addresses, tls::facts::TlsFacts},
+};
 
 /// Longest unique id, in bytes (section 2.2.5).
 const MAX_UNIQUE_ID: usize = 128;
-
-/// Which version is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// A line of text: addresses only.
-    V1,
-    /// Binary, with these besides the addresses.
-    V2(Tlvs),
-}
-
-/// What version 2 says besides the addresses, where it is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tlvs {
-    /// The server name the client asked for.
-    pub authority: bool,
-    /// The protocol agreed on by ALPN.
-    pub alpn: bool,
-    /// The name of the connection.
-    pub unique_id: bool,
-    /// Version, cipher and client certificate of TLS.
-    pub tls: bool,
-    /// A checksum of the whole header.
-    pub crc32c: bool,
-}
 
 /// What is known of a client's connection.
 #[derive(Clone, Copy, Debug)]
@@ -48,19 +27,19 @@ pub struct Facts<'a> {
 /// unknown, or in version 2 as the proxy's own connection: the server takes the addresses
 /// it sees.
 #[must_use]
-pub fn encode(version: Version, facts: &Facts<'_>) -> Vec<u8> {
+pub fn encode(version: SendProxy, facts: &Facts<'_>) -> Vec<u8> {
     let Addresses { source, destination } = facts.addresses;
     match (version, facts.addresses.are_known()) {
-        (Version::V1, true) => HeaderBuilder::v1_proxy(source, destination).build(),
-        (Version::V1, false) => HeaderBuilder::v1_unknown().build(),
-        (Version::V2(_), false) => HeaderBuilder::v2_local().build(),
-        (Version::V2(tlvs), true) => {
+        (SendProxy::V1, true) => HeaderBuilder::v1_proxy(source, destination).build(),
+        (SendProxy::V1, false) => HeaderBuilder::v1_unknown().build(),
+        (SendProxy::V2(_), false) => HeaderBuilder::v2_local().build(),
+        (SendProxy::V2(tlvs), true) => {
             with_tlvs(HeaderBuilder::v2_proxy(source, destination), tlvs, facts).build()
         }
     }
 }
 
-fn with_tlvs(mut header: HeaderBuilder, tlvs: Tlvs, facts: &Facts<'_>) -> HeaderBuilder {
+fn with_tlvs(mut header: HeaderBuilder, tlvs: ProxyTlvs, facts: &Facts<'_>) -> HeaderBuilder {
     let tls = facts.tls;
     let sni = tls.and_then(|tls| tls.sni.as_deref()).or(facts.sni);
     if let Some(sni) = sni.filter(|_| tlvs.authority) {
@@ -101,8 +80,8 @@ fn ssl(tls: &TlsFacts) -> SslInfo {
 mod tests {
     use super::{super::parse, *};
 
-    const ALL: Tlvs =
-        Tlvs { authority: true, alpn: true, unique_id: true, tls: true, crc32c: true };
+    const ALL: ProxyTlvs =
+        ProxyTlvs { authority: true, alpn: true, unique_id: true, tls: true, crc32c: true };
 
     fn addresses(source: &str, destination: &str) -> Addresses {
         let [source, destination] = [source, destination].map(|text| text.parse().unwrap());
@@ -128,10 +107,11 @@ mod tests {
             addresses("[2001:db8::7]:4711", "[2001:db8::1]:443"),
         ] {
             let facts = Facts { addresses, sni: None, tls: Some(&tls), unique_id: Some("c0ffee") };
-            for version in [Version::V1, Version::V2(Tlvs::default()), Version::V2(ALL)] {
+            for version in [SendProxy::V1, SendProxy::V2(ProxyTlvs::default()), SendProxy::V2(ALL)]
+            {
                 let header = parse(&encode(version, &facts)).unwrap();
                 assert_eq!(header.addresses, Some(addresses), "{version:?}");
-                let told = version == Version::V2(ALL);
+                let told = version == SendProxy::V2(ALL);
                 assert_eq!(header.authority.is_some(), told);
                 assert_eq!(header.alpn.is_some(), told);
                 assert_eq!(header.unique_id.as_deref(), told.then_some(&b"c0ffee"[..]));
@@ -143,10 +123,13 @@ mod tests {
     #[test]
     fn a_client_without_an_address_is_announced_as_unknown() {
         let facts = Facts { addresses: Addresses::NONE, sni: None, tls: None, unique_id: None };
-        assert_eq!(encode(Version::V1, &facts), b"PROXY UNKNOWN\r\n");
-        let header = parse(&encode(Version::V2(ALL), &facts)).unwrap();
+        assert_eq!(encode(SendProxy::V1, &facts), b"PROXY UNKNOWN\r\n");
+        let header = parse(&encode(SendProxy::V2(ALL), &facts)).unwrap();
         assert_eq!(header, Default::default());
         let mixed = addresses("192.0.2.7:4711", "[2001:db8::1]:443");
-        assert_eq!(encode(Version::V1, &Facts { addresses: mixed, ..facts }), b"PROXY UNKNOWN\r\n");
+        assert_eq!(
+            encode(SendProxy::V1, &Facts { addresses: mixed, ..facts }),
+            b"PROXY UNKNOWN\r\n"
+        );
     }
 }

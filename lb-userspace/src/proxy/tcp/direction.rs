@@ -3,7 +3,7 @@
 //!
 //! Bytes are copied through the worker's buffer, which costs a session no memory, until
 //! several reads in a row have filled it; then they are spliced through a pipe, which spares
-//! the copying but takes two system calls of its own (docs/decisions has the figures). Small
+//! the copying but takes a pipe and cannot be had for little. Small
 //! transfers are never spliced, and a transfer that becomes small goes back to copying.
 //! Nothing is read while something is still to be written: that is the back-pressure.
 

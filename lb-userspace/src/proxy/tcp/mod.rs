@@ -2,6 +2,8 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | `plan` | frontends and backends as sessions see them, over reloads |
+//! | `accept` | the sockets of one worker |
 //! | `session` | one connection from its acceptance to its line in the log |
 //! | `route` | which backend, by server name |
 //! | `reach` | a server: choosing, queueing, connecting, trying another |
@@ -15,9 +17,11 @@
 //! no buffer: what is read goes through a buffer of the worker, and a pipe is lent for as
 //! long as bytes are in it.
 
+pub(crate) mod accept;
 mod direction;
 pub mod outcome;
 mod pipe;
+pub mod plan;
 pub mod reach;
 pub mod record;
 mod relay;

@@ -24,9 +24,14 @@ use super::outcome::{Cause, Outcome, Phase};
 use crate::proxy::stream::Stream;
 use crate::{
     balance::{self, Lease, Member, PickError, PickFacts, Picked, Pool, key},
-    model::{balance::Balance, balance::HashKey, name::Name, snapshot::HashBy},
+    model::{
+        backend::SendProxy,
+        balance::{Balance, HashKey},
+        name::Name,
+        snapshot::HashBy,
+    },
     proxy::{
-        proxy_protocol::{self, Facts, Version},
+        proxy_protocol::{self, Facts},
         socket::{Addresses, Socket},
         tls::{encryption::Encryption, error::HandshakeError},
     },
@@ -47,7 +52,7 @@ pub struct Backend {
     /// TLS with its servers.
     pub encryption: Option<Arc<Encryption>>,
     /// The header its servers get.
-    pub send_proxy: Option<Version>,
+    pub send_proxy: Option<SendProxy>,
     /// Longest time a connection may take to be made.
     pub connect: Duration,
     /// How long a server may take nothing.

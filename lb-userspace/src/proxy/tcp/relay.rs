@@ -136,6 +136,12 @@ impl Both {
                 self.down_at = now;
             }
         }
+        let is_over = |direction: &Direction| direction.waiting() == Waiting::Over;
+        // Many servers and clients that have nothing more to say leave out the last word of
+        // TLS (close_notify) to a peer that has finished itself. Nothing is cut short then.
+        if is_farewell(&down) && is_over(&self.up) || is_farewell(&up) && is_over(&self.down) {
+            return Poll::Ready(End::Finished);
+        }
         match (up, down) {
             (Poll::Ready(Err((Side::Sender, error))), _)
             | (_, Poll::Ready(Err((Side::Receiver, error)))) => {
@@ -184,6 +190,12 @@ impl Both {
         }
         deadlines
     }
+}
+
+/// The sender of a direction has closed its connection without a word.
+fn is_farewell(polled: &Poll<Result<(), (Side, io::Error)>>) -> bool {
+    matches!(polled, Poll::Ready(Err((Side::Sender, error)))
+        if error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 #[derive(Clone, Copy)]

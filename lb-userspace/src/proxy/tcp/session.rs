@@ -11,7 +11,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ipnet::IpNet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +25,11 @@ use super::{
 use crate::proxy::stream::Stream;
 use crate::{
     balance::Lease,
-    model::{frontend::ConnectionLimits, name::Name},
+    model::{
+        backend::SendProxy,
+        frontend::{AcceptProxy, ConnectionLimits},
+        name::Name,
+    },
     proxy::{
         limits::{Admission, Connections},
         listen::Accepted,
@@ -64,22 +67,12 @@ pub struct Site {
     pub tunnel: Duration,
 }
 
-/// Who introduces clients by the PROXY protocol. Connections from there begin with a header
-/// or are refused; others are clients' own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AcceptProxy {
-    /// Their networks.
-    pub sources: Vec<IpNet>,
-    /// Longest wait for a header.
-    pub timeout: Duration,
-}
-
 /// What a worker gives its sessions.
 #[derive(Clone)]
 pub struct Worker {
     /// Its pipes.
     pub pipes: Pipes,
-    /// Sessions of the whole process.
+    /// Connections of clients of the whole process, this one included.
     pub sessions: Arc<AtomicU32>,
     /// Takes the lines of the access log.
     pub log: Rc<dyn Fn(Record)>,
@@ -93,7 +86,6 @@ impl fmt::Debug for Worker {
 
 /// Serves a connection. `stop` aborts it.
 pub async fn serve(accepted: Accepted, site: Arc<Site>, worker: Worker, stop: CancellationToken) {
-    let _counted = Counted::new(&worker.sessions);
     let mut session = Session {
         accepted: SystemTime::now(),
         started: Instant::now(),
@@ -156,10 +148,7 @@ impl Session {
             None => return stopped(Phase::Request),
         };
         let name = self.tls.as_ref().and_then(|tls| tls.sni.as_deref()).or(self.sni.as_deref());
-        let Ok(backend) = site.router.route(self.addresses.source.ip(), name) else {
-            client.socket().abort_on_close();
-            return Outcome::new(Cause::Policy, Phase::Request, "denied");
-        };
+        let backend = site.router.route(name);
         self.backend = Some(backend.name.clone());
         held.backend = Some((Counted::new(&backend.sessions), Arc::clone(backend)));
         if wants_unique_id(backend) {
@@ -329,5 +318,5 @@ impl Session {
 
 /// Whether a header to the backend's servers names the connection.
 fn wants_unique_id(backend: &Backend) -> bool {
-    matches!(backend.send_proxy, Some(proxy_protocol::Version::V2(tlvs)) if tlvs.unique_id)
+    matches!(backend.send_proxy, Some(SendProxy::V2(tlvs)) if tlvs.unique_id)
 }

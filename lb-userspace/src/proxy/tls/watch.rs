@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fmt, fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -69,7 +69,7 @@ pub(super) fn with_companions(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Something read from files that can be read again while it is in use.
-pub trait Reloadable: Send + Sync {
+pub trait Reloadable: fmt::Debug + Send + Sync {
     /// What its files look like now. May block.
     fn stamp(&self) -> Stamp;
 
@@ -150,6 +150,7 @@ mod tests {
 
     use super::*;
 
+    #[derive(Debug)]
     struct Counted {
         path: PathBuf,
         in_force: std::sync::Mutex<Stamp>,

@@ -5,7 +5,10 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     rc::Rc,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,11 +30,10 @@ use crate::{
     balance::{KnownServer, Pool},
     model::{
         balance::{Balance, Balancing, Queue, QueueOrder, Retries},
-        frontend::ConnectionLimits,
+        frontend::{ConnectionLimits, SniPattern},
         name::Name,
         snapshot::HashBy,
         state::ServerState,
-        tcp_rule::TcpRule,
     },
     proxy::{
         listen::Accepted,
@@ -96,12 +98,12 @@ pub(super) fn backend(text: &str, servers: &[SocketAddr]) -> Backend {
 }
 
 /// A frontend over these backends; the first is the default.
-pub(super) fn site(backends: Vec<Backend>, rules: &[TcpRule]) -> Site {
+pub(super) fn site(backends: Vec<Backend>, sni: &[(SniPattern, Name)]) -> Site {
     let backends: Vec<Arc<Backend>> = backends.into_iter().map(Arc::new).collect();
     let find = |wanted: &Name| backends.iter().find(|backend| backend.name == *wanted).cloned();
     Site {
         frontend: name("front"),
-        router: Router::new(rules, Arc::clone(&backends[0]), find),
+        router: Router::new(sni, Arc::clone(&backends[0]), find),
         termination: None,
         accept_proxy: None,
         limits: ConnectionLimits { total: 100, per_source: 100 },
@@ -139,7 +141,13 @@ impl Bed {
                 let addresses: Addresses = socket.addresses().unwrap();
                 let accepted = Accepted { socket, addresses };
                 let (site, worker) = (Arc::clone(&site), worker.clone());
-                task::spawn_local(serve(accepted, site, worker, stopping.clone()));
+                let stopping = stopping.clone();
+                task::spawn_local(async move {
+                    let sessions = Arc::clone(&worker.sessions);
+                    sessions.fetch_add(1, Ordering::Relaxed);
+                    serve(accepted, site, worker, stopping).await;
+                    sessions.fetch_sub(1, Ordering::Relaxed);
+                });
             }
         });
         Self { address, pipes, stop, records: RefCell::new(records) }

@@ -8,17 +8,17 @@ use tokio::{
 };
 
 use super::{
-    super::session::AcceptProxy,
     bed::{Bed, SECOND, accept, backend, name, run, server, site},
     rest,
 };
 use crate::{
     model::{
-        tcp_rule::{SniPattern, TcpAction, TcpRule},
+        backend::{ProxyTlvs, SendProxy},
+        frontend::{AcceptProxy, SniPattern},
         tls::{BindTls, CertificateSource, ServerTls, Tickets, TlsParameters, Verify},
     },
     proxy::{
-        proxy_protocol::{self, Tlvs, Version},
+        proxy_protocol,
         socket::Socket,
         tls::{encryption::Encryption, termination::Termination, testing::Authority},
     },
@@ -93,13 +93,9 @@ fn tls_is_passed_through_to_the_backend_of_its_server_name() {
         let [a, b] = ["a.test", "x.b.test"].map(|name| tls(&authority, name));
         let (to_a, to_b) = (server().await, server().await);
         let wildcard = SniPattern::Wildcard(".b.test".into());
-        let rule = TcpRule {
-            sni: Some(vec![wildcard]),
-            source: None,
-            action: TcpAction::Backend(name("b")),
-        };
+        let sni = [(wildcard, name("b"))];
         let backends = vec![backend("a", &[to_a.1]), backend("b", &[to_b.1])];
-        let bed = Bed::start(site(backends, &[rule])).await;
+        let bed = Bed::start(site(backends, &sni)).await;
 
         let (told, ()) = tokio::join!(ask(bed.connect().await, &b), answer(&to_b.0, &b, b"from b"));
         assert_eq!(told, "from b");
@@ -155,8 +151,9 @@ fn the_server_is_told_who_the_client_is() {
         let tls = tls(&Authority::new(), "www.test");
         let (listener, address) = server().await;
         let mut backend = backend("b", &[address]);
-        let tlvs = Tlvs { authority: true, alpn: true, unique_id: true, tls: true, crc32c: true };
-        backend.send_proxy = Some(Version::V2(tlvs));
+        let tlvs =
+            ProxyTlvs { authority: true, alpn: true, unique_id: true, tls: true, crc32c: true };
+        backend.send_proxy = Some(SendProxy::V2(tlvs));
         let mut site = site(vec![backend], &[]);
         site.termination = Some(Arc::clone(&tls.termination));
         let bed = Bed::start(site).await;

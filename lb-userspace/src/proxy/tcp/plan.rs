@@ -1,0 +1,129 @@
+//! The frontends of `mode: tcp` as workers use them. A reload makes the next plan, which
+//! takes over the counters of what is still there.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    reach::{Backend, Endings},
+    route::Router,
+    session::Site,
+};
+use crate::{
+    balance::Pools,
+    model::{
+        frontend::{Frontend, TcpFrontend},
+        name::Name,
+        snapshot::{OnDown, Snapshot},
+        state::{ServerState, ServerStatus, ServerStatuses},
+    },
+    proxy::{limits::Connections, listen::SocketKey, material::Material},
+};
+
+/// Every frontend of `mode: tcp`.
+#[derive(Debug, Default)]
+pub struct TcpPlans {
+    /// By name.
+    pub frontends: BTreeMap<Name, TcpPlan>,
+    backends: BTreeMap<Name, Arc<Backend>>,
+}
+
+/// A frontend of `mode: tcp`.
+#[derive(Debug)]
+pub struct TcpPlan {
+    /// Where it listens, and what happens there.
+    pub sites: BTreeMap<SocketKey, Arc<Site>>,
+    connections: Arc<Connections>,
+}
+
+impl TcpPlans {
+    /// The plans of a snapshot. `pools` and `material` are those of it.
+    #[must_use]
+    pub fn new(snapshot: &Snapshot, pools: &Pools, material: &Material, before: &Self) -> Self {
+        let mut plans = Self::default();
+        for (name, frontend) in &snapshot.frontends {
+            let Frontend::Tcp(config) = frontend else { continue };
+            for backend in frontend.backends() {
+                if !plans.backends.contains_key(backend)
+                    && let Some(plan) = of_backend(backend, snapshot, pools, material, before)
+                {
+                    plans.backends.insert(backend.clone(), Arc::new(plan));
+                }
+            }
+            let connections = before.frontends.get(name).map(|old| Arc::clone(&old.connections));
+            let connections = connections.unwrap_or_default();
+            let sites = plans.sites(name, config, material, &connections);
+            plans.frontends.insert(name.clone(), TcpPlan { sites, connections });
+        }
+        plans
+    }
+
+    fn sites(
+        &self,
+        name: &Name,
+        config: &TcpFrontend,
+        material: &Material,
+        connections: &Arc<Connections>,
+    ) -> BTreeMap<SocketKey, Arc<Site>> {
+        let find = |backend: &Name| self.backends.get(backend).cloned();
+        let sites = config.listen.iter().filter_map(|listen| {
+            let key = SocketKey::of(listen);
+            let site = Site {
+                frontend: name.clone(),
+                router: Router::new(&config.sni, find(&config.backend)?, find),
+                termination: material.termination(&key),
+                accept_proxy: listen.accept_proxy.clone(),
+                limits: config.connections,
+                connections: Arc::clone(connections),
+                request: config.timeouts.http_request,
+                client: config.timeouts.client,
+                tunnel: config.timeouts.tunnel,
+            };
+            Some((key, Arc::new(site)))
+        });
+        sites.collect()
+    }
+
+    /// Ends the sessions of servers that are DOWN or in MAINT, unless their backend keeps
+    /// them.
+    pub fn settle(&self, snapshot: &Snapshot, statuses: &ServerStatuses) {
+        for (name, plan) in &self.backends {
+            let Some(backend) = snapshot.backends.get(name) else { continue };
+            if backend.on_down == OnDown::Keep {
+                continue;
+            }
+            let dead: Vec<_> = backend
+                .servers
+                .iter()
+                .filter(|(server, _)| {
+                    let status = statuses.get(&(name.clone(), (*server).clone()));
+                    let state = status.map(ServerStatus::state);
+                    matches!(state, Some(ServerState::Down | ServerState::Maint))
+                })
+                .map(|(_, server)| server.address)
+                .collect();
+            plan.endings.settle(|address| dead.contains(&address));
+        }
+    }
+}
+
+fn of_backend(
+    name: &Name,
+    snapshot: &Snapshot,
+    pools: &Pools,
+    material: &Material,
+    before: &TcpPlans,
+) -> Option<Backend> {
+    let backend = snapshot.backends.get(name)?;
+    let old = before.backends.get(name);
+    Some(Backend {
+        name: name.clone(),
+        pool: pools.get(name)?,
+        hash: backend.hash,
+        encryption: material.encryption(name),
+        send_proxy: backend.proxy.send_proxy,
+        connect: backend.proxy.timeouts.connect,
+        server: backend.proxy.timeouts.server,
+        sessions: old.map_or_else(Arc::default, |old| Arc::clone(&old.sessions)),
+        endings: old.map_or_else(|| Arc::new(Endings::default()), |old| Arc::clone(&old.endings)),
+    })
+}
