@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod completions;
+pub mod doctor;
 pub mod drops;
 pub mod flows;
 pub mod output;
@@ -54,6 +55,8 @@ pub enum Command {
     Drops(drops::DropsArgs),
     /// Make the agent load its configuration again
     Reload(reload::ReloadArgs),
+    /// Look for what keeps packets from being forwarded, and say what mends it
+    Doctor(doctor::DoctorArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -104,6 +107,7 @@ impl Cli {
             Command::Flows(args) => flows::run(&args, output),
             Command::Drops(args) => drops::run(&args, output),
             Command::Reload(args) => reload::run(&args, output),
+            Command::Doctor(args) => doctor::run(&args, output),
             Command::Completions(args) => completions::run(&args, output),
         }
     }

@@ -34,6 +34,33 @@ pub struct Attachment {
     pub replaced: bool,
 }
 
+/// The XDP program that an interface has, whoever put it there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The program's id.
+    pub program: u32,
+    /// It runs in the network stack, not in the driver.
+    pub generic: bool,
+    /// A pinned link of ours holds it there.
+    pub ours: bool,
+}
+
+/// What XDP program an interface has; none if it has none.
+///
+/// # Errors
+/// If there is no such interface, or the kernel does not say.
+pub fn attached(pins: &Pins, interface: &str) -> Result<Option<Attached>, DatapathError> {
+    let ifindex = if_nametoindex(interface)
+        .map_err(|_| InterfaceError::Missing { name: interface.to_owned() })?;
+    let site = Site { pins, interface, ifindex };
+    let Some(found) = site.query()? else { return Ok(None) };
+    let ours = match site.open_link()? {
+        Some(link) => site.held_by(&link)?.is_some(),
+        None => false,
+    };
+    Ok(Some(Attached { program: found.program, generic: found.generic, ours }))
+}
+
 /// Attaches `program` to an interface, or replaces the program of its pinned link.
 pub(crate) fn attach(
     program: &mut Xdp,

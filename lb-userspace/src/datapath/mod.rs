@@ -25,12 +25,12 @@ mod shape;
 pub mod sweep;
 mod tables;
 
-pub use attach::Attachment;
+pub use attach::{Attached, Attachment, attached};
 pub use error::DatapathError;
 pub use events::EventReader;
 pub use host::require as require_host;
 pub use loader::DataPlane;
 pub use maps::Maps;
-pub use pins::{LockedPins, Pins};
+pub use pins::{LockedPins, Pins, is_on_bpffs};
 pub use shape::{Capacities, CapacityKept};
 pub use tables::{FlowTables, Table};

@@ -147,11 +147,15 @@ impl std::ops::Deref for LockedPins {
     }
 }
 
-/// The directory, or the nearest above it that exists, is on a BPF file system.
-fn require_bpffs(directory: &Path) -> Result<(), HostError> {
+/// Whether the directory, or the nearest above it that exists, is on a BPF file system.
+#[must_use]
+pub fn is_on_bpffs(directory: &Path) -> bool {
     let nearest = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let found = statfs(nearest).is_ok_and(|status| status.filesystem_type() == BPF_FS_MAGIC);
-    if found {
+    statfs(nearest).is_ok_and(|status| status.filesystem_type() == BPF_FS_MAGIC)
+}
+
+fn require_bpffs(directory: &Path) -> Result<(), HostError> {
+    if is_on_bpffs(directory) {
         return Ok(());
     }
     let usual = Path::new(USUAL_MOUNT);

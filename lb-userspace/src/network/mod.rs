@@ -11,6 +11,7 @@ pub mod links;
 pub mod neighbour_watch;
 pub mod neighbours;
 mod pacing;
+pub mod reach;
 pub mod routes;
 
 pub use crate::model::next_hop::NextHop;
@@ -19,6 +20,7 @@ pub use announce::Announcer;
 pub use error::NetworkError;
 pub use links::{Link, link_by_name};
 pub use neighbour_watch::NeighbourWatch;
+pub use reach::{Reach, reach};
 pub use routes::{Route, route_to};
 pub use rtnetlink::Handle;
 
