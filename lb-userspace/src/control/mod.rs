@@ -89,6 +89,8 @@ pub struct Control {
     outputs: Outputs,
     /// What the last sweep of the flow tables found.
     sweeps: watch::Receiver<SweepReport>,
+    /// Tables that the log says are nearly full.
+    nearly_full: BTreeSet<&'static str>,
     started: Instant,
     /// When to compare the maps with what is desired.
     due: Instant,
@@ -174,6 +176,7 @@ impl Control {
             state_file: start.state_file,
             outputs: start.outputs,
             sweeps: start.sweeps,
+            nearly_full: BTreeSet::new(),
             started: Instant::now(),
             due: Instant::now() + COMPARE,
             apply_error: None,
@@ -207,6 +210,7 @@ impl Control {
                     self.next_hops.clone_from(&inputs.next_hops.borrow_and_update());
                     self.wake();
                 }
+                Ok(()) = self.sweeps.changed() => self.look_at_tables(),
                 _ = look.tick() => self.look_at_interfaces(),
                 () = time::sleep_until(self.due.into()) => self.compare().await,
             }
@@ -345,6 +349,19 @@ impl Control {
         if !self.kernel.as_ref().is_none_or(attached) {
             self.wake();
         }
+    }
+
+    /// Says of each table when it becomes nearly full, and when it no longer is.
+    fn look_at_tables(&mut self) {
+        let fill = self.sweeps.borrow_and_update().fill.clone();
+        let full: BTreeSet<_> = view::nearly_full(&fill).map(|table| table.map).collect();
+        for table in view::nearly_full(&fill).filter(|one| !self.nearly_full.contains(one.map)) {
+            tracing::warn!("{}", view::table_warning(table));
+        }
+        for table in self.nearly_full.difference(&full) {
+            tracing::info!("{table} has room again");
+        }
+        self.nearly_full = full;
     }
 
     /// Notes why the data plane is not as desired; said once.

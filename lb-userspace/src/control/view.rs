@@ -112,17 +112,25 @@ pub fn tables(fill: &[TableFill]) -> Vec<TableView> {
 /// fill up: it forgets the oldest.
 #[must_use]
 pub fn table_warnings(fill: &[TableFill]) -> Vec<String> {
+    nearly_full(fill).map(table_warning).collect()
+}
+
+/// The tables of confirmed flows that are nearly full.
+pub fn nearly_full(fill: &[TableFill]) -> impl Iterator<Item = &TableFill> {
     let never_evicts = |table: &&TableFill| [map::FLOWS4, map::FLOWS6].contains(&table.map);
-    let nearly_full = |table: &&TableFill| table.entries * 10 > u64::from(table.capacity) * 9;
-    let full = fill.iter().filter(never_evicts).filter(nearly_full);
-    full.map(|table| {
-        format!(
-            "{} holds {} of {} entries; raise datapath.max_flows or lower datapath.timeouts, or \
-             new flows will be refused",
-            table.map, table.entries, table.capacity
-        )
-    })
-    .collect()
+    let nearly = |table: &&TableFill| table.entries * 10 > u64::from(table.capacity) * 9;
+    fill.iter().filter(never_evicts).filter(nearly)
+}
+
+/// What follows from a table of confirmed flows that is nearly full, and what to do.
+#[must_use]
+pub fn table_warning(table: &TableFill) -> String {
+    format!(
+        "{} holds {} of {} entries; raise datapath.max_flows or lower datapath.timeouts: flows \
+         beyond it are kept among the half-open ones, where silence of datapath.timeouts.half_open \
+         ends them",
+        table.map, table.entries, table.capacity
+    )
 }
 
 /// A warning for each backend that is used and has no server for new flows.
