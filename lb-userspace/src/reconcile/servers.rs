@@ -45,8 +45,8 @@ impl<'a> Servers<'a> {
     /// that the maps have under this backend id are its own only if the maps have the
     /// backend (`known_backend`) too.
     ///
-    /// Servers without an id are deferred. If that leaves nobody to get flows, some of the
-    /// servers that are to go stand in for them: half, so that the others free their ids.
+    /// Servers without an id are deferred. If that leaves nobody to get flows, some of those
+    /// there are stand in for them.
     pub(super) fn place(
         &mut self,
         backend: u16,
@@ -91,29 +91,39 @@ impl<'a> Servers<'a> {
     }
 }
 
-/// Half of the usable servers that a backend has, at least one, as they are: who gets flows
-/// until there are ids for others. Not those that are known to be dead, though.
+/// Who gets flows, as they are, until there are ids for others: of the usable servers that a
+/// backend with a ring has those that stay, and half of those that go, so that the others
+/// free their ids. If none stay, one that goes is kept. None are known to be dead.
 pub(super) fn stand_ins(
     actual: &Actual,
     backend: u16,
     wanted: Option<&BTreeMap<SocketAddr, DesiredServer>>,
     target: &mut Target,
 ) -> Vec<RingMember> {
-    let usable = |entry: &ServerEntry| {
-        let known = wanted.and_then(|wanted| wanted.get(&server_address(entry)));
-        let dead = known.is_some_and(|server| server.state == state::DOWN);
-        entry.state == state::UP && entry.snat_address != Address6::default() && !dead
-    };
+    if !actual.rings.contains(&backend) {
+        return Vec::new();
+    }
+    let usable =
+        |entry: &ServerEntry| entry.state == state::UP && entry.snat_address != Address6::default();
     let servers = actual.servers.iter();
-    let going: Vec<_> =
-        servers.filter(|(_, entry)| entry.backend == backend && usable(entry)).collect();
-    let staying = going.iter().take(going.len().div_ceil(2));
-    let member = |(id, entry): &(&u16, &ServerEntry)| {
-        target.servers.insert(**id, **entry);
-        let server = Some(Handle { id: **id, generation: entry.generation });
+    let servers = servers.filter(|(_, entry)| entry.backend == backend && usable(entry));
+    let (mut staying, mut going) = (Vec::new(), Vec::new());
+    for (id, entry) in servers {
+        match wanted.and_then(|wanted| wanted.get(&server_address(entry))) {
+            None => going.push((*id, *entry)),
+            Some(server) if server.state != state::DOWN => staying.push((*id, *entry)),
+            Some(_) => {}
+        }
+    }
+    let kept = if staying.is_empty() { going.len().div_ceil(2) } else { going.len() / 2 };
+    going.truncate(kept);
+    staying.extend(going);
+    let member = |(id, entry): &(u16, ServerEntry)| {
+        target.servers.insert(*id, *entry);
+        let server = Some(Handle { id: *id, generation: entry.generation });
         RingMember { address: server_address(entry), weight: STAND_IN_WEIGHT, server }
     };
-    staying.map(member).collect()
+    staying.iter().map(member).collect()
 }
 
 /// A server whose next hop is not known keeps the SNAT address it had, for its flows are
