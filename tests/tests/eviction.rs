@@ -2,21 +2,26 @@
 
 use std::{
     collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use lb_common::{abi::map, server::state};
 use pointsman::{
     admin::api::DropsView,
     model::state::{Health, ServerState},
 };
+use serde_json::Value;
 use testbed::{
     agent::Agent,
     bed::{Bed, Family, Mode},
+    bpftool,
     clients::{self, Conversation, FailureKind, Kind, Tally, Traffic, UdpConversation},
     configuration::Service,
     fleet::Fleet,
+    process::wait_until,
     report::note,
     servers::port,
 };
@@ -323,4 +328,58 @@ fn drops(agent: &Agent<'_>, reason: &str) -> Result<u64> {
     let view: DropsView = serde_json::from_str(&agent.cli_good(&["drops", "--json"])?)?;
     let found = view.drops.into_iter().find(|drop| drop.reason == reason);
     Ok(found.with_context(|| format!("no drop reason {reason}"))?.packets)
+}
+
+/// Whether the status says of no server what the map does not say too. The map is read
+/// after the status: what it says may be newer, never older.
+fn require_truth(agent: &Agent<'_>, expected: ServerState) -> Result<bool> {
+    let status = agent.status()?;
+    let entries = bpftool::formatted_entries(&agent.pin_directory().join(map::SERVERS))?;
+    let mut all = true;
+    for view in status.backends.iter().flat_map(|backend| &backend.servers) {
+        if view.name != "s0" || view.state != expected {
+            all &= view.name != "s0";
+            continue;
+        }
+        let found = entries.iter().find(|entry| place(entry) == Some(view.address));
+        let state = found.and_then(|entry| entry.pointer("/value/state")?.as_u64());
+        let wanted = if expected == ServerState::Up { state::UP } else { state::DOWN };
+        ensure!(state == Some(wanted.into()), "{view:?} while the map says {state:?}");
+    }
+    Ok(all)
+}
+
+/// Address and port of a live entry of `SERVERS`.
+fn place(entry: &Value) -> Option<SocketAddr> {
+    let state = entry.pointer("/value/state")?.as_u64()?;
+    let octets = entry.pointer("/value/address/octets")?.as_array()?;
+    let octets: Vec<u8> =
+        octets.iter().filter_map(|octet| u8::try_from(octet.as_u64()?).ok()).collect();
+    let address = IpAddr::from(<[u8; 16]>::try_from(octets).ok()?).to_canonical();
+    let port = u16::try_from(entry.pointer("/value/port/__0")?.as_u64()?).ok()?;
+    (state != u64::from(state::UNUSED)).then(|| SocketAddr::new(address, u16::from_be(port)))
+}
+
+#[test]
+fn a_state_is_told_only_when_the_maps_have_it() -> Result<()> {
+    with_three_servers(&[], |_, fleet, agent| {
+        for _ in 0..3 {
+            for expected in [ServerState::Down, ServerState::Up] {
+                match expected {
+                    ServerState::Down => fleet.kill(0)?,
+                    _ => fleet.restart(0)?,
+                }
+                wait_until("all of s0 to change", Duration::from_secs(10), || {
+                    // A lie is no reason to wait for the truth.
+                    match require_truth(agent, expected) {
+                        Ok(true) => Ok(Ok(())),
+                        Ok(false) => anyhow::bail!("not all of s0 is {expected}"),
+                        Err(lie) => Ok(Err(lie)),
+                    }
+                })?
+                .0?;
+            }
+        }
+        Ok(())
+    })
 }

@@ -44,6 +44,14 @@ pub enum CommandError {
         /// What the operator may have meant, or where to look.
         hint: String,
     },
+    /// The configuration has no such backend.
+    #[error("there is no backend '{backend}'")]
+    UnknownBackend {
+        /// The backend asked for.
+        backend: String,
+        /// What the operator may have meant, or where to look.
+        hint: String,
+    },
     /// The configuration has nothing of that name.
     #[error("there is no {what} '{name}'")]
     Unknown {

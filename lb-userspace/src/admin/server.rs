@@ -250,7 +250,9 @@ fn is_passing(error: &io::Error) -> bool {
 
 fn refusal_of(error: &CommandError) -> Refusal {
     let (status, hint) = match error {
-        CommandError::UnknownServer { hint, .. } => (StatusCode::NOT_FOUND, hint.as_str()),
+        CommandError::UnknownServer { hint, .. } | CommandError::UnknownBackend { hint, .. } => {
+            (StatusCode::NOT_FOUND, hint.as_str())
+        }
         CommandError::Unknown { .. } => {
             (StatusCode::NOT_FOUND, "see the names with `pointsman status`")
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Outcome, output::Output, reload::render_faults};
+use super::{Outcome, output::Output, reload::render_faults, run::DEFAULT_CONFIGURATION};
 use crate::{
     admin::api::FaultView,
     config::{self, ConfigError, Loaded},
@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
     /// Configuration file
-    #[arg(value_name = "CONFIG")]
+    #[arg(value_name = "CONFIG", default_value = DEFAULT_CONFIGURATION)]
     pub config: PathBuf,
     /// Print JSON
     #[arg(long)]

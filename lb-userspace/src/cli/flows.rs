@@ -1,5 +1,7 @@
 //! `pointsman flows`.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
 use super::{
     AgentArgs, Outcome, ask,
     output::{Lean, Output, table},
@@ -33,10 +35,10 @@ pub struct FlowsArgs {
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     pub vip: Option<VipFilter>,
     /// Only flows in this state, as the list shows it
-    #[arg(long)]
+    #[arg(long, value_parser = state_parser())]
     pub state: Option<StateFilter>,
     /// Only flows of this protocol
-    #[arg(long, value_parser = parse_protocol)]
+    #[arg(long, value_parser = protocol_parser())]
     pub protocol: Option<Protocol>,
     /// Only flows with this port at any of their ends
     #[arg(long, value_name = "N")]
@@ -82,10 +84,16 @@ fn parse_limit(text: &str) -> Result<usize, String> {
     }
 }
 
-fn parse_protocol(text: &str) -> Result<Protocol, String> {
-    let known = [Protocol::Tcp, Protocol::Udp];
-    let found = known.into_iter().find(|protocol| protocol_name(*protocol) == text);
-    found.ok_or_else(|| "must be tcp or udp".to_owned())
+fn state_parser() -> impl TypedValueParser<Value = StateFilter> {
+    PossibleValuesParser::new(StateFilter::NAMES).try_map(|name| name.parse::<StateFilter>())
+}
+
+fn protocol_parser() -> impl TypedValueParser<Value = Protocol> {
+    let names = [Protocol::Tcp, Protocol::Udp].map(protocol_name);
+    PossibleValuesParser::new(names).map(|name| match name == protocol_name(Protocol::Udp) {
+        true => Protocol::Udp,
+        false => Protocol::Tcp,
+    })
 }
 
 fn render(view: &FlowsView) -> String {

@@ -30,7 +30,7 @@ use output::Output;
 #[derive(Debug, Parser)]
 #[command(name = "pointsman", version, propagate_version = true, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: 0 good, 1 the answer is no (invalid configuration, refused \
-                        reload), 2 usage, 3 could not (no agent, no permission).")]
+                        reload, a problem that doctor found), 2 usage, 3 could not (no agent, no permission).")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -76,7 +76,13 @@ fn agent(agent: &AgentView) -> String {
     );
     if let Some(reload) = agent.last_reload.as_ref().filter(|reload| !reload.accepted) {
         // Writing to a String can not fail.
-        let _ = writeln!(text, "last reload: refused at {}, {} faults", reload.at, reload.faults);
+        let plural = if reload.faults == 1 { "" } else { "s" };
+        let _ = writeln!(
+            text,
+            "last reload: refused at {}, {} fault{plural}; see the agent's log, or \
+             `pointsman check {}`",
+            reload.at, reload.faults, agent.configuration
+        );
     }
     if let Some(log) = agent.access_log {
         let _ = writeln!(text, "access log: {} lines, {} lost", log.written, log.lost);
@@ -105,7 +111,7 @@ fn datapath(datapath: &DatapathView) -> String {
         })
         .collect();
     if !tables.is_empty() {
-        text += &format!("tables: {}\n", tables.join(", "));
+        text += &format!("table entries, two a flow: {}\n", tables.join(", "));
     }
     if let Some(error) = &datapath.apply_error {
         text += &format!("WARNING: the maps are not up to date: {error}\n");
@@ -127,7 +133,7 @@ fn vips(vips: &[VipView]) -> String {
         ("VIP", Lean::Left),
         ("PROTOCOL", Lean::Left),
         ("BACKEND", Lean::Left),
-        ("FLOWS", Lean::Right),
+        ("OPENED", Lean::Right),
         ("IN", Lean::Right),
         ("OUT", Lean::Right),
         ("RESETS", Lean::Right),
@@ -156,7 +162,7 @@ fn servers(backends: &[BackendView]) -> String {
         ("STATE", Lean::Left),
         ("FOR", Lean::Right),
         ("WEIGHT", Lean::Right),
-        ("FLOWS", Lean::Right),
+        ("OPENED", Lean::Right),
         ("IN", Lean::Right),
         ("OUT", Lean::Right),
         ("CHECK", Lean::Left),

@@ -116,16 +116,15 @@ impl Control {
     }
 
     fn unknown_server(&self, (backend, server): &ServerId) -> CommandError {
-        let names = |names: Vec<String>| names.join(", ");
-        let hint = match self.snapshot.backends.get(backend) {
-            Some(known) => {
-                let servers = known.servers.keys().map(ToString::to_string).collect();
-                format!("its servers are {}", names(servers))
-            }
-            None => {
-                let backends = self.snapshot.backends.keys().map(ToString::to_string).collect();
-                format!("the backends are {}", names(backends))
-            }
+        let Some(known) = self.snapshot.backends.get(backend) else {
+            let backends = self.snapshot.backends.keys().map(ToString::to_string);
+            let hint = format!("the backends are {}", backends.collect::<Vec<_>>().join(", "));
+            return CommandError::UnknownBackend { backend: backend.to_string(), hint };
+        };
+        let servers: Vec<_> = known.servers.keys().map(ToString::to_string).collect();
+        let hint = match servers.is_empty() {
+            true => "it has no servers".to_owned(),
+            false => format!("its servers are {}", servers.join(", ")),
         };
         CommandError::UnknownServer {
             backend: backend.to_string(),
