@@ -44,6 +44,21 @@ struct Options {
     /// Seconds of each turn
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
+    /// Only this scenario
+    #[arg(long, value_enum)]
+    scenario: Option<Scenario>,
+    /// Only these contenders beside the direct link
+    #[arg(long = "contender", value_enum)]
+    contenders: Vec<Contender>,
+}
+
+impl Options {
+    /// Whether a contender takes turns; the direct link, which all are compared with, does.
+    fn wants(&self, contender: Contender) -> bool {
+        contender == Contender::Direct
+            || self.contenders.is_empty()
+            || self.contenders.contains(&contender)
+    }
 }
 
 fn main() -> Result<()> {
@@ -54,7 +69,8 @@ fn main() -> Result<()> {
 
     let mut figures = Vec::new();
     println!("{}", report::HEADING);
-    for scenario in Scenario::ALL {
+    let scenarios = Scenario::ALL.into_iter();
+    for scenario in scenarios.filter(|one| options.scenario.is_none_or(|only| only == *one)) {
         for figure in compare(&bed, scenario, &options)? {
             println!("{figure}");
             figures.push(figure);
@@ -71,18 +87,17 @@ fn main() -> Result<()> {
 /// All rounds of one scenario.
 fn compare(bed: &Bed, scenario: Scenario, options: &Options) -> Result<Vec<Figure>> {
     let time = Duration::from_secs(options.seconds);
-    let mut samples: [Vec<Sample>; Contender::ALL.len()] = Default::default();
+    let wanted = Contender::ALL.into_iter().filter(|contender| options.wants(*contender));
+    let mut all: Vec<(Contender, Vec<Sample>)> = wanted.map(|one| (one, Vec::new())).collect();
     for _ in 0..options.rounds {
-        for (contender, samples) in Contender::ALL.into_iter().zip(&mut samples) {
-            let sample = measure(bed, contender, scenario, time)
+        for (contender, samples) in &mut all {
+            let sample = measure(bed, *contender, scenario, time)
                 .with_context(|| format!("{scenario} through {}", contender.name()))?;
             samples.push(sample);
         }
     }
-    let [direct, ..] = &samples;
-    Contender::ALL
-        .into_iter()
-        .zip(&samples)
+    let (_, direct) = all.first().context("the direct link always takes turns")?;
+    all.iter()
         .map(|(contender, samples)| Figure::of(scenario, contender.name(), samples, direct))
         .collect()
 }

@@ -12,9 +12,10 @@ use testbed::{
 const CONNECTIONS: u32 = 64;
 
 /// What a unit of load is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Scenario {
     /// A request on a connection that stays open.
+    #[value(name = "keepalive")]
     KeepAlive,
     /// A connection with one request.
     Close,
