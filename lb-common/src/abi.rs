@@ -5,7 +5,7 @@
 
 /// Version of every layout in this crate. Raise it with any change to a map's key,
 /// value or meaning; the agent refuses to adopt maps of another version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Default directory of all pins.
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/pointsman";
@@ -32,9 +32,10 @@ pub mod map {
     pub const FLOWS4: &str = "FLOWS4";
     /// `FLOWS6`: hash of IPv6 flows confirmed by both sides.
     pub const FLOWS6: &str = "FLOWS6";
-    /// `HALF_OPEN4`: LRU hash of IPv4 flows not yet confirmed by both sides.
+    /// `HALF_OPEN4`: array of [`crate::half_open::Bucket`]; IPv4 flows not yet confirmed by
+    /// both sides.
     pub const HALF_OPEN4: &str = "HALF_OPEN4";
-    /// `HALF_OPEN6`: LRU hash of IPv6 flows not yet confirmed by both sides.
+    /// `HALF_OPEN6`: the same for IPv6.
     pub const HALF_OPEN6: &str = "HALF_OPEN6";
     /// `VIP_COUNTERS`: per-CPU array of [`crate::counters::TrafficCounters`] by VIP id.
     pub const VIP_COUNTERS: &str = "VIP_COUNTERS";
@@ -76,7 +77,7 @@ pub const RING_SLOTS: u32 = 65_537;
 pub const FILTER_WORDS: u32 = 1024;
 /// Default capacity of `FLOWS4` and of `FLOWS6`, in entries; a flow takes two.
 pub const DEFAULT_FLOW_ENTRIES: u32 = 524_288;
-/// Default capacity of `HALF_OPEN4` and of `HALF_OPEN6`, in entries; a flow takes two.
-pub const DEFAULT_HALF_OPEN_ENTRIES: u32 = 131_072;
+/// Default capacity of `HALF_OPEN4` and of `HALF_OPEN6`, in buckets of four flows.
+pub const DEFAULT_HALF_OPEN_BUCKETS: u32 = 16_384;
 /// Size of the `EVENTS` ring buffer in bytes; a power of two and a multiple of the page size.
 pub const EVENT_BYTES: u32 = 1 << 20;

@@ -1,11 +1,15 @@
-//! One tracked connection: the entries of `FLOWS4`, `FLOWS6`, `HALF_OPEN4`, `HALF_OPEN6`.
+//! One tracked connection: the entries of `FLOWS4` and `FLOWS6`. Until both sides have
+//! confirmed it, a flow is in [`crate::half_open`].
 //!
 //! A flow has two entries, one per direction, each found by the tuple of the packets it
 //! rewrites and each complete in itself: a packet needs one lookup. The key of the
 //! partner follows from the entry alone ([`FlowEntry::partner_key`]), so losing one half
 //! never strands the other. Forward is client to server, reply is server to client.
 
-use crate::address::{Address, Address4, Address6, Be16};
+use crate::{
+    address::{Address, Address4, Address6, Be16},
+    checksum::Deltas,
+};
 
 /// The five fields as they stand in packets of one direction.
 #[repr(C)]
@@ -25,14 +29,28 @@ pub struct FlowKey<A> {
     pub padding: [u8; 3],
 }
 
-/// Key of `FLOWS4` and `HALF_OPEN4`.
+/// Key of `FLOWS4`.
 pub type FlowKey4 = FlowKey<Address4>;
-/// Key of `FLOWS6` and `HALF_OPEN6`.
+/// Key of `FLOWS6`.
 pub type FlowKey6 = FlowKey<Address6>;
-/// Value of `FLOWS4` and `HALF_OPEN4`.
+/// Value of `FLOWS4`.
 pub type FlowEntry4 = FlowEntry<Address4>;
-/// Value of `FLOWS6` and `HALF_OPEN6`.
+/// Value of `FLOWS6`.
 pub type FlowEntry6 = FlowEntry<Address6>;
+
+impl<A: PartialEq> FlowKey<A> {
+    /// Whether the five fields are the same. Unlike `==` it leaves the padding alone, which
+    /// BPF code could only compare byte by byte.
+    #[inline(always)]
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.source == other.source
+            && self.destination == other.destination
+            && self.source_port == other.source_port
+            && self.destination_port == other.destination_port
+            && self.protocol == other.protocol
+    }
+}
 
 impl<A: Copy> FlowKey<A> {
     /// The key of packets in the opposite direction between the same two ends.
@@ -144,6 +162,22 @@ pub struct FlowEntry<A> {
     pub padding: [u8; 2],
 }
 
+/// What a packet becomes. Addresses are references into the table, because BPF code has no
+/// room for copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation<'a, A> {
+    /// New source address.
+    pub source: &'a A,
+    /// New destination address.
+    pub destination: &'a A,
+    /// New source port.
+    pub source_port: Be16,
+    /// New destination port.
+    pub destination_port: Be16,
+    /// What that adds to the checksums.
+    pub deltas: Deltas,
+}
+
 impl<A: Address> FlowEntry<A> {
     /// The tuple of packets after this entry rewrote them.
     #[inline(always)]
@@ -156,6 +190,19 @@ impl<A: Address> FlowEntry<A> {
             destination_port: self.destination_port,
             protocol: self.protocol,
             padding: [0; 3],
+        }
+    }
+
+    /// What packets that match become.
+    #[inline(always)]
+    #[must_use]
+    pub const fn translation(&self) -> Translation<'_, A> {
+        Translation {
+            source: &self.source,
+            destination: &self.destination,
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+            deltas: Deltas { header: self.header_delta, transport: self.transport_delta },
         }
     }
 

@@ -16,6 +16,7 @@ pub mod counters;
 pub mod drop_reason;
 pub mod event;
 pub mod flow;
+pub mod half_open;
 pub mod hash;
 pub mod maglev;
 pub mod ports;

@@ -1,6 +1,6 @@
 //! Node-wide settings the data plane reads: `SETTINGS`.
 
-use crate::abi::ABI_VERSION;
+use crate::abi::{ABI_VERSION, DEFAULT_HALF_OPEN_BUCKETS};
 
 /// The one value of `SETTINGS`.
 #[repr(C)]
@@ -14,6 +14,11 @@ pub struct Settings {
     pub snat_port_high: u16,
     /// Bits of [`flag`].
     pub flags: u32,
+    /// Buckets of `HALF_OPEN4` and of `HALF_OPEN6`.
+    pub half_open_buckets: u32,
+    /// How long a flow that is not confirmed may be silent, milliseconds; then its place is
+    /// free and its packets belong to no flow.
+    pub half_open_ms: u32,
     /// Zero.
     pub padding: u32,
 }
@@ -33,12 +38,14 @@ impl Default for Settings {
             snat_port_low: 1024,
             snat_port_high: 32767,
             flags: flag::FLOW_EVENTS,
+            half_open_buckets: DEFAULT_HALF_OPEN_BUCKETS,
+            half_open_ms: 30_000,
             padding: 0,
         }
     }
 }
 
-const _: () = assert!(core::mem::size_of::<Settings>() == 16);
+const _: () = assert!(core::mem::size_of::<Settings>() == 24);
 
 // SAFETY: repr(C), explicit padding, every bit pattern is valid, no pointers.
 #[cfg(feature = "user")]

@@ -173,7 +173,7 @@ impl Progress {
     }
 
     /// The bits that a segment adds; 0 if it is malformed or does not fit.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub const fn observe(self, direction: Direction, flags: TcpFlags) -> u32 {
         match (flags.segment(), direction) {

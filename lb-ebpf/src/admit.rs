@@ -3,7 +3,7 @@
 use lb_common::{
     address::Address,
     drop_reason::DropReason,
-    flow::Handle,
+    flow::{Direction, Handle},
     hash, source,
     tcp_state::{self, FirstPacket, Progress},
     vip::{VipEntry, VipKey, hash_by, on_down},
@@ -18,7 +18,7 @@ use crate::{
     maps::VIPS,
     parse::{Segment, TCP},
     rewrite, select,
-    track::{self, Opening},
+    track::{self, Opened, Opening},
     transmit,
     verdict::{Step, Verdict},
 };
@@ -45,7 +45,8 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
         return Err(drop(DropReason::BadSource));
     }
     rewrite::check_ttl(segment).map_err(Step::Settled)?;
-    let tuple_hash = hash::tuple_hash(&segment.key);
+    let draft = F::scratch().ok_or(drop(DropReason::Internal))?;
+    let tuple_hash = draft.hash;
     let ring_hash =
         if vip.hash_by == hash_by::SOURCE { hash::source_hash(&segment.key) } else { tuple_hash };
     let vip_handle = Handle { id: vip.id, generation: vip.generation };
@@ -53,7 +54,6 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
         return Err(no_server(segment, vip, vip_handle));
     };
     let hop = hit::server_hop::<F>(ctx, server).map_err(Step::Settled)?;
-    let pair = F::scratch().ok_or(drop(DropReason::Internal))?;
     let opening = Opening {
         vip: vip_handle,
         server: handle,
@@ -62,9 +62,12 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
         hash: tuple_hash,
         progress,
     };
-    track::track::<F>(segment, server, &opening, pair).map_err(drop)?;
+    match track::track::<F>(segment, server, &opening, draft).map_err(drop)? {
+        Opened::New => {}
+        Opened::Known => return Ok(Step::HalfOpen),
+    }
     counters::count_open(vip_handle, handle, segment.bytes);
-    rewrite::translate(segment, &pair.forward);
+    rewrite::translate(segment, &draft.flow.translation(Direction::Forward));
     Ok(Step::Settled(transmit::transmit(ctx, segment, &hop)))
 }
 

@@ -1,4 +1,4 @@
-//! The one atomic operation the data plane needs.
+//! The atomic operations that the data plane needs.
 //!
 //! On this target `core`'s atomics lack 32-bit types and some of their operations
 //! miscompile, so the instruction is written out (docs/decisions).
@@ -22,5 +22,73 @@ pub unsafe fn or32(target: *mut u32, bits: u32) {
     // SAFETY: host builds only type-check this; the caller vouches for the memory.
     unsafe {
         *target |= bits;
+    }
+}
+
+/// Tries of [`lock`]: some microseconds, where the lock is held for some dozen nanoseconds.
+const TRIES: u32 = 64;
+
+/// Takes a lock that is 0 while it is free. False if it stays taken: its holder's processor
+/// is a virtual one that does not run at the moment.
+///
+/// Programs are not interrupted by others of their kind (XDP runs in softirq context), so
+/// the holder goes on elsewhere and waiting for it is short. The kernel's `bpf_spin_lock`
+/// costs more than all that is done under this one.
+///
+/// # Safety
+/// `lock` points to four valid, aligned bytes of a map value.
+#[inline(always)]
+#[must_use]
+pub unsafe fn lock(lock: *mut u32) -> bool {
+    for _ in 0..TRIES {
+        // SAFETY: the caller's promise.
+        if unsafe { exchange32(lock, 1) } == 0 {
+            return true;
+        }
+    }
+    false
+}
+
+/// Gives a lock back.
+///
+/// # Safety
+/// The caller holds the lock.
+#[inline(always)]
+pub unsafe fn unlock(lock: *mut u32) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's promise. The instruction is a barrier for the compiler, and
+    // x86-64 does not reorder a store with what stands before it.
+    unsafe {
+        core::arch::asm!("*(u32 *)({lock} + 0) = {free}", lock = in(reg) lock, free = in(wreg) 0);
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        lock.write(0);
+    }
+}
+
+/// Exchanges a number for another; the old one.
+///
+/// # Safety
+/// `target` points to four valid, aligned bytes of a map value.
+#[inline(always)]
+unsafe fn exchange32(target: *mut u32, value: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: one locked instruction on memory the caller vouches for. It is a barrier for
+    // the compiler too, because it may touch memory.
+    unsafe {
+        let mut value = value;
+        core::arch::asm!(
+            "{value} = xchg32_32({target} + 0, {value})",
+            target = in(reg) target,
+            value = inout(wreg) value,
+        );
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: host builds only type-check this; the caller vouches for the memory.
+    unsafe {
+        target.replace(value)
     }
 }

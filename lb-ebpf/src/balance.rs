@@ -1,6 +1,6 @@
 //! The way of a packet through the data plane: flow hit, else VIP hit, else the kernel's.
 //!
-//! Three stages, each a BPF function of its own, because each needs most of the 512 bytes
+//! Four stages, each a BPF function of its own, because each needs most of the 512 bytes
 //! of stack that a chain of calls shares. The verifier follows packet pointers within a
 //! function only, so the later stages, which few packets reach, parse again. Between the
 //! stages travels a number: an XDP action, or one of the codes below.
@@ -12,7 +12,7 @@ use crate::{
     admit,
     context::Context,
     family::{V4, V6},
-    hit,
+    handshake, hit,
     packet::Packet,
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Segment},
     reset,
@@ -23,6 +23,12 @@ use crate::{
 const ADMIT4: u32 = 0x100;
 /// No flow: admit an IPv6 packet.
 const ADMIT6: u32 = 0x101;
+/// The flow is half-open, IPv4.
+const HALF_OPEN4: u32 = 0x102;
+/// The flow is half-open, IPv6.
+const HALF_OPEN6: u32 = 0x103;
+/// The flow was half-open a moment ago.
+const AGAIN: u32 = 0x104;
 /// Plus a drop reason: answer an IPv4 packet with a RST.
 const RESET4: u32 = 0x200;
 /// Plus a drop reason: answer an IPv6 packet with a RST.
@@ -38,21 +44,31 @@ pub fn balance(ctx: Context) -> u32 {
     if code < ADMIT4 {
         return code;
     }
-    if code == ADMIT4 {
-        code = admit4(ctx.raw());
-    } else if code == ADMIT6 {
-        code = admit6(ctx.raw());
+    // Half-open flows come and go while their packets are on the way through the stages: one
+    // that has left is looked for among the confirmed ones, and a packet about to open a flow
+    // may find it open. Three rounds settle all but what can not be.
+    for _ in 0..3 {
+        code = match code {
+            HALF_OPEN4 => half_open4(ctx.raw()),
+            HALF_OPEN6 => half_open6(ctx.raw()),
+            ADMIT4 => admit4(ctx.raw()),
+            ADMIT6 => admit6(ctx.raw()),
+            AGAIN => flow(ctx.raw()),
+            _ => break,
+        };
     }
     match code & KIND {
         RESET4 => reset4(ctx.raw(), code & !KIND),
         RESET6 => reset6(ctx.raw(), code & !KIND),
+        // Not settled after all.
+        ADMIT4 => internal(),
         _ => code,
     }
 }
 
 // The functions keep their C names: `bpftool prog` and verifier logs show them.
 
-/// First stage: parses the packet and handles it if its flow is known.
+/// First stage: parses the packet and handles it if its flow is confirmed.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow(raw: *mut xdp_md) -> u32 {
@@ -64,25 +80,25 @@ extern "C" fn flow(raw: *mut xdp_md) -> u32 {
     };
     match link.ether_type {
         ETHERTYPE_IPV4 => match parse::parse_v4(&packet, &link) {
-            Ok(segment) => hit::find_and_hit(ctx, &segment).into_code(ADMIT4, RESET4),
+            Ok(segment) => hit::find_and_hit(ctx, &segment).into_code(HALF_OPEN4, ADMIT4, RESET4),
             Err(verdict) => verdict.into_action(),
         },
         ETHERTYPE_IPV6 => match parse::parse_v6(&packet, &link) {
-            Ok(segment) => hit::find_and_hit(ctx, &segment).into_code(ADMIT6, RESET6),
+            Ok(segment) => hit::find_and_hit(ctx, &segment).into_code(HALF_OPEN6, ADMIT6, RESET6),
             Err(verdict) => verdict.into_action(),
         },
         _ => xdp_action::XDP_PASS,
     }
 }
 
-/// Second stage, IPv4: opens a flow if the packet is for a VIP.
+/// Second stage, IPv4: handles the packet of a half-open flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn admit4(raw: *mut xdp_md) -> u32 {
+extern "C" fn half_open4(raw: *mut xdp_md) -> u32 {
     // SAFETY: the caller passes its own context on.
     let ctx = unsafe { Context::new(raw) };
     match parse_again4(ctx) {
-        Some(segment) => admit::admit(ctx, &segment).into_code(ADMIT4, RESET4),
+        Some(segment) => handshake::hit(ctx, &segment).into_code(HALF_OPEN4, ADMIT4, RESET4),
         None => internal(),
     }
 }
@@ -90,16 +106,40 @@ extern "C" fn admit4(raw: *mut xdp_md) -> u32 {
 /// Second stage, IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn admit6(raw: *mut xdp_md) -> u32 {
+extern "C" fn half_open6(raw: *mut xdp_md) -> u32 {
     // SAFETY: the caller passes its own context on.
     let ctx = unsafe { Context::new(raw) };
     match parse_again6(ctx) {
-        Some(segment) => admit::admit(ctx, &segment).into_code(ADMIT6, RESET6),
+        Some(segment) => handshake::hit(ctx, &segment).into_code(HALF_OPEN6, ADMIT6, RESET6),
         None => internal(),
     }
 }
 
-/// Third stage, IPv4: answers with a RST.
+/// Third stage, IPv4: opens a flow if the packet is for a VIP.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn admit4(raw: *mut xdp_md) -> u32 {
+    // SAFETY: the caller passes its own context on.
+    let ctx = unsafe { Context::new(raw) };
+    match parse_again4(ctx) {
+        Some(segment) => admit::admit(ctx, &segment).into_code(HALF_OPEN4, ADMIT4, RESET4),
+        None => internal(),
+    }
+}
+
+/// Third stage, IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn admit6(raw: *mut xdp_md) -> u32 {
+    // SAFETY: the caller passes its own context on.
+    let ctx = unsafe { Context::new(raw) };
+    match parse_again6(ctx) {
+        Some(segment) => admit::admit(ctx, &segment).into_code(HALF_OPEN6, ADMIT6, RESET6),
+        None => internal(),
+    }
+}
+
+/// Fourth stage, IPv4: answers with a RST.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn reset4(raw: *mut xdp_md, reason: u32) -> u32 {
@@ -111,7 +151,7 @@ extern "C" fn reset4(raw: *mut xdp_md, reason: u32) -> u32 {
     }
 }
 
-/// Third stage, IPv6.
+/// Fourth stage, IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn reset6(raw: *mut xdp_md, reason: u32) -> u32 {
@@ -150,9 +190,11 @@ fn reset_reason(code: u32) -> DropReason {
 impl Step {
     /// The XDP action, or the code of the next stage.
     #[inline(always)]
-    fn into_code(self, admit: u32, reset: u32) -> u32 {
+    fn into_code(self, half_open: u32, admit: u32, reset: u32) -> u32 {
         match self {
             Self::Settled(verdict) => verdict.into_action(),
+            Self::HalfOpen => half_open,
+            Self::Again => AGAIN,
             Self::Admit => admit,
             Self::Reset(reason) => reset + reason as u32,
         }

@@ -1,63 +1,53 @@
-//! Settling the flows of a server that is dead or gone.
+//! What becomes of the flows of a server that is dead or gone.
 
 use lb_common::{
     address::Address,
     drop_reason::DropReason,
-    event::cause,
-    flow::FlowEntry,
-    tcp_state::{Progress, TcpFlags},
+    flow::Handle,
+    tcp_state::TcpFlags,
     vip::{VipKey, on_down},
 };
 
 use crate::{
-    atomic, counters, event,
+    counters,
     family::Family,
     maps::VIPS,
     parse::{Segment, UDP},
-    table::{self, Table},
     verdict::{Step, Verdict},
 };
 
-/// Decides about a client's packet to a dead server, as the VIP's `on_down` says. None
-/// means: forward it all the same. `known` says whether the server is still configured.
+/// What is done about a client's packet to such a server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// It is forwarded all the same.
+    Forward,
+    /// The flow is forgotten and a server is selected again.
+    Move,
+    /// The flow is over and its client learns it ([`answer`]).
+    End,
+}
+
+/// Decides as the VIP's `on_down` says. `known` says whether the server is still configured.
 #[inline(always)]
-pub fn settle<F: Family>(
-    table: Table,
-    segment: &Segment<F>,
-    entry: &mut FlowEntry<F::Address>,
-    known: bool,
-) -> Option<Step> {
+pub fn judge<F: Family>(segment: &Segment<F>, known: bool) -> Settlement {
     let policy = policy(segment);
     if policy == on_down::KEEP && known {
-        return None;
+        return Settlement::Forward;
     }
     // Nothing is lost by moving a connection that has not begun, and UDP has no reset.
     let movable = segment.key.protocol == UDP || segment.flags.is_fresh_syn();
-    if policy == on_down::REROUTE || movable {
-        table::forget::<F>(table, segment, entry, cause::SERVER_DOWN);
-        return Some(Step::Admit);
-    }
-    let before = Progress(entry.progress);
-    let partner = table.get::<F>(&entry.partner_key());
-    let bits = Progress::SERVER_DOWN | Progress::REPORTED;
-    // SAFETY: aligned fields of live map values.
-    unsafe {
-        atomic::or32(&raw mut entry.progress, bits);
-        if let Some(partner) = partner {
-            atomic::or32(&raw mut (*partner).progress, bits);
-        }
-    }
-    if before.0 & Progress::REPORTED == 0 {
-        // SAFETY: the entry stays mapped for the run of the program.
-        let partner = partner.map(|partner| unsafe { &*partner });
-        event::report(&segment.key, entry, partner, cause::SERVER_DOWN);
-    }
+    if policy == on_down::REROUTE || movable { Settlement::Move } else { Settlement::End }
+}
+
+/// The answer to a client's packet on a flow that has ended with its server.
+#[inline(always)]
+pub fn answer<F: Family>(segment: &Segment<F>, vip: Handle, server: Handle) -> Step {
     if segment.flags.has(TcpFlags::RST) {
         // Never answered: two ends that reset each other would not stop.
-        return Some(Step::Settled(Verdict::Drop(DropReason::ServerDown)));
+        return Step::Settled(Verdict::Drop(DropReason::ServerDown));
     }
-    counters::count_reset(entry.vip, entry.server);
-    Some(Step::Reset(DropReason::ServerDown))
+    counters::count_reset(vip, server);
+    Step::Reset(DropReason::ServerDown)
 }
 
 /// The policy of the packet's VIP; `RESET` if the VIP is gone.

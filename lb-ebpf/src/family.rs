@@ -1,24 +1,24 @@
 //! What differs between IPv4 and IPv6 in the data plane: tables and headers.
 
-use aya_ebpf::btf_maps::{HashMap, LruHashMap};
+use aya_ebpf::btf_maps::{Array, HashMap};
 use lb_common::{
     abi,
     address::{Address, Address4, Address6},
     checksum,
     flow::{FlowEntry, FlowKey},
+    half_open::Bucket,
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::maps::{FLOWS4, FLOWS6, HALF_OPEN4, HALF_OPEN6, Pair, SCRATCH};
+use crate::{
+    maps::{Draft, FLOWS4, FLOWS6, HALF_OPEN4, HALF_OPEN6, SCRATCH},
+    track,
+};
 
 /// The table of confirmed flows of a family.
 pub type Flows<A> = HashMap<FlowKey<A>, FlowEntry<A>, { abi::DEFAULT_FLOW_ENTRIES as usize }>;
 /// The table of half-open flows of a family.
-pub type HalfOpen<A> =
-    LruHashMap<FlowKey<A>, FlowEntry<A>, { abi::DEFAULT_HALF_OPEN_ENTRIES as usize }>;
-
-/// A flow under construction.
-pub type Draft<A> = Pair<FlowKey<A>, FlowEntry<A>>;
+pub type HalfOpen<A> = Array<Bucket<A>, { abi::DEFAULT_HALF_OPEN_BUCKETS as usize }>;
 
 /// One of the two families.
 pub trait Family: Sized + 'static {
@@ -35,8 +35,10 @@ pub trait Family: Sized + 'static {
     fn flows() -> &'static Flows<Self::Address>;
     /// Flows not yet confirmed by both sides.
     fn half_open() -> &'static HalfOpen<Self::Address>;
-    /// Room to build the two entries of a flow.
+    /// Room to build a flow.
     fn scratch() -> Option<&'static mut Draft<Self::Address>>;
+    /// Tries one candidate for the source port of the flow under construction (`track`).
+    fn try_port(attempt: u32, hash: u64, now_ns: u64) -> u32;
     /// TTL or hop limit.
     fn ttl(header: &Self::Header) -> u8;
     /// Writes both addresses, counts the TTL or hop limit down by one, and repairs the
@@ -73,7 +75,12 @@ impl Family for V4 {
     #[inline(always)]
     fn scratch() -> Option<&'static mut Draft<Address4>> {
         // SAFETY: the value belongs to this CPU, and only one caller holds it at a time.
-        SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut (*scratch).pair4 })
+        SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut (*scratch).draft4 })
+    }
+
+    #[inline(always)]
+    fn try_port(attempt: u32, hash: u64, now_ns: u64) -> u32 {
+        track::try_port4(attempt, hash, now_ns)
     }
 
     #[inline(always)]
@@ -110,7 +117,12 @@ impl Family for V6 {
     #[inline(always)]
     fn scratch() -> Option<&'static mut Draft<Address6>> {
         // SAFETY: the value belongs to this CPU, and only one caller holds it at a time.
-        SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut (*scratch).pair6 })
+        SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut (*scratch).draft6 })
+    }
+
+    #[inline(always)]
+    fn try_port(attempt: u32, hash: u64, now_ns: u64) -> u32 {
+        track::try_port6(attempt, hash, now_ns)
     }
 
     #[inline(always)]

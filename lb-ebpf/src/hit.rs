@@ -1,7 +1,6 @@
-//! Packets of flows that are known.
+//! Packets of confirmed flows.
 
 use lb_common::{
-    address::Address,
     drop_reason::DropReason,
     event::cause,
     flow::{Direction, FlowEntry, Hop},
@@ -12,67 +11,40 @@ use lb_common::{
 use crate::{
     atomic, clock,
     context::Context,
-    counters, dead, event,
+    counters,
+    dead::{self, Settlement},
+    event,
     family::Family,
+    handshake,
     maps::SERVERS,
     parse::{Segment, TCP},
-    promote, rewrite,
-    table::{self, Table},
-    transmit,
+    rewrite, transmit,
     verdict::{Step, Verdict},
     verifier,
 };
 
-/// Looks for the flow of a packet and handles the packet if there is one.
+/// Looks for the flow of a packet and handles the packet if the flow is confirmed.
 #[inline(always)]
 pub fn find_and_hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
-    let (table, entry) = if let Some(entry) = F::flows().get_ptr_mut(&segment.key) {
-        (Table::Flows, entry)
-    } else if let Some(entry) = F::half_open().get_ptr_mut(&segment.key) {
-        (Table::HalfOpen, entry)
-    } else {
-        return Step::Admit;
+    let Some(entry) = F::flows().get_ptr_mut(&segment.key) else {
+        return handshake::look_further(segment);
     };
     // SAFETY: the entry stays mapped for the run of the program; other CPUs may write to
     // it too, which every field allows for.
-    hit(ctx, segment, table, unsafe { &mut *entry })
+    hit(ctx, segment, unsafe { &mut *entry })
 }
 
-/// Handles a packet of a known flow.
 #[inline(always)]
-fn hit<F: Family>(
-    ctx: Context,
-    segment: &Segment<F>,
-    table: Table,
-    entry: &mut FlowEntry<F::Address>,
-) -> Step {
+fn hit<F: Family>(ctx: Context, segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -> Step {
     let tcp = segment.key.protocol == TCP;
     if tcp && Progress(entry.progress).needs_attention(segment.flags) {
         if recycles(segment, entry) {
-            table::forget::<F>(table, segment, entry, cause::RECYCLED);
-            return Step::Admit;
+            forget(segment, entry, cause::RECYCLED);
+            return handshake::look_further(segment);
         }
-        advance(table, segment, entry);
+        advance(segment, entry);
     }
-    if table == Table::HalfOpen
-        && is_confirmed(tcp, entry)
-        && let Some(moved) = promote::promote::<F>(segment, entry)
-    {
-        // The old entry is free for another flow by now: nothing may be written to it.
-        return forward(ctx, Table::Flows, segment, moved);
-    }
-    forward(ctx, table, segment, entry)
-}
-
-/// Whether a half-open flow has been seen from both sides.
-#[inline(always)]
-fn is_confirmed<A: Address>(tcp: bool, entry: &FlowEntry<A>) -> bool {
-    if tcp {
-        let progress = Progress(entry.progress);
-        progress.is_confirmed() && !progress.is_over()
-    } else {
-        entry.direction() == Direction::Reply
-    }
+    forward(ctx, segment, entry)
 }
 
 /// A client opens a new connection on a tuple whose last one is over.
@@ -86,7 +58,7 @@ fn recycles<F: Family>(segment: &Segment<F>, entry: &FlowEntry<F::Address>) -> b
 /// Takes note of SYN, FIN, RST and the ACKs that answer them, in both entries, and
 /// reports the end of a flow once.
 #[inline(always)]
-fn advance<F: Family>(table: Table, segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) {
+fn advance<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) {
     let before = Progress(entry.progress);
     let seen = before.observe(entry.direction(), segment.flags);
     let mut bits = verifier::forget(seen) & !before.0;
@@ -98,25 +70,39 @@ fn advance<F: Family>(table: Table, segment: &Segment<F>, entry: &mut FlowEntry<
     if bits == 0 {
         return;
     }
-    let partner = table.get::<F>(&entry.partner_key());
-    // SAFETY: aligned fields of live map values.
+    let partner = mark::<F>(entry, bits);
+    if ends {
+        event::report(&segment.key, entry, partner, cause_of(after));
+    }
+}
+
+/// Adds bits to the progress in both entries; the partner, if it is there.
+#[inline(always)]
+fn mark<F: Family>(
+    entry: &mut FlowEntry<F::Address>,
+    bits: u32,
+) -> Option<&'static FlowEntry<F::Address>> {
+    let partner = F::flows().get_ptr_mut(&entry.partner_key());
+    // SAFETY: aligned fields of live map values, which stay mapped for the run of the
+    // program.
     unsafe {
         atomic::or32(&raw mut entry.progress, bits);
-        if let Some(partner) = partner {
-            atomic::or32(&raw mut (*partner).progress, bits);
-        }
+        let partner = partner?;
+        atomic::or32(&raw mut (*partner).progress, bits);
+        Some(&*partner)
     }
-    if ends {
-        let cause = if after.0 & Progress::CLIENT_RST != 0 {
-            cause::CLIENT_RESET
-        } else if after.0 & Progress::SERVER_RST != 0 {
-            cause::SERVER_RESET
-        } else {
-            cause::FIN
-        };
-        // SAFETY: the entry stays mapped for the run of the program.
-        let partner = partner.map(|partner| unsafe { &*partner });
-        event::report(&segment.key, entry, partner, cause);
+}
+
+/// How a flow that is over ended.
+#[inline(always)]
+#[must_use]
+pub fn cause_of(progress: Progress) -> u8 {
+    if progress.0 & Progress::CLIENT_RST != 0 {
+        cause::CLIENT_RESET
+    } else if progress.0 & Progress::SERVER_RST != 0 {
+        cause::SERVER_RESET
+    } else {
+        cause::FIN
     }
 }
 
@@ -124,7 +110,6 @@ fn advance<F: Family>(table: Table, segment: &Segment<F>, entry: &mut FlowEntry<
 #[inline(always)]
 fn forward<F: Family>(
     ctx: Context,
-    table: Table,
     segment: &Segment<F>,
     entry: &mut FlowEntry<F::Address>,
 ) -> Step {
@@ -135,13 +120,13 @@ fn forward<F: Family>(
                 .get(u32::from(entry.server.id))
                 .filter(|server| server.generation == entry.server.generation);
             let lives = server.is_some_and(|server| server.state != state::DOWN);
-            if !lives && let Some(step) = dead::settle(table, segment, entry, server.is_some()) {
+            if !lives && let Some(step) = settle(segment, entry, server.is_some()) {
                 return step;
             }
             let Some(server) = server else {
                 return Step::Settled(Verdict::Drop(DropReason::Internal));
             };
-            follow_client(ctx, table, segment, entry);
+            follow_client(ctx, segment, entry);
             match server_hop::<F>(ctx, server) {
                 Ok(hop) => hop,
                 Err(verdict) => return Step::Settled(verdict),
@@ -156,8 +141,45 @@ fn forward<F: Family>(
     entry.packets += 1;
     entry.bytes += segment.bytes;
     counters::count_packet(entry.vip, entry.server, direction, segment.bytes);
-    rewrite::translate(segment, entry);
+    rewrite::translate(segment, &entry.translation());
     Step::Settled(transmit::transmit(ctx, segment, &hop))
+}
+
+/// A client's packet to a server that is dead or gone. None: forward it all the same.
+#[inline(always)]
+fn settle<F: Family>(
+    segment: &Segment<F>,
+    entry: &mut FlowEntry<F::Address>,
+    known: bool,
+) -> Option<Step> {
+    match dead::judge(segment, known) {
+        Settlement::Forward => None,
+        Settlement::Move => {
+            forget(segment, entry, cause::SERVER_DOWN);
+            Some(handshake::look_further(segment))
+        }
+        Settlement::End => {
+            let before = Progress(entry.progress);
+            let partner = mark::<F>(entry, Progress::SERVER_DOWN | Progress::REPORTED);
+            if before.0 & Progress::REPORTED == 0 {
+                event::report(&segment.key, entry, partner, cause::SERVER_DOWN);
+            }
+            Some(dead::answer(segment, entry.vip, entry.server))
+        }
+    }
+}
+
+/// Removes both entries of a flow and reports its end unless that was done.
+#[inline(always)]
+fn forget<F: Family>(segment: &Segment<F>, entry: &FlowEntry<F::Address>, cause: u8) {
+    let partner_key = entry.partner_key();
+    if entry.progress & Progress::REPORTED == 0 {
+        // SAFETY: the entry stays mapped for the run of the program.
+        let partner = F::flows().get_ptr_mut(&partner_key).map(|partner| unsafe { &*partner });
+        event::report(&segment.key, entry, partner, cause);
+    }
+    let _absent = F::flows().remove(&partner_key);
+    let _absent = F::flows().remove(&segment.key);
 }
 
 /// The next hop towards a server: the agent's, else the kernel's.
@@ -172,18 +194,13 @@ pub fn server_hop<F: Family>(ctx: Context, server: &ServerEntry) -> Result<Hop, 
 /// Sends replies after the client when its packets arrive from another last hop: routers
 /// in front fail over, and the new one has another MAC address.
 #[inline(always)]
-fn follow_client<F: Family>(
-    ctx: Context,
-    table: Table,
-    segment: &Segment<F>,
-    entry: &mut FlowEntry<F::Address>,
-) {
+fn follow_client<F: Family>(ctx: Context, segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) {
     let hop = transmit::arrival_hop(ctx, segment);
     if hop == entry.client_hop {
         return;
     }
     entry.client_hop = hop;
-    if let Some(partner) = table.get::<F>(&entry.partner_key()) {
+    if let Some(partner) = F::flows().get_ptr_mut(&entry.partner_key()) {
         // SAFETY: the entry stays mapped for the run of the program.
         unsafe { (*partner).client_hop = hop };
     }

@@ -2,16 +2,18 @@
 //! the agent pins all but [`SCRATCH`] and may load the tables with other capacities.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use lb_common::{
     abi,
+    address::{Address4, Address6},
     backend::{self, BackendEntry, RingLine},
     counters::{DropCounter, TrafficCounters},
     drop_reason::DropReason,
     event::FlowEnd,
-    flow::{FlowEntry4, FlowEntry6, FlowKey4, FlowKey6},
+    flow::{FlowEntry, FlowEntry4, FlowEntry6, FlowKey4, FlowKey6},
+    half_open::{Bucket, HalfOpenFlow},
     server::ServerEntry,
     settings::Settings,
     vip::{FilterWord, VipEntry, VipKey},
@@ -20,7 +22,7 @@ use lb_common::{
 use crate::clock::Tick;
 
 const FLOW_ENTRIES: usize = abi::DEFAULT_FLOW_ENTRIES as usize;
-const HALF_OPEN_ENTRIES: usize = abi::DEFAULT_HALF_OPEN_ENTRIES as usize;
+const HALF_OPEN_BUCKETS: usize = abi::DEFAULT_HALF_OPEN_BUCKETS as usize;
 
 /// Node-wide settings.
 #[btf_map]
@@ -59,11 +61,11 @@ pub static FLOWS6: HashMap<FlowKey6, FlowEntry6, FLOW_ENTRIES> = HashMap::new();
 
 /// IPv4 flows not yet confirmed by both sides; the oldest give way.
 #[btf_map]
-pub static HALF_OPEN4: LruHashMap<FlowKey4, FlowEntry4, HALF_OPEN_ENTRIES> = LruHashMap::new();
+pub static HALF_OPEN4: Array<Bucket<Address4>, HALF_OPEN_BUCKETS> = Array::new();
 
 /// IPv6 flows not yet confirmed by both sides; the oldest give way.
 #[btf_map]
-pub static HALF_OPEN6: LruHashMap<FlowKey6, FlowEntry6, HALF_OPEN_ENTRIES> = LruHashMap::new();
+pub static HALF_OPEN6: Array<Bucket<Address6>, HALF_OPEN_BUCKETS> = Array::new();
 
 /// Traffic by VIP id.
 #[btf_map]
@@ -87,10 +89,10 @@ pub static EVENTS: RingBuf<FlowEnd, { abi::EVENT_BYTES as usize }> = RingBuf::ne
 /// Room to build entries that the stack of 512 bytes has not.
 #[repr(C)]
 pub struct Scratch {
-    /// Entries of an IPv4 flow under construction.
-    pub pair4: Pair<FlowKey4, FlowEntry4>,
-    /// Entries of an IPv6 flow under construction.
-    pub pair6: Pair<FlowKey6, FlowEntry6>,
+    /// An IPv4 flow under construction.
+    pub draft4: Draft<Address4>,
+    /// An IPv6 flow under construction.
+    pub draft6: Draft<Address6>,
     /// Parameters of `bpf_fib_lookup`; 64 bytes, as the kernel has them.
     pub fib: [u64; 8],
     /// The clock of this CPU.
@@ -101,15 +103,17 @@ pub struct Scratch {
     pub padding: u32,
 }
 
-/// The two entries of one flow. The key of the forward entry is the packet's tuple.
+/// A flow under construction, or on its way from one table to the other.
 #[repr(C)]
-pub struct Pair<K, E> {
-    /// Client to server.
-    pub forward: E,
-    /// Server to client.
-    pub reply: E,
-    /// Key of the reply entry.
-    pub reply_key: K,
+pub struct Draft<A> {
+    /// Hash of the packet's tuple, from the stage that missed it among the confirmed flows.
+    pub hash: u64,
+    /// As it is, or will be, in the half-open table.
+    pub flow: HalfOpenFlow<A>,
+    /// Its entry for packets of the client.
+    pub forward: FlowEntry<A>,
+    /// Its entry for packets of the server.
+    pub reply: FlowEntry<A>,
 }
 
 /// Scratch space of this CPU; XDP programs do not nest on a CPU.

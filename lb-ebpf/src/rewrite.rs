@@ -1,6 +1,6 @@
 //! Address and port translation of a packet in place.
 
-use lb_common::{address::Address, checksum, drop_reason::DropReason, flow::FlowEntry};
+use lb_common::{address::Address, checksum, drop_reason::DropReason, flow::Translation};
 
 use crate::{
     family::Family,
@@ -21,17 +21,17 @@ pub fn check_ttl<F: Family>(segment: &Segment<F>) -> Result<(), Verdict> {
     Ok(())
 }
 
-/// Writes the addresses and ports of `entry` into the packet and repairs its checksums
-/// (RFC 1624).
+/// Writes another tuple into the packet and repairs its checksums by the differences that
+/// this makes (RFC 1624).
 #[inline(always)]
-pub fn translate<F: Family>(segment: &Segment<F>, entry: &FlowEntry<F::Address>) {
+pub fn translate<F: Family>(segment: &Segment<F>, to: &Translation<'_, F::Address>) {
     // SAFETY: the parser checked the bounds; nothing else refers to these bytes.
     unsafe {
-        F::translate(&mut *segment.ip, entry.source, entry.destination, entry.header_delta);
+        F::translate(&mut *segment.ip, *to.source, *to.destination, to.deltas.header);
         *segment.ports =
-            [entry.source_port.wire().to_ne_bytes(), entry.destination_port.wire().to_ne_bytes()];
+            [to.source_port.wire().to_ne_bytes(), to.destination_port.wire().to_ne_bytes()];
         let sum = u16::from_ne_bytes(*segment.checksum);
-        let delta = entry.transport_delta;
+        let delta = to.deltas.transport;
         let sum = if segment.key.protocol == TCP {
             checksum::apply(sum, delta)
         } else if <F::Address as Address>::HEADER_CHECKSUM {

@@ -1,28 +1,27 @@
-//! Opening a flow: its two half-open entries and the source port towards the server.
+//! Opening a flow: its place in the half-open table and the source port towards the server.
 //!
 //! The port's candidates are a pure function of the flow (`lb_common::ports`), so a lost
-//! entry, or another node, finds the same port again. A candidate is claimed by inserting
-//! the reply entry with `BPF_NOEXIST` and confirmed by its absence from the other table, in
-//! that order: a flow on its way from one table to the other is always in at least one.
+//! entry, or another node, finds the same port again. A candidate is claimed by taking the
+//! place of its tuple in the half-open table and confirmed by its absence from the table of
+//! confirmed flows, in that order: a flow on its way from one table to the other is always
+//! in at least one.
 
 use lb_common::{
     address::{Address, Be16},
     checksum,
     drop_reason::DropReason,
-    flow::{Direction, FlowEntry, FlowKey, Handle, Hop},
+    flow::{FlowEntry, Handle, Hop},
+    half_open::HalfOpenFlow,
     ports::{self, PortRange},
     server::ServerEntry,
 };
 
 use crate::{
-    family::{Draft, Family},
-    maps::SETTINGS,
+    family::{Family, V4, V6},
+    half_open::{self, Claim, Now},
+    maps::{Draft, SETTINGS},
     parse::Segment,
 };
-
-const BPF_ANY: u64 = 0;
-const BPF_NOEXIST: u64 = 1;
-const EEXIST: i32 = 17;
 
 /// What is known of a flow that is being opened.
 pub struct Opening {
@@ -40,8 +39,15 @@ pub struct Opening {
     pub progress: u32,
 }
 
-/// Claims a port and writes both entries to the half-open table; `pair.forward` is then
-/// how the packet is rewritten.
+/// How the opening went.
+pub enum Opened {
+    /// The flow is in the half-open table as it is in the draft.
+    New,
+    /// The flow was there already and the packet had not found it: its hint was overwritten.
+    Known,
+}
+
+/// Claims a port and writes the flow to the half-open table.
 ///
 /// # Errors
 /// Why the flow can not be opened; nothing is left behind.
@@ -50,122 +56,114 @@ pub fn track<F: Family>(
     segment: &Segment<F>,
     server: &ServerEntry,
     opening: &Opening,
-    pair: &mut Draft<F::Address>,
-) -> Result<(), DropReason> {
-    let settings = SETTINGS.get(0).ok_or(DropReason::Internal)?;
-    let range = PortRange::new(settings.snat_port_low, settings.snat_port_high)
-        .ok_or(DropReason::Internal)?;
-    build(segment, server, opening, pair);
-    pair.reply_key = pair.forward.partner_key();
+    draft: &mut Draft<F::Address>,
+) -> Result<Opened, DropReason> {
+    begin(segment, server, opening, &mut draft.flow);
     for attempt in 0..ports::PROBES {
-        let port = ports::candidate(range, segment.key.source_port.get(), opening.hash, attempt);
-        pair.reply_key.destination_port = Be16::new(port);
-        finish(segment, pair);
-        if !claim::<F>(&pair.reply_key, &pair.reply)? {
-            continue;
+        match F::try_port(attempt, opening.hash, opening.now_ns) {
+            TAKEN => {}
+            GRANTED => return Ok(Opened::New),
+            KNOWN => return Ok(Opened::Known),
+            _ => return Err(DropReason::Internal),
         }
-        if F::half_open().insert(&segment.key, &pair.forward, BPF_ANY).is_err() {
-            let _absent = F::half_open().remove(&pair.reply_key);
-            return Err(DropReason::HalfOpenTableFull);
-        }
-        return Ok(());
     }
     Err(DropReason::PortsExhausted)
 }
 
+/// The port is another flow's.
+const TAKEN: u32 = 0;
+/// The flow has the port and its place.
+const GRANTED: u32 = 1;
+/// The flow is there already.
+const KNOWN: u32 = 2;
+/// What can not be.
+const FAILED: u32 = 3;
+
+// BPF functions of their own, without packet pointers, so that the verifier walks an attempt
+// once and not once for each.
+
+/// Tries one candidate for the IPv4 draft of this CPU.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn try_port4(attempt: u32, hash: u64, now_ns: u64) -> u32 {
+    try_port::<V4>(attempt, hash, now_ns).unwrap_or(FAILED)
+}
+
+/// Tries one candidate for the IPv6 draft of this CPU.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn try_port6(attempt: u32, hash: u64, now_ns: u64) -> u32 {
+    try_port::<V6>(attempt, hash, now_ns).unwrap_or(FAILED)
+}
+
+#[inline(always)]
+fn try_port<F: Family>(attempt: u32, hash: u64, now_ns: u64) -> Option<u32> {
+    let settings = SETTINGS.get(0)?;
+    let range = PortRange::new(settings.snat_port_low, settings.snat_port_high)?;
+    let draft = F::scratch()?;
+    let now = Now::new(now_ns, settings);
+    let port = ports::candidate(range, draft.flow.from_client.source_port.get(), hash, attempt);
+    draft.flow.from_server.destination_port = Be16::new(port);
+    // The packets become those of the way back turned round, which is the same sum.
+    let deltas = checksum::translation_deltas(&draft.flow.from_client, &draft.flow.from_server);
+    draft.flow.header_delta = deltas.header;
+    draft.flow.transport_delta = deltas.transport;
+    match half_open::claim::<F>(&draft.flow, hash, now, settings)? {
+        Claim::Taken => return Some(TAKEN),
+        Claim::Known => return Some(KNOWN),
+        Claim::Granted(found) => {
+            if !is_free::<F>(&draft.flow) {
+                found.withdraw(&draft.flow);
+                return Some(TAKEN);
+            }
+        }
+    }
+    Some(GRANTED)
+}
+
 /// Fills in all that does not depend on the port.
 #[inline(always)]
-fn build<F: Family>(
+fn begin<F: Family>(
     segment: &Segment<F>,
     server: &ServerEntry,
     opening: &Opening,
-    pair: &mut Draft<F::Address>,
+    flow: &mut HalfOpenFlow<F::Address>,
 ) {
-    let common = |entry: &mut FlowEntry<F::Address>, direction: Direction| {
-        entry.last_seen_ns = opening.now_ns;
-        entry.created_ns = opening.now_ns;
-        entry.client_hop = opening.client_hop;
-        entry.server = opening.server;
-        entry.vip = opening.vip;
-        entry.progress = opening.progress;
-        entry.direction = direction.to_raw();
-        entry.protocol = segment.key.protocol;
-        entry.padding = [0; 2];
-    };
-    let forward = &mut pair.forward;
-    common(forward, Direction::Forward);
-    forward.packets = 1;
-    forward.bytes = segment.bytes;
-    forward.source = F::Address::from_common(server.snat_address);
-    forward.destination = F::Address::from_common(server.address);
-    forward.source_port = segment.key.source_port;
-    forward.destination_port = server.port;
-    let reply = &mut pair.reply;
-    common(reply, Direction::Reply);
-    reply.packets = 0;
-    reply.bytes = 0;
-    reply.source = segment.key.destination;
-    reply.destination = segment.key.source;
-    reply.source_port = segment.key.destination_port;
-    reply.destination_port = segment.key.source_port;
-    reply.header_delta = 0;
-    reply.transport_delta = 0;
+    flow.from_client = segment.key;
+    flow.from_server.source = F::Address::from_common(server.address);
+    flow.from_server.destination = F::Address::from_common(server.snat_address);
+    flow.from_server.source_port = server.port;
+    flow.from_server.protocol = segment.key.protocol;
+    flow.from_server.padding = [0; 3];
+    flow.created_ns = opening.now_ns;
+    flow.forward_packets = 1;
+    flow.forward_bytes = segment.bytes;
+    flow.reply_packets = 0;
+    flow.reply_bytes = 0;
+    flow.client_hop = opening.client_hop;
+    flow.server = opening.server;
+    flow.vip = opening.vip;
+    flow.progress = opening.progress;
 }
 
-/// Fills in the candidate port and the checksum differences that follow from it.
+/// Whether no confirmed flow has the server's tuple. What is left there of this very flow
+/// is removed: its other half is gone, or its packet would not have come here.
 #[inline(always)]
-fn finish<F: Family>(segment: &Segment<F>, pair: &mut Draft<F::Address>) {
-    pair.forward.source_port = pair.reply_key.destination_port;
-    let deltas = checksum::translation_deltas(&segment.key, &pair.forward.rewritten());
-    pair.forward.header_delta = deltas.header;
-    pair.forward.transport_delta = deltas.transport;
-    // The way back undoes the way there: the ones'-complement negative.
-    pair.reply.header_delta = !deltas.header;
-    pair.reply.transport_delta = !deltas.transport;
-}
-
-/// Takes a reply tuple for this flow; false if another flow has it.
-#[inline(always)]
-fn claim<F: Family>(
-    reply_key: &FlowKey<F::Address>,
-    reply: &FlowEntry<F::Address>,
-) -> Result<bool, DropReason> {
-    match F::half_open().insert(reply_key, reply, BPF_NOEXIST) {
-        Ok(()) => {}
-        Err(error) if error == -EEXIST => {
-            // SAFETY: the entry stays mapped for the run of the program.
-            let taken = F::half_open()
-                .get_ptr_mut(reply_key)
-                .is_some_and(|holder| !same_client(unsafe { &*holder }, reply));
-            if taken {
-                return Ok(false);
-            }
-            // A stale half of this very flow: taken over.
-            F::half_open()
-                .insert(reply_key, reply, BPF_ANY)
-                .map_err(|_| DropReason::HalfOpenTableFull)?;
-            return Ok(true);
-        }
-        Err(_) => return Err(DropReason::HalfOpenTableFull),
-    }
-    let Some(holder) = F::flows().get_ptr_mut(reply_key) else {
-        return Ok(true);
+fn is_free<F: Family>(flow: &HalfOpenFlow<F::Address>) -> bool {
+    let Some(holder) = F::flows().get_ptr_mut(&flow.from_server) else {
+        return true;
     };
     // SAFETY: the entry stays mapped for the run of the program.
-    if same_client(unsafe { &*holder }, reply) {
-        // A stale half of this very flow; its other half is gone or we would not be here.
-        let _absent = F::flows().remove(reply_key);
-        return Ok(true);
+    let own = leads_to_client(unsafe { &*holder }, flow);
+    if own {
+        let _absent = F::flows().remove(&flow.from_server);
     }
-    let _absent = F::half_open().remove(reply_key);
-    Ok(false)
+    own
 }
 
-/// Whether two reply entries lead to the same client through the same VIP.
+/// Whether an entry for the server's packets leads to the client of this flow through the
+/// same VIP.
 #[inline(always)]
-fn same_client<A: Address>(a: &FlowEntry<A>, b: &FlowEntry<A>) -> bool {
-    a.destination == b.destination
-        && a.destination_port == b.destination_port
-        && a.source == b.source
-        && a.source_port == b.source_port
+fn leads_to_client<A: Address>(entry: &FlowEntry<A>, flow: &HalfOpenFlow<A>) -> bool {
+    entry.rewritten().is(&flow.from_client.reversed())
 }

@@ -10,6 +10,10 @@ use crate::counters;
 pub enum Step {
     /// The packet is settled.
     Settled(Verdict),
+    /// There is a half-open flow.
+    HalfOpen,
+    /// Its half-open flow has just left: look for a confirmed one once more.
+    Again,
     /// There is no flow (any more): look for a VIP.
     Admit,
     /// Answer the client with a RST, and count the reason.

@@ -42,7 +42,7 @@ use testbed::{
     sweep_bench,
 };
 
-const SMALL: Capacities = Capacities { flows: 4096, half_open: 1024 };
+const SMALL: Capacities = Capacities { flows: 4096, half_open: 256 };
 
 /// A pin directory and a namespace with the device `here0`, all removed at the end.
 struct Bench {
@@ -449,7 +449,7 @@ fn the_sweep_forgets_idle_flows_and_no_others() -> Result<()> {
     put(5, old, Some(old), Progress::REPORTED)?;
     let mut ends: Vec<FlowEnd> = Vec::new();
     let tables = FlowTables::open(plane.pins())?;
-    let report = sweep(&tables, &timeouts, |end| ends.push(end))?;
+    let report = sweep(&tables, &timeouts, 0, |end| ends.push(end))?;
     ensure!((report.expired, report.stranded) == (3, 1), "{report:?}");
     ensure!(report.fill.first().is_some_and(|fill| fill.entries == 9 && fill.capacity == 4096));
     ends.sort_by_key(|end| end.client_port.get());
@@ -558,7 +558,7 @@ fn desired(vip: SocketAddr, servers: &[&str]) -> Result<Desired> {
     };
     let servers = servers.iter().map(|address| Ok((address.parse()?, server)));
     Ok(Desired {
-        settings: Settings::default(),
+        settings: Settings { half_open_buckets: SMALL.half_open, ..Settings::default() },
         vips: [(bind, wanted)].into(),
         backends: [(backend, servers.collect::<Result<_>>()?)].into(),
     })

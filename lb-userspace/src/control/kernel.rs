@@ -128,6 +128,12 @@ impl Kernel {
         memories
     }
 
+    /// Buckets of each half-open table as it is.
+    #[must_use]
+    pub fn half_open_buckets(&self) -> u32 {
+        self.plane.half_open_buckets()
+    }
+
     /// Brings the maps to what is desired; how many changes that took.
     ///
     /// # Errors

@@ -299,7 +299,9 @@ impl Control {
     /// Brings the maps to what is desired, and tells what they then have.
     fn fill_maps(&mut self) -> anyhow::Result<()> {
         if let Some(kernel) = &mut self.kernel {
-            let desired = desired(&self.snapshot, &self.book.statuses(), &self.next_hops);
+            let mut desired = desired(&self.snapshot, &self.book.statuses(), &self.next_hops);
+            // A pinned table keeps its size, whatever is configured.
+            desired.settings.half_open_buckets = kernel.half_open_buckets();
             let changes = kernel.reconcile(&desired)?;
             if changes > 0 {
                 tracing::debug!(changes, "the maps were brought up to date");

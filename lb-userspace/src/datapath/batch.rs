@@ -286,6 +286,23 @@ pub fn delete_one<K: Pod>(data: &MapData, key: &K) -> io::Result<bool> {
     was_there(result)
 }
 
+/// The first four bytes of the first element of an array, whatever the rest of it is.
+///
+/// # Errors
+/// If the elements are shorter, or the kernel refuses.
+pub fn first_word(data: &MapData) -> io::Result<u32> {
+    let size = data.info().map_err(io::Error::other)?.value_size() as usize;
+    let mut value = vec![0_u8; size];
+    let key = 0_u32;
+    // SAFETY: an array's key has four bytes, and the value has room for the map's.
+    unsafe {
+        let (key, value) = ((&raw const key) as u64, value.as_mut_ptr() as u64);
+        element_call(data, bpf_cmd::BPF_MAP_LOOKUP_ELEM, key, value)?;
+    }
+    let word = value.first_chunk().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    Ok(u32::from_ne_bytes(*word))
+}
+
 fn was_there(deleted: io::Result<()>) -> io::Result<bool> {
     match deleted {
         Ok(()) => Ok(true),

@@ -6,14 +6,16 @@ use aya::Pod;
 use lb_common::{
     address::{Address, Be16},
     flow::{Direction, FlowEntry, FlowKey, Handle},
+    half_open::Bucket,
     tcp_state::Progress,
 };
 
 use super::{
     error::MapAccessError,
+    half_open::Found,
     tables::{Family, FlowTables, Half, Table, flow_end},
 };
-use crate::model::index::plain_address;
+use crate::{clock::Moment, model::index::plain_address};
 
 /// One live flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,10 +76,11 @@ pub fn list(
     limit: usize,
     selection: &impl Selection,
 ) -> Result<(Vec<Flow>, bool), MapAccessError> {
+    let half_open_ns = tables.half_open_ns()?;
     let mut best =
         Best { limit, ordered: selection.is_ordered(), kept: BinaryHeap::new(), seen: 0 };
-    if !list_family(&tables.four, selection, &mut best)? {
-        list_family(&tables.six, selection, &mut best)?;
+    if !list_family(&tables.four, half_open_ns, selection, &mut best)? {
+        list_family(&tables.six, half_open_ns, selection, &mut best)?;
     }
     let truncated = best.seen > limit as u64;
     let kept = best.kept.into_sorted_vec();
@@ -144,34 +147,47 @@ impl Eq for Ranked {}
 /// Whether more flows would make no difference.
 fn list_family<A: Address>(
     family: &Family<A>,
+    half_open_ns: u64,
     selection: &impl Selection,
     best: &mut Best,
 ) -> Result<bool, MapAccessError>
 where
     FlowKey<A>: Pod,
-    FlowEntry<A>: Pod,
+    FlowEntry<A>: Pod + Default,
+    Bucket<A>: Pod,
 {
     let (mut keys, mut entries) = (Vec::new(), Vec::new());
-    for table in [Table::Confirmed, Table::HalfOpen] {
-        let mut batches = family.table(table).batches();
-        while batches.next_into(&mut keys, &mut entries)? {
-            for (key, entry) in keys.iter().zip(&entries) {
-                let half = Half { key: *key, entry: *entry, table };
-                let forward = entry.direction() == Direction::Forward;
-                if !forward || !selection.may_want(&flow(&half, None)) {
-                    continue;
-                }
-                let partner = family.find(entry.partner_key(), table)?;
-                let flow = flow(&half, partner.as_ref());
-                if let Some(rank) = selection.rank(&flow)
-                    && best.take(rank, flow)
-                {
-                    return Ok(true);
-                }
+    let mut batches = family.confirmed.batches();
+    while batches.next_into(&mut keys, &mut entries)? {
+        for (key, entry) in keys.iter().zip(&entries) {
+            let half = Half { key: *key, entry: *entry, table: Table::Confirmed };
+            let forward = entry.direction() == Direction::Forward;
+            if !forward || !selection.may_want(&flow(&half, None)) {
+                continue;
+            }
+            let partner = family.find(entry.partner_key(), Table::Confirmed)?;
+            let flow = flow(&half, partner.as_ref());
+            if let Some(rank) = selection.rank(&flow)
+                && best.take(rank, flow)
+            {
+                return Ok(true);
             }
         }
     }
-    Ok(false)
+    let now = Moment::now();
+    let mut enough = false;
+    let list = |found: Found<A>| {
+        let timed_out = now.since(found.last_seen_ns).as_nanos() >= u128::from(half_open_ns);
+        if timed_out || enough {
+            return;
+        }
+        let flow = flow(&found.half(Direction::Forward), Some(&found.half(Direction::Reply)));
+        if let Some(rank) = selection.rank(&flow) {
+            enough = best.take(rank, flow);
+        }
+    };
+    family.half_open.for_each(list, || {})?;
+    Ok(enough)
 }
 
 fn flow<A: Address>(forward: &Half<A>, reply: Option<&Half<A>>) -> Flow {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, TestRunOptions,
-    maps::{MapData, MapError},
+    maps::{MapData, MapError, MapType},
     programs::{ProgramError, TestRun as _, Xdp},
 };
 use aya_obj::Object;
@@ -19,6 +19,7 @@ use lb_common::{
 
 use super::{
     attach::{self, Attachment},
+    batch,
     error::{DatapathError, HostError, MapAccessError, PinsError, ProgramFault},
     host,
     maps::Maps,
@@ -38,6 +39,8 @@ pub struct DataPlane {
     object: Ebpf,
     adopted: bool,
     kept: Vec<CapacityKept>,
+    /// As they are.
+    capacities: Capacities,
 }
 
 impl DataPlane {
@@ -53,10 +56,11 @@ impl DataPlane {
         let parsed = Object::parse(PROGRAM_OBJECT)
             .map_err(|error| ProgramFault::Object(EbpfError::ParseError(error)))?;
         let kept = shape::compare(&parsed, &pins, capacities)?;
+        let capacities = capacities.except(&kept);
         let missing: Vec<PathBuf> =
             map::ALL.iter().map(|name| pins.map(name)).filter(|path| !path.exists()).collect();
         let adopted = missing.is_empty();
-        let loaded = load_object(&pins, capacities, &kept);
+        let loaded = load_object(&pins, capacities);
         let object = loaded.inspect_err(|_| {
             for pin in &missing {
                 // The first failure is the one to report.
@@ -69,13 +73,19 @@ impl DataPlane {
             super::packet_log::start(&mut object)?;
             object
         };
-        Ok(Self { pins, object, adopted, kept })
+        Ok(Self { pins, object, adopted, kept, capacities })
     }
 
     /// Whether every map was there already.
     #[must_use]
     pub const fn adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// Buckets of `HALF_OPEN4` and of `HALF_OPEN6` as they are.
+    #[must_use]
+    pub fn half_open_buckets(&self) -> u32 {
+        self.capacities.half_open
     }
 
     /// The maps whose pinned capacity was kept against the configuration.
@@ -181,35 +191,30 @@ fn refuse_foreign(pins: &LockedPins) -> Result<(), DatapathError> {
     }
 }
 
-/// The version in a pinned `SETTINGS`; none if it has another layout.
+/// The version in a pinned `SETTINGS`, which starts with it in every version; none if it is
+/// no array.
 fn abi_version(path: PathBuf) -> Result<Option<u32>, MapError> {
     let data = MapData::from_pin(path)?;
-    let Ok(settings) = aya::maps::Map::from_map_data(data)
-        .and_then(aya::maps::Array::<MapData, Settings>::try_from)
-    else {
+    if data.info()?.map_type()? != MapType::Array {
         return Ok(None);
-    };
-    settings.get(&0, 0).map(|settings| Some(settings.abi_version))
+    }
+    Ok(Some(batch::first_word(&data)?))
 }
 
 /// Makes or adopts the maps, loads the program and tries it.
-fn load_object(
-    pins: &LockedPins,
-    capacities: Capacities,
-    kept: &[CapacityKept],
-) -> Result<Ebpf, DatapathError> {
+fn load_object(pins: &LockedPins, capacities: Capacities) -> Result<Ebpf, DatapathError> {
     let mut loader = EbpfLoader::new();
     for name in map::ALL {
         loader.map_pin_path(name, pins.map(name));
-        let kept = kept.iter().find(|kept| kept.map == name).map(|kept| kept.pinned);
-        if let Some(entries) = kept.or_else(|| capacities.get(name)) {
+        if let Some(entries) = capacities.get(name) {
             loader.map_max_entries(name, entries);
         }
     }
     let mut object = loader.load(PROGRAM_OBJECT).map_err(load_failed)?;
     let mut maps = Maps::open(pins)?;
     if maps.settings()?.abi_version == 0 {
-        maps.set_settings(&Settings::default())?;
+        let half_open_buckets = capacities.half_open;
+        maps.set_settings(&Settings { half_open_buckets, ..Settings::default() })?;
     }
     let program = program(&mut object)?;
     program.load().map_err(verify_failed)?;

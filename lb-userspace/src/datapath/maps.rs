@@ -306,7 +306,7 @@ impl Maps {
 }
 
 /// Opens a map and gives it its type.
-fn typed<M>(source: &impl Source, name: &'static str) -> Result<M, DatapathError>
+pub(super) fn typed<M>(source: &impl Source, name: &'static str) -> Result<M, DatapathError>
 where
     M: TryFrom<Map, Error = MapError>,
 {

@@ -12,6 +12,7 @@ pub mod error;
 pub mod events;
 pub mod expiry;
 pub mod flows;
+mod half_open;
 mod host;
 pub mod loader;
 pub mod maps;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use aya::maps::{MapInfo, MapType};
 use aya_obj::{Object, generated::bpf_map_type};
-use lb_common::abi::map;
+use lb_common::{abi::map, half_open};
 
 use super::{
     error::{DatapathError, MapAccessError, PinsError, ProgramFault},
@@ -18,17 +18,30 @@ use crate::model::snapshot::Datapath;
 pub struct Capacities {
     /// Of `FLOWS4` and of `FLOWS6`.
     pub flows: u32,
-    /// Of `HALF_OPEN4` and of `HALF_OPEN6`.
+    /// Of `HALF_OPEN4` and of `HALF_OPEN6`; an entry is a bucket.
     pub half_open: u32,
 }
 
 impl Capacities {
-    /// A flow takes two entries.
+    /// A confirmed flow takes two entries; a bucket has room for four half-open ones.
     #[must_use]
     pub const fn of(configuration: &Datapath) -> Self {
         Self {
             flows: configuration.max_flows.saturating_mul(2),
-            half_open: configuration.max_half_open.saturating_mul(2),
+            half_open: configuration.max_half_open.div_ceil(half_open::FLOWS_PER_BUCKET),
+        }
+    }
+
+    /// These, save for the maps that keep another one. Both families of a table are sized
+    /// alike, always.
+    pub(crate) fn except(self, kept: &[CapacityKept]) -> Self {
+        let of = |four, six, configured: u32| {
+            let kept = kept.iter().filter(|kept| [four, six].contains(&kept.map));
+            kept.map(|kept| kept.pinned).min().unwrap_or(configured)
+        };
+        Self {
+            flows: of(map::FLOWS4, map::FLOWS6, self.flows),
+            half_open: of(map::HALF_OPEN4, map::HALF_OPEN6, self.half_open),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Forgetting idle flows. The confirmed tables never evict, so this is what keeps them
 //! from filling up.
 //!
+//! Half-open flows leave by themselves; a sweep tells which have timed out since the last.
+//!
 //! A sweep reads the tables [`BATCH`](super::batch::BATCH) entries a call and holds no lock longer than the
 //! kernel's on one hash bucket. Whatever looks idle is read again, both halves, right
 //! before it is deleted; a packet that slips in between finds no flow and opens one.
@@ -15,7 +17,8 @@ use lb_common::{
     abi::map,
     address::Address,
     event::{FlowEnd, cause},
-    flow::{FlowEntry, FlowKey},
+    flow::{Direction, FlowEntry, FlowKey},
+    half_open::Bucket,
     timeouts::Timeouts,
 };
 use tokio::{
@@ -55,7 +58,7 @@ pub struct SweepReport {
 pub struct TableFill {
     /// The table's name.
     pub map: &'static str,
-    /// Entries found; a flow has two.
+    /// Entries found. A confirmed flow has two, a half-open one has one.
     pub entries: u64,
     /// Its capacity in entries.
     pub capacity: u32,
@@ -63,22 +66,24 @@ pub struct TableFill {
 
 /// Sweeps all four tables once. Blocks: about a second for a million flows, in calls of a
 /// millisecond with a chance for other threads between them. `report` gets each flow that
-/// ended, save those the data plane has reported.
+/// ended, save those the data plane has reported and half-open ones that had timed out at
+/// `since_ns`, when the last sweep began.
 ///
 /// # Errors
 /// If a table can not be read or written; what was deleted stays deleted.
 pub fn sweep(
     tables: &FlowTables,
     timeouts: &Timeouts,
+    since_ns: u64,
     mut report: impl FnMut(FlowEnd),
 ) -> Result<SweepReport, MapAccessError> {
     let start = Instant::now();
     let mut result = SweepReport::default();
-    let names = [(map::FLOWS4, map::FLOWS6), (map::HALF_OPEN4, map::HALF_OPEN6)];
-    for (table, (four, six)) in [Table::Confirmed, Table::HalfOpen].into_iter().zip(names) {
-        sweep_table(&tables.four, table, four, timeouts, &mut report, &mut result)?;
-        sweep_table(&tables.six, table, six, timeouts, &mut report, &mut result)?;
-    }
+    sweep_confirmed(&tables.four, map::FLOWS4, timeouts, &mut report, &mut result)?;
+    sweep_confirmed(&tables.six, map::FLOWS6, timeouts, &mut report, &mut result)?;
+    let limits = (timeouts, since_ns);
+    sweep_half_open(&tables.four, map::HALF_OPEN4, limits, &mut report, &mut result)?;
+    sweep_half_open(&tables.six, map::HALF_OPEN6, limits, &mut report, &mut result)?;
     result.took = start.elapsed();
     Ok(result)
 }
@@ -108,6 +113,8 @@ impl Sweeper {
         let Self { mut tables, interval: time, timeouts, ends, reports } = self;
         let mut ticks = interval(time);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What timed out before this agent is not its to tell.
+        let mut since_ns = Moment::now().monotonic_ns;
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -115,8 +122,9 @@ impl Sweeper {
             }
             let limits = *timeouts.borrow();
             let sender = ends.clone();
+            let last_ns = std::mem::replace(&mut since_ns, Moment::now().monotonic_ns);
             let task = spawn_blocking(move || {
-                let result = sweep(&tables, &limits, |end| {
+                let result = sweep(&tables, &limits, last_ns, |end| {
                     // Nobody listening means nobody wants to know.
                     let _closed = sender.blocking_send(end);
                 });
@@ -143,9 +151,49 @@ impl Sweeper {
     }
 }
 
-fn sweep_table<A: Address>(
+/// Counts half-open flows and reports those that timed out in silence.
+fn sweep_half_open<A: Address>(
     family: &Family<A>,
-    table: Table,
+    name: &'static str,
+    (timeouts, since_ns): (&Timeouts, u64),
+    report: &mut impl FnMut(FlowEnd),
+    result: &mut SweepReport,
+) -> Result<(), MapAccessError>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod + Default,
+    Bucket<A>: Pod,
+{
+    let mut fill = TableFill { map: name, entries: 0, capacity: family.half_open.capacity() };
+    let (mut expired, mut longest) = (0, Duration::ZERO);
+    let mut start = Instant::now();
+    let look = |found: super::half_open::Found<A>| {
+        let now_ns = Moment::now().monotonic_ns;
+        let (forward, reply) = (found.half(Direction::Forward), found.half(Direction::Reply));
+        let verdict = decide(&forward, Some(&reply), timeouts, now_ns);
+        if verdict == Verdict::Keep {
+            fill.entries += 1;
+        } else if verdict == Verdict::Report
+            && decide(&forward, Some(&reply), timeouts, since_ns) == Verdict::Keep
+        {
+            expired += 1;
+            report(flow_end(&forward, Some(&reply), now_ns, cause::TIMEOUT));
+        }
+    };
+    let pause = || {
+        longest = longest.max(start.elapsed());
+        thread::yield_now();
+        start = Instant::now();
+    };
+    family.half_open.for_each(look, pause)?;
+    result.expired += expired;
+    result.longest_read = result.longest_read.max(longest);
+    result.fill.push(fill);
+    Ok(())
+}
+
+fn sweep_confirmed<A: Address>(
+    family: &Family<A>,
     name: &'static str,
     timeouts: &Timeouts,
     report: &mut impl FnMut(FlowEnd),
@@ -153,9 +201,10 @@ fn sweep_table<A: Address>(
 ) -> Result<(), MapAccessError>
 where
     FlowKey<A>: Pod,
-    FlowEntry<A>: Pod,
+    FlowEntry<A>: Pod + Default,
+    Bucket<A>: Pod,
 {
-    let map = family.table(table);
+    let map = &family.confirmed;
     let mut fill = TableFill { map: name, entries: 0, capacity: map.capacity() };
     let (mut keys, mut entries) = (Vec::new(), Vec::new());
     let mut batches = map.batches();
@@ -170,7 +219,7 @@ where
         fill.entries += keys.len() as u64;
         let now_ns = Moment::now().monotonic_ns;
         for (key, entry) in keys.iter().zip(&entries) {
-            let seen = Half { key: *key, entry: *entry, table };
+            let seen = Half { key: *key, entry: *entry, table: Table::Confirmed };
             if may_be_over(&seen, timeouts, now_ns) {
                 end_if_over(family, &seen, timeouts, report, result)?;
             }
@@ -192,7 +241,8 @@ fn end_if_over<A: Address>(
 ) -> Result<(), MapAccessError>
 where
     FlowKey<A>: Pod,
-    FlowEntry<A>: Pod,
+    FlowEntry<A>: Pod + Default,
+    Bucket<A>: Pod,
 {
     let Some(half) = family.find(seen.key, seen.table)? else { return Ok(()) };
     let partner = family.find(half.entry.partner_key(), half.table)?;
@@ -201,10 +251,10 @@ where
     if verdict == Verdict::Keep {
         return Ok(());
     }
-    family.table(half.table).remove(&half.key)?;
+    family.confirmed.remove(&half.key)?;
     match &partner {
         Some(partner) => {
-            family.table(partner.table).remove(&partner.key)?;
+            family.confirmed.remove(&partner.key)?;
         }
         None => result.stranded += 1,
     }

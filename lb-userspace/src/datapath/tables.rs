@@ -5,14 +5,20 @@ use lb_common::{
     address::{Address, Address4, Address6},
     event::FlowEnd,
     flow::{Direction, FlowEntry, FlowKey},
+    half_open::Bucket,
+    settings::Settings,
 };
 
-use aya::Pod;
+use aya::{
+    Pod,
+    maps::{Array, MapData},
+};
 
 use super::{
     batch::BatchMap,
     error::{DatapathError, MapAccessError},
-    maps::Source,
+    half_open::HalfOpenTable,
+    maps::{Source, typed},
     pins::Pins,
 };
 
@@ -20,6 +26,7 @@ use super::{
 pub struct FlowTables {
     pub(crate) four: Family<Address4>,
     pub(crate) six: Family<Address6>,
+    settings: Array<MapData, Settings>,
 }
 
 impl FlowTables {
@@ -43,7 +50,22 @@ impl FlowTables {
         Ok(Self {
             four: Family::open(source, map::FLOWS4, map::HALF_OPEN4)?,
             six: Family::open(source, map::FLOWS6, map::HALF_OPEN6)?,
+            settings: typed(source, map::SETTINGS)?,
         })
+    }
+
+    /// How long a half-open flow may be silent before the data plane takes its place back,
+    /// nanoseconds.
+    ///
+    /// # Errors
+    /// If the settings can not be read.
+    pub(crate) fn half_open_ns(&self) -> Result<u64, MapAccessError> {
+        let settings = self.settings.get(&0, 0).map_err(|source| MapAccessError::Access {
+            action: "read",
+            map: map::SETTINGS,
+            source,
+        })?;
+        Ok(u64::from(settings.half_open_ms) * 1_000_000)
     }
 }
 
@@ -73,13 +95,14 @@ pub(crate) struct Half<A> {
 /// The tables of one family.
 pub(crate) struct Family<A> {
     pub(crate) confirmed: BatchMap<FlowKey<A>, FlowEntry<A>>,
-    pub(crate) half_open: BatchMap<FlowKey<A>, FlowEntry<A>>,
+    pub(crate) half_open: HalfOpenTable<A>,
 }
 
 impl<A: Address> Family<A>
 where
     FlowKey<A>: Pod,
-    FlowEntry<A>: Pod,
+    FlowEntry<A>: Pod + Default,
+    Bucket<A>: Pod,
 {
     fn open(
         source: &impl Source,
@@ -88,15 +111,8 @@ where
     ) -> Result<Self, DatapathError> {
         Ok(Self {
             confirmed: BatchMap::new(confirmed, source.open(confirmed)?)?,
-            half_open: BatchMap::new(half_open, source.open(half_open)?)?,
+            half_open: HalfOpenTable::new(half_open, source.open(half_open)?)?,
         })
-    }
-
-    pub(crate) const fn table(&self, table: Table) -> &BatchMap<FlowKey<A>, FlowEntry<A>> {
-        match table {
-            Table::Confirmed => &self.confirmed,
-            Table::HalfOpen => &self.half_open,
-        }
     }
 
     /// The entry at `key` as it is now, wherever it is; `likely` is looked at first. The
@@ -112,8 +128,18 @@ where
             Table::HalfOpen => [Table::HalfOpen, Table::Confirmed, Table::Confirmed],
         };
         for table in order {
-            if let Some(entry) = self.table(table).get(&key)? {
-                return Ok(Some(Half { key, entry, table }));
+            let found = match table {
+                Table::Confirmed => {
+                    self.confirmed.get(&key)?.map(|entry| Half { key, entry, table })
+                }
+                Table::HalfOpen => self.half_open.get(&key)?.map(|found| {
+                    let from_client = found.flow.from_client == key;
+                    let direction = if from_client { Direction::Forward } else { Direction::Reply };
+                    found.half(direction)
+                }),
+            };
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)

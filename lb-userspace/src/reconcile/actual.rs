@@ -36,8 +36,15 @@ pub struct Actual {
 impl Default for Actual {
     /// Maps nobody has written to.
     fn default() -> Self {
-        let settings =
-            Settings { abi_version: 0, snat_port_low: 0, snat_port_high: 0, flags: 0, padding: 0 };
+        let settings = Settings {
+            abi_version: 0,
+            snat_port_low: 0,
+            snat_port_high: 0,
+            flags: 0,
+            half_open_buckets: 0,
+            half_open_ms: 0,
+            padding: 0,
+        };
         Self {
             settings,
             vips: BTreeMap::new(),

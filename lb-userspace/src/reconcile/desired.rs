@@ -7,6 +7,7 @@ use std::{
 
 use lb_common::{
     abi::ABI_VERSION,
+    half_open::FLOWS_PER_BUCKET,
     server::state,
     settings::{Settings, flag},
     vip::{hash_by, on_down},
@@ -98,7 +99,16 @@ pub fn desired(
 fn settings(snapshot: &Snapshot) -> Settings {
     let (snat_port_low, snat_port_high) = snapshot.datapath.snat_ports;
     let flags = if snapshot.log.access.is_some() { flag::FLOW_EVENTS } else { 0 };
-    Settings { abi_version: ABI_VERSION, snat_port_low, snat_port_high, flags, padding: 0 }
+    let half_open = snapshot.datapath.timeouts.half_open.as_millis();
+    Settings {
+        abi_version: ABI_VERSION,
+        snat_port_low,
+        snat_port_high,
+        flags,
+        half_open_buckets: snapshot.datapath.max_half_open.div_ceil(FLOWS_PER_BUCKET),
+        half_open_ms: u32::try_from(half_open).unwrap_or(u32::MAX),
+        padding: 0,
+    }
 }
 
 fn vip(name: &Name, backend: &Backend) -> DesiredVip {

@@ -56,14 +56,16 @@ impl Loop {
         Ok(Maps::of_object(&self.ebpf)?)
     }
 
-    /// A hash map of the object.
+    /// A hash map or an array of the object.
     ///
     /// # Errors
     /// If it is missing or of another type.
     pub(crate) fn map(&self, name: &str) -> Result<MapData> {
         match self.ebpf.map(name).with_context(|| format!("no map {name}"))? {
-            Map::HashMap(data) | Map::LruHashMap(data) => tables::duplicate(data),
-            _ => anyhow::bail!("{name} is no hash map"),
+            Map::HashMap(data) | Map::LruHashMap(data) | Map::Array(data) => {
+                tables::duplicate(data)
+            }
+            _ => anyhow::bail!("{name} is neither a hash map nor an array"),
         }
     }
 

@@ -11,6 +11,8 @@ use lb_common::{
     bench::{CalibrationKey, Order, calibration_key},
     checksum,
     flow::{Direction, FlowEntry, FlowKey, Handle, Hop},
+    half_open::{self, Bucket, Place},
+    hash,
     settings::Settings,
     tcp_state::Progress,
     vip::VipEntry,
@@ -35,7 +37,7 @@ pub(crate) struct Tables {
     pub(crate) maps: Maps,
     flows4: BatchMap<FlowKey<Address4>, FlowEntry<Address4>>,
     flows6: BatchMap<FlowKey<Address6>, FlowEntry<Address6>>,
-    half_open4: BatchMap<FlowKey<Address4>, FlowEntry<Address4>>,
+    half_open4: BatchMap<u32, Bucket<Address4>>,
     calibration: BatchMap<CalibrationKey, u64>,
     filled4: Filling,
     filled6: u32,
@@ -175,16 +177,26 @@ impl Tables {
     /// If the map refuses, or a flow was not opened.
     pub(crate) fn forget(&self, order: &Order) -> Result<()> {
         let vip = scenario::vip(false);
-        let mut keys = Vec::new();
         for (address, port) in order.tuples() {
             let client = SocketAddr::new(Ipv4Addr::from(address).into(), port);
             let key = key::<Address4>(client, vip, TCP)?;
-            let entry = self.half_open4.get(&key)?.with_context(|| format!("{client} is lost"))?;
-            keys.extend([key, entry.partner_key()]);
+            self.forget_one(&key).with_context(|| format!("{client} is lost"))?;
         }
-        let deleted = self.half_open4.delete(&keys)?;
-        ensure!(deleted == keys.len(), "{deleted} of {} entries were there", keys.len());
         Ok(())
+    }
+
+    /// Frees the place of a flow that its hint leads to.
+    fn forget_one(&self, key: &FlowKey<Address4>) -> Result<()> {
+        let hash = hash::tuple_hash(key);
+        let index = half_open::bucket_index(hash, abi::DEFAULT_HALF_OPEN_BUCKETS);
+        let own = self.half_open4.get(&index)?.context("a bucket")?;
+        let hint = own.hints[half_open::hint_index(hash)];
+        let place = Place::from_hint(hint).context("a hint")?;
+        let mut bucket = self.half_open4.get(&place.bucket)?.context("a bucket")?;
+        let way = place.way as usize;
+        ensure!(bucket.tags[way] != 0 && bucket.flows[way].from_client == *key, "another flow");
+        bucket.tags[way] = 0;
+        Ok(self.half_open4.update(&[place.bucket], &[bucket])?)
     }
 }
 

@@ -1,0 +1,319 @@
+//! The table of half-open flows: finding, claiming, noting and leaving a place
+//! (`lb_common::half_open` says how it is laid out).
+//!
+//! A bucket changes under its lock, which is held for some dozen instructions.
+
+use lb_common::{
+    address::Address,
+    flow::{Direction, Hop},
+    half_open::{self, Bucket, HalfOpenFlow, Place, WAYS},
+    hash,
+    settings::Settings,
+    tcp_state::{Progress, TcpFlags},
+};
+
+use crate::{atomic, family::Family, maps::Draft, parse::Segment};
+
+/// A place in the table as BPF code holds it.
+pub struct Found<A: 'static> {
+    bucket: *mut Bucket<A>,
+    way: usize,
+}
+
+/// The present and what follows from it.
+#[derive(Clone, Copy)]
+pub struct Now {
+    /// The coarse clock, nanoseconds.
+    pub ns: u64,
+    ms: u32,
+    limit_ms: u32,
+}
+
+impl Now {
+    /// Together with the configured patience with silent flows.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(ns: u64, settings: &Settings) -> Self {
+        Self { ns, ms: half_open::milliseconds(ns), limit_ms: settings.half_open_ms }
+    }
+}
+
+/// Where the flow of a packet is, and which way the packet travels; none if it has no
+/// half-open flow. `hash` is that of its tuple. A look without the lock: whoever acts on it
+/// makes sure under the lock.
+#[inline(always)]
+pub fn find<F: Family>(
+    segment: &Segment<F>,
+    hash: u64,
+    settings: &Settings,
+) -> Option<(Found<F::Address>, Direction)> {
+    let own = bucket::<F>(half_open::bucket_index(hash, settings.half_open_buckets))?;
+    // SAFETY: array elements are never freed, and any bits are valid while others write.
+    let (hint, tags) = unsafe { ((*own).hints[half_open::hint_index(hash)], (*own).tags) };
+    if let Some(place) = Place::from_hint(hint)
+        && let Some(bucket) = bucket::<F>(place.bucket)
+    {
+        let way = place.way as usize % WAYS;
+        // SAFETY: as above.
+        if unsafe { (*bucket).tags[way] != 0 && (*bucket).flows[way].from_client.is(&segment.key) }
+        {
+            return Some((Found { bucket, way }, Direction::Forward));
+        }
+    }
+    for (way, tag) in tags.into_iter().enumerate() {
+        // SAFETY: as above.
+        if tag == half_open::tag(hash) && unsafe { (*own).flows[way].from_server.is(&segment.key) }
+        {
+            return Some((Found { bucket: own, way }, Direction::Reply));
+        }
+    }
+    None
+}
+
+/// What came of claiming a source port.
+pub enum Claim<A: 'static> {
+    /// The flow has its place.
+    Granted(Found<A>),
+    /// Another flow has the port.
+    Taken,
+    /// This very flow is there already.
+    Known,
+}
+
+/// Writes a flow to the table unless its server's tuple belongs to another flow.
+/// `client_hash` is the hash of its client's tuple.
+#[inline(always)]
+pub fn claim<F: Family>(
+    flow: &HalfOpenFlow<F::Address>,
+    client_hash: u64,
+    now: Now,
+    settings: &Settings,
+) -> Option<Claim<F::Address>> {
+    let hash = hash::tuple_hash(&flow.from_server);
+    let tag = half_open::tag(hash);
+    let index = half_open::bucket_index(hash, settings.half_open_buckets);
+    let pointer = bucket::<F>(index)?;
+    let bucket = lock(pointer)?;
+    let (mut taken, mut known, mut way) = (false, false, 0);
+    for (index, there) in bucket.flows.iter().enumerate() {
+        if bucket.tags[index] == tag
+            && there.from_server.is(&flow.from_server)
+            && bucket.is_live(index as u32, now.ms, now.limit_ms)
+        {
+            known = there.from_client.is(&flow.from_client);
+            (taken, way) = (!known, index);
+        }
+    }
+    if !taken && !known {
+        way = bucket.room(now.ms) as usize % WAYS;
+        copy(flow, &mut bucket.flows[way]);
+        bucket.tags[way] = tag;
+        bucket.seen_ms[way] = now.ms;
+    }
+    unlock(bucket);
+    if taken {
+        return Some(Claim::Taken);
+    }
+    hint::<F>(client_hash, Place { bucket: index, way: way as u32 }, settings);
+    Some(if known { Claim::Known } else { Claim::Granted(Found { bucket: pointer, way }) })
+}
+
+/// Lets the client's packets find the place.
+#[inline(always)]
+fn hint<F: Family>(hash: u64, place: Place, settings: &Settings) {
+    if let Some(bucket) = bucket::<F>(half_open::bucket_index(hash, settings.half_open_buckets)) {
+        // SAFETY: array elements are never freed; a hint is one aligned word.
+        unsafe { (*bucket).hints[half_open::hint_index(hash)] = place.to_hint() };
+    }
+}
+
+/// What became of a packet that was to be noted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// It is the flow's; `ends` if it is its last word.
+    Seen {
+        /// The flow is over now and was not before.
+        ends: bool,
+    },
+    /// It opens a new connection on the tuple of this one, which is over and has left.
+    Recycles,
+    /// The flow is not there any more.
+    Gone,
+}
+
+/// What a packet says of its flow.
+pub struct Note {
+    /// Which way it travels.
+    pub direction: Direction,
+    /// Its TCP flags; none if it is no TCP segment.
+    pub flags: Option<TcpFlags>,
+    /// Bytes, Ethernet header included.
+    pub bytes: u64,
+    /// Where it came from, if it came from the client.
+    pub hop: Hop,
+}
+
+impl<A: Address> Found<A> {
+    /// Copies the flow, without the lock: [`Self::note`] tells whether the copy was good.
+    #[inline(always)]
+    pub fn read(&self, draft: &mut Draft<A>) {
+        // SAFETY: array elements are never freed, and any bits are valid while others write.
+        copy(unsafe { &(*self.bucket).flows[self.way % WAYS] }, &mut draft.flow);
+    }
+
+    /// Takes note of a packet if the flow is still the one that was read, and brings the
+    /// copy up to date.
+    #[inline(always)]
+    pub fn note(&self, note: &Note, draft: &mut Draft<A>, now: Now) -> Noted {
+        let way = self.way % WAYS;
+        let Some(bucket) = lock(self.bucket) else { return Noted::Gone };
+        let noted = if !is_same(bucket, way, &draft.flow) {
+            Noted::Gone
+        } else if !bucket.is_live(way as u32, now.ms, now.limit_ms) {
+            bucket.tags[way] = 0;
+            Noted::Gone
+        } else {
+            let noted = bucket.flows[way].observe(note);
+            if noted == Noted::Recycles {
+                bucket.tags[way] = 0;
+            } else {
+                bucket.seen_ms[way] = now.ms;
+            }
+            let flow = &bucket.flows[way];
+            draft.flow.progress = flow.progress;
+            draft.flow.client_hop = flow.client_hop;
+            draft.flow.forward_packets = flow.forward_packets;
+            draft.flow.forward_bytes = flow.forward_bytes;
+            draft.flow.reply_packets = flow.reply_packets;
+            draft.flow.reply_bytes = flow.reply_bytes;
+            noted
+        };
+        unlock(bucket);
+        noted
+    }
+
+    /// Adds bits to the flow's progress. False if it is not there any more.
+    #[inline(always)]
+    pub fn mark(&self, bits: u32, draft: &mut Draft<A>) -> bool {
+        let way = self.way % WAYS;
+        let Some(bucket) = lock(self.bucket) else { return false };
+        let there = is_same(bucket, way, &draft.flow);
+        if there {
+            draft.flow.progress = bucket.flows[way].progress;
+            bucket.flows[way].progress |= bits;
+        }
+        unlock(bucket);
+        there
+    }
+
+    /// Frees a place that was just claimed.
+    #[inline(always)]
+    pub fn withdraw(&self, flow: &HalfOpenFlow<A>) {
+        let way = self.way % WAYS;
+        let Some(bucket) = lock(self.bucket) else { return };
+        if is_same(bucket, way, flow) {
+            bucket.tags[way] = 0;
+        }
+        unlock(bucket);
+    }
+
+    /// Frees the place. What was noted of the flow since it was read stays in the copy: its
+    /// counts are then those by which it has grown. False if it is not there any more.
+    #[inline(always)]
+    pub fn leave(&self, draft: &mut Draft<A>) -> bool {
+        let way = self.way % WAYS;
+        let Some(bucket) = lock(self.bucket) else { return false };
+        let there = is_same(bucket, way, &draft.flow);
+        if there {
+            bucket.tags[way] = 0;
+            let (flow, copy) = (&bucket.flows[way], &mut draft.flow);
+            copy.progress = flow.progress;
+            copy.forward_packets = flow.forward_packets.wrapping_sub(copy.forward_packets);
+            copy.forward_bytes = flow.forward_bytes.wrapping_sub(copy.forward_bytes);
+            copy.reply_packets = flow.reply_packets.wrapping_sub(copy.reply_packets);
+            copy.reply_bytes = flow.reply_bytes.wrapping_sub(copy.reply_bytes);
+        }
+        unlock(bucket);
+        there
+    }
+}
+
+/// Whether the place still holds the flow that `copy` is of.
+#[inline(always)]
+fn is_same<A: Address>(bucket: &Bucket<A>, way: usize, copy: &HalfOpenFlow<A>) -> bool {
+    let there = &bucket.flows[way % WAYS];
+    bucket.tags[way % WAYS] != 0
+        && there.created_ns == copy.created_ns
+        && there.from_server.is(&copy.from_server)
+        && there.from_client.is(&copy.from_client)
+}
+
+trait Observe {
+    fn observe(&mut self, note: &Note) -> Noted;
+}
+
+impl<A: Address> Observe for HalfOpenFlow<A> {
+    /// Adds a packet to what was seen of the flow, unless it opens a new one.
+    #[inline(always)]
+    fn observe(&mut self, note: &Note) -> Noted {
+        let before = Progress(self.progress);
+        let mut ends = false;
+        if let Some(flags) = note.flags {
+            if flags.is_fresh_syn() && note.direction == Direction::Forward && before.recyclable() {
+                return Noted::Recycles;
+            }
+            let after = Progress(before.0 | before.observe(note.direction, flags));
+            ends = after.is_over() && !before.is_over() && before.0 & Progress::REPORTED == 0;
+            self.progress = after.0 | if ends { Progress::REPORTED } else { 0 };
+        }
+        match note.direction {
+            Direction::Forward => {
+                self.forward_packets = self.forward_packets.wrapping_add(1);
+                self.forward_bytes += note.bytes;
+                self.client_hop = note.hop;
+            }
+            Direction::Reply => {
+                self.reply_packets = self.reply_packets.wrapping_add(1);
+                self.reply_bytes += note.bytes;
+            }
+        }
+        Noted::Seen { ends }
+    }
+}
+
+/// Takes the lock of a bucket; none if it can not be had.
+#[inline(always)]
+fn lock<A>(bucket: *mut Bucket<A>) -> Option<&'static mut Bucket<A>> {
+    // SAFETY: array elements are never freed, and the lock is one of its fields.
+    unsafe { atomic::lock(&raw mut (*bucket).lock).then(|| &mut *bucket) }
+}
+
+/// Gives it back.
+#[inline(always)]
+fn unlock<A>(bucket: &mut Bucket<A>) {
+    // SAFETY: whoever has the reference has the lock.
+    unsafe { atomic::unlock(&raw mut bucket.lock) };
+}
+
+#[inline(always)]
+fn bucket<F: Family>(index: u32) -> Option<*mut Bucket<F::Address>> {
+    F::half_open().get_ptr_mut(index)
+}
+
+/// Copies between map values word by word, without a detour over the stack.
+#[inline(always)]
+fn copy<A: Copy>(from: &HalfOpenFlow<A>, to: &mut HalfOpenFlow<A>) {
+    to.from_client = from.from_client;
+    to.from_server = from.from_server;
+    to.created_ns = from.created_ns;
+    to.forward_bytes = from.forward_bytes;
+    to.reply_bytes = from.reply_bytes;
+    to.forward_packets = from.forward_packets;
+    to.reply_packets = from.reply_packets;
+    to.client_hop = from.client_hop;
+    to.server = from.server;
+    to.vip = from.vip;
+    to.progress = from.progress;
+    to.header_delta = from.header_delta;
+    to.transport_delta = from.transport_delta;
+}

@@ -1,0 +1,209 @@
+//! Packets of half-open flows, and their way to the table of confirmed flows.
+
+use lb_common::{
+    address::Address,
+    drop_reason::DropReason,
+    event::cause,
+    flow::{Direction, FlowEntry},
+    hash,
+    server::state,
+    tcp_state::Progress,
+};
+
+use crate::{
+    clock,
+    context::Context,
+    counters,
+    dead::{self, Settlement},
+    event,
+    family::Family,
+    half_open::{self, Found, Note, Noted, Now},
+    hit,
+    maps::{Draft, SERVERS, SETTINGS},
+    parse::{Segment, TCP},
+    rewrite, transmit,
+    verdict::{Step, Verdict},
+};
+
+const BPF_ANY: u64 = 0;
+const BPF_NOEXIST: u64 = 1;
+const EEXIST: i32 = 17;
+
+/// Where a packet goes on that belongs to no confirmed flow: to its half-open flow if there
+/// is one. Leaves the hash of the packet's tuple in the draft for the stages that follow.
+#[inline(always)]
+pub fn look_further<F: Family>(segment: &Segment<F>) -> Step {
+    let (Some(settings), Some(draft)) = (SETTINGS.get(0), F::scratch()) else {
+        return Step::Settled(Verdict::Drop(DropReason::Internal));
+    };
+    let hash = hash::tuple_hash(&segment.key);
+    draft.hash = hash;
+    let known = half_open::find(segment, hash, settings).is_some();
+    if known { Step::HalfOpen } else { Step::Admit }
+}
+
+/// Handles the packet of a half-open flow; [`Step::Again`] if the flow has just left, most
+/// likely to become a confirmed one.
+#[inline(always)]
+pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
+    let (Some(settings), Some(draft)) = (SETTINGS.get(0), F::scratch()) else {
+        return Step::Settled(Verdict::Drop(DropReason::Internal));
+    };
+    let Some((found, direction)) = half_open::find(segment, draft.hash, settings) else {
+        return Step::Again;
+    };
+    found.read(draft);
+    let hop = match direction {
+        Direction::Forward => {
+            let server = SERVERS
+                .get(u32::from(draft.flow.server.id))
+                .filter(|server| server.generation == draft.flow.server.generation);
+            let lives = server.is_some_and(|server| server.state != state::DOWN);
+            if !lives && let Some(step) = settle(segment, &found, draft, server.is_some()) {
+                return step;
+            }
+            let Some(server) = server else {
+                return Step::Settled(Verdict::Drop(DropReason::Internal));
+            };
+            match hit::server_hop::<F>(ctx, server) {
+                Ok(hop) => hop,
+                Err(verdict) => return Step::Settled(verdict),
+            }
+        }
+        Direction::Reply => draft.flow.client_hop,
+    };
+    if let Err(verdict) = rewrite::check_ttl(segment) {
+        return Step::Settled(verdict);
+    }
+    let now = Now::new(clock::now_ns(), settings);
+    let note = Note {
+        direction,
+        flags: (segment.key.protocol == TCP).then_some(segment.flags),
+        bytes: segment.bytes,
+        hop: transmit::arrival_hop(ctx, segment),
+    };
+    let noted = found.note(&note, draft, now);
+    draft.write_entries(now.ns);
+    match noted {
+        Noted::Gone => return Step::Again,
+        Noted::Recycles => {
+            report(draft, cause::RECYCLED);
+            return Step::Admit;
+        }
+        Noted::Seen { ends: true } => event::report(
+            &draft.flow.from_client,
+            &draft.forward,
+            Some(&draft.reply),
+            hit::cause_of(Progress(draft.flow.progress)),
+        ),
+        Noted::Seen { ends: false } => {}
+    }
+    counters::count_packet(draft.flow.vip, draft.flow.server, direction, segment.bytes);
+    rewrite::translate(segment, &draft.flow.translation(direction));
+    let verdict = transmit::transmit(ctx, segment, &hop);
+    if draft.is_confirmed(direction) {
+        promote::<F>(&found, draft);
+    }
+    Step::Settled(verdict)
+}
+
+/// A client's packet to a server that is dead or gone. None: forward it all the same.
+#[inline(always)]
+fn settle<F: Family>(
+    segment: &Segment<F>,
+    found: &Found<F::Address>,
+    draft: &mut Draft<F::Address>,
+    known: bool,
+) -> Option<Step> {
+    match dead::judge(segment, known) {
+        Settlement::Forward => None,
+        Settlement::Move => {
+            draft.write_entries(clock::now_ns());
+            if found.leave(draft) {
+                report(draft, cause::SERVER_DOWN);
+            }
+            Some(Step::Admit)
+        }
+        Settlement::End => {
+            draft.write_entries(clock::now_ns());
+            if found.mark(Progress::SERVER_DOWN | Progress::REPORTED, draft) {
+                report(draft, cause::SERVER_DOWN);
+            }
+            Some(dead::answer(segment, draft.flow.vip, draft.flow.server))
+        }
+    }
+}
+
+/// Reports the end of a flow unless that was done.
+#[inline(always)]
+fn report<A: Address>(draft: &Draft<A>, cause: u8) {
+    if draft.flow.progress & Progress::REPORTED == 0 {
+        event::report(&draft.flow.from_client, &draft.forward, Some(&draft.reply), cause);
+    }
+}
+
+/// Moves the flow. If the table is full it stays half-open and goes on working from there.
+///
+/// Other packets of the flow may be noted in its old place until it has left that; they
+/// are added then, so that none is missing from the flow's count.
+#[inline(always)]
+fn promote<F: Family>(found: &Found<F::Address>, draft: &mut Draft<F::Address>) {
+    match F::flows().insert(&draft.flow.from_server, &draft.reply, BPF_NOEXIST) {
+        Ok(()) => {}
+        // Another packet of the flow is moving it at this moment.
+        Err(error) if error == -EEXIST => return,
+        Err(_) => return counters::count_drop(DropReason::FlowTableFull),
+    }
+    if F::flows().insert(&draft.flow.from_client, &draft.forward, BPF_ANY).is_err() {
+        let _absent = F::flows().remove(&draft.flow.from_server);
+        return counters::count_drop(DropReason::FlowTableFull);
+    }
+    if !found.leave(draft) {
+        return;
+    }
+    let late = &draft.flow;
+    if late.forward_packets != 0
+        && let Some(entry) = F::flows().get_ptr_mut(&late.from_client)
+    {
+        // SAFETY: the entry stays mapped for the run of the program.
+        unsafe { add(entry, late.forward_packets, late.forward_bytes, late.progress) };
+    }
+    if late.reply_packets != 0
+        && let Some(entry) = F::flows().get_ptr_mut(&late.from_server)
+    {
+        // SAFETY: as above.
+        unsafe { add(entry, late.reply_packets, late.reply_bytes, late.progress) };
+    }
+}
+
+/// # Safety
+/// `entry` is a live map value.
+#[inline(always)]
+unsafe fn add<A>(entry: *mut FlowEntry<A>, packets: u32, bytes: u64, progress: u32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*entry).packets += u64::from(packets);
+        (*entry).bytes += bytes;
+        crate::atomic::or32(&raw mut (*entry).progress, progress);
+    }
+}
+
+impl<A: Address> Draft<A> {
+    /// Writes both entries as they follow from the flow.
+    #[inline(always)]
+    pub fn write_entries(&mut self, now_ns: u64) {
+        self.flow.write_entry(Direction::Forward, now_ns, &mut self.forward);
+        self.flow.write_entry(Direction::Reply, now_ns, &mut self.reply);
+    }
+
+    /// Whether the flow has been seen from both sides, at a packet of this direction.
+    #[inline(always)]
+    fn is_confirmed(&self, direction: Direction) -> bool {
+        if self.flow.from_client.protocol == TCP {
+            let progress = Progress(self.flow.progress);
+            progress.is_confirmed() && !progress.is_over()
+        } else {
+            direction == Direction::Reply
+        }
+    }
+}
