@@ -1,7 +1,7 @@
 //! `pointsman doctor`: looks at the machine, the configuration and the running agent, and
 //! says what is wrong with the command that mends it. Changes nothing.
 //!
-//! [`collect`] reads, [`judge`] judges; all that could be argued about is in [`judge`],
+//! `collect` reads, `judge` judges; all that could be argued about is in `judge`,
 //! which is pure.
 
 mod collect;
