@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use aya::maps::MapData;
 use lb_common::{
     abi::{self, map},
@@ -185,18 +185,42 @@ impl Tables {
         Ok(())
     }
 
-    /// Frees the place of a flow that its hint leads to.
+    /// Frees the place of a flow: that which its hint leads to, unless another flow's hint has
+    /// taken that one's place.
     fn forget_one(&self, key: &FlowKey<Address4>) -> Result<()> {
         let hash = hash::tuple_hash(key);
         let index = half_open::bucket_index(hash, abi::DEFAULT_HALF_OPEN_BUCKETS);
         let own = self.half_open4.get(&index)?.context("a bucket")?;
         let hint = own.hints[half_open::hint_index(hash)];
-        let place = Place::from_hint(hint).context("a hint")?;
-        let mut bucket = self.half_open4.get(&place.bucket)?.context("a bucket")?;
-        let way = place.way as usize;
-        ensure!(bucket.tags[way] != 0 && bucket.flows[way].from_client == *key, "another flow");
+        let index = Place::from_hint(hint).context("a hint")?.bucket;
+        let bucket = self.half_open4.get(&index)?.context("a bucket")?;
+        if self.free(index, bucket, key)? {
+            return Ok(());
+        }
+        let (mut indices, mut buckets) = (Vec::new(), Vec::new());
+        let mut batches = self.half_open4.batches();
+        while batches.next_into(&mut indices, &mut buckets)? {
+            for (index, bucket) in indices.iter().zip(&buckets) {
+                if self.free(*index, *bucket, key)? {
+                    return Ok(());
+                }
+            }
+        }
+        anyhow::bail!("it is nowhere")
+    }
+
+    /// Frees the place of a flow if it is in this bucket.
+    fn free(
+        &self,
+        index: u32,
+        mut bucket: Bucket<Address4>,
+        key: &FlowKey<Address4>,
+    ) -> Result<bool> {
+        let holds = |way: &usize| bucket.tags[*way] != 0 && bucket.flows[*way].from_client == *key;
+        let Some(way) = (0..half_open::WAYS).find(holds) else { return Ok(false) };
         bucket.tags[way] = 0;
-        Ok(self.half_open4.update(&[place.bucket], &[bucket])?)
+        self.half_open4.update(&[index], &[bucket])?;
+        Ok(true)
     }
 }
 
