@@ -43,8 +43,11 @@ const RUN: [Need; 4] = [
     program("curl", "curl"),
 ];
 
-/// Peers of the proxy.
-const PEERS: [Need; 2] = [program("openssl", "openssl"), served("nginx", "nginx-light", "nginx")];
+/// Peers of the proxy in the agent's own tests, which need no privilege.
+const PEERS: [Need; 2] = [program("curl", "curl"), served("nginx", "nginx-light", "nginx")];
+
+/// Peers of the proxy in the bed.
+const BED_PEERS: [Need; 1] = [program("openssl", "openssl")];
 
 /// Real servers behind the balancer, and their clients.
 const SERVERS: [Need; 6] = [
@@ -104,10 +107,11 @@ pub(crate) fn ensure(level: Level) -> Result<()> {
 
 fn needs(level: Level) -> Vec<Need> {
     match level {
-        Level::Build | Level::Unit => Vec::new(),
+        Level::Build => Vec::new(),
+        Level::Unit => PEERS.to_vec(),
         Level::Run => RUN.to_vec(),
         Level::Servers => [&RUN[..], &SERVERS[..]].concat(),
-        Level::Test => [&RUN[..], &SERVERS[..], &PEERS[..]].concat(),
+        Level::Test => [&RUN[..], &SERVERS[..], &PEERS[..], &BED_PEERS[..]].concat(),
         Level::Bench => [&RUN[..], &BENCH[..]].concat(),
     }
 }
