@@ -12,13 +12,12 @@ use super::{
         Unbuilt,
     },
     timeouts::{self, RawTimeouts},
-    tls::BIND_TLS,
+    tls::{BIND_TLS, RawBindTls},
 };
 use crate::model::{
     frontend::{AcceptProxy, Listen, SniPattern},
     name::Name,
     snapshot::{Bind, Protocol},
-    tls::BindTls,
 };
 
 /// `frontends.NAME` as given; `resolve` judges it together with its backend.
@@ -217,7 +216,7 @@ struct RawBind {
     /// Permission bits.
     mode: u32,
     accept_proxy: Option<AcceptProxy>,
-    tls: Option<BindTls>,
+    tls: Option<RawBindTls>,
     /// The first key that is given and that layer 4 does not have.
     of_proxy: Option<&'static str>,
 }
@@ -306,20 +305,23 @@ impl RawBind {
 
     /// As a place where the proxy listens for HTTP.
     fn listen_http(self) -> Result<Listen, Refusal> {
-        if self.tls.is_some() || self.accept_proxy.is_some() {
-            let refusal = Refusal::new("tls and accept_proxy are not built for `mode: http`");
-            return Err(refusal.hint("`mode: tcp` has them in this version"));
-        }
-        self.listen()
+        self.listen(&["h2", "http/1.1"])
     }
 
-    /// As a place where the proxy listens.
-    fn listen(self) -> Result<Listen, Refusal> {
+    /// As a place where the proxy listens for whatever clients and servers speak.
+    fn listen_tcp(self) -> Result<Listen, Refusal> {
+        self.listen(&[])
+    }
+
+    /// As a place where the proxy listens; by ALPN it offers `protocols` unless others are
+    /// given.
+    fn listen(self, protocols: &[&str]) -> Result<Listen, Refusal> {
         if self.protocol != Protocol::Tcp {
             let refusal = Refusal::new("the proxy does not take UDP");
             return Err(refusal.hint("`mode: l4` does"));
         }
         let Self { address, is_v6only, mode, accept_proxy, tls, .. } = self;
+        let tls = tls.map(|tls| tls.offering(protocols));
         Ok(Listen { address: address.into(), is_v6only, mode, tls, accept_proxy })
     }
 }
@@ -353,7 +355,7 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
             let sni = entries.get(&SNI);
             let sni_is_good = sni.is_some() || !entries.has(&SNI);
             let sni = sni_is_good.then(|| sni.unwrap_or_default());
-            let listen = judge(entries, bind, RawBind::listen);
+            let listen = judge(entries, bind, RawBind::listen_tcp);
             Some(RawMode::Tcp(RawTcp { listen, timeouts, limits, sni }))
         }
         Some(Mode::Http) => {

@@ -23,7 +23,7 @@ pub(super) static ACCEPT_PROXY: Key<Nested<AcceptProxy>> = Key {
     name: "accept_proxy",
     shape: Nested { section: &ACCEPT_SECTION, decode: decode_accept },
     presence: Presence::Optional("clients are who they connect as"),
-    doc: "Who introduces clients by the PROXY protocol, version 1 or 2. Only with `mode: tcp`.",
+    doc: "Who introduces clients by the PROXY protocol, version 1 or 2. Not with `mode: l4`.",
 };
 
 static ACCEPT_SECTION: Section = Section {

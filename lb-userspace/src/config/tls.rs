@@ -16,11 +16,11 @@ use crate::model::tls::{
 };
 
 /// `bind[N].tls`.
-pub(super) static BIND_TLS: Key<Nested<BindTls>> = Key {
+pub(super) static BIND_TLS: Key<Nested<RawBindTls>> = Key {
     name: "tls",
     shape: Nested { section: &BIND_SECTION, decode: decode_bind },
     presence: Presence::Optional("no TLS here"),
-    doc: "TLS ends here. Only with `mode: tcp`.",
+    doc: "TLS ends here. Not with `mode: l4`.",
 };
 
 /// `backends.NAME.tls`.
@@ -67,9 +67,9 @@ static CERTIFICATES: Key<Certificates> = Key {
 static ALPN: Key<List<Text<String>>> = Key {
     name: "alpn",
     shape: List { item: Text { what: "a protocol's name", parse: protocol } },
-    presence: Presence::Default("[]"),
-    doc: "Protocols offered by ALPN, most wanted first. With `mode: tcp` none is offered unless \
-          given: what clients and servers agree on is up to them.",
+    presence: Presence::Optional("`[h2, http/1.1]` with `mode: http`, else `[]`"),
+    doc: "Protocols offered by ALPN, most wanted first. With `mode: tcp` what clients and \
+          servers agree on is up to them.",
 };
 
 static MIN_VERSION: Key<Choice<TlsVersion>> = version("min_version", "\"1.2\"", "Lowest version.");
@@ -318,9 +318,27 @@ impl Shape for ServerTlsShape {
     }
 }
 
-fn decode_bind(entries: &Entries<'_>) -> Option<BindTls> {
+/// `bind[N].tls` before it is known what the address is for.
+#[derive(Clone, Debug)]
+pub(super) struct RawBindTls {
+    settings: BindTls,
+    has_alpn: bool,
+}
+
+impl RawBindTls {
+    /// Offers these protocols by ALPN, unless others are given.
+    pub(super) fn offering(mut self, protocols: &[&str]) -> BindTls {
+        if !self.has_alpn {
+            self.settings.alpn = protocols.iter().map(|&protocol| protocol.to_owned()).collect();
+        }
+        self.settings
+    }
+}
+
+fn decode_bind(entries: &Entries<'_>) -> Option<RawBindTls> {
     let certificates = entries.get(&CERTIFICATES);
-    let alpn = entries.get(&ALPN).and_then(whole);
+    let has_alpn = entries.has(&ALPN);
+    let alpn = entries.get(&ALPN).map_or((!has_alpn).then(Vec::new), whole);
     let parameters = parameters(entries);
     let client_auth = entries.get(&CLIENT_AUTH);
     let client_auth_is_good = client_auth.is_some() || !entries.has(&CLIENT_AUTH);
@@ -330,7 +348,7 @@ fn decode_bind(entries: &Entries<'_>) -> Option<BindTls> {
     let handshake_timeout = entries.get(&HANDSHAKE_TIMEOUT);
     let max_handshakes = entries.get(&MAX_HANDSHAKES);
     client_auth_is_good.then_some(())?;
-    Some(BindTls {
+    let settings = BindTls {
         certificates: certificates?,
         alpn: alpn?,
         parameters: parameters?,
@@ -339,7 +357,8 @@ fn decode_bind(entries: &Entries<'_>) -> Option<BindTls> {
         strict_sni: strict_sni?,
         handshake_timeout: handshake_timeout?,
         max_handshakes: max_handshakes?,
-    })
+    };
+    Some(RawBindTls { settings, has_alpn })
 }
 
 fn decode_client_auth(entries: &Entries<'_>) -> Option<ClientAuth> {

@@ -9,13 +9,14 @@ use std::{
 };
 
 use super::{
-    limits::Connections, listen::SocketKey, material::Material, rules::RuleSet, tcp::plan::TcpPlans,
+    limits::Connections, listen::SocketKey, material::Material, rules::RuleSet,
+    tcp::plan::TcpPlans, tls::termination::Termination,
 };
 use crate::{
     balance::{KnownServer, Pool, Pools, pools::KnownBackend},
     model::{
         backend::ProxySettings,
-        frontend::{Frontend, HttpFrontend},
+        frontend::{AcceptProxy, Frontend, HttpFrontend},
         name::Name,
         snapshot::{AccessFormat, HashBy, Snapshot},
         state::{ServerStatus, ServerStatuses},
@@ -48,6 +49,17 @@ pub struct HttpPlan {
     pub backends: HashMap<Name, Arc<BackendPlan>>,
     /// Its open connections.
     pub connections: Arc<Connections>,
+    /// Where it listens, and what a connection has to pass there.
+    pub doors: BTreeMap<SocketKey, Arc<Door>>,
+}
+
+/// What a connection has to pass before its first request.
+#[derive(Debug)]
+pub struct Door {
+    /// Who introduces clients by the PROXY protocol.
+    pub accept_proxy: Option<AcceptProxy>,
+    /// TLS that ends here.
+    pub termination: Option<Arc<Termination>>,
 }
 
 /// A backend.
@@ -95,6 +107,7 @@ impl Plan {
                     .filter_map(|name| Some((name.clone(), Arc::clone(backends.get(name)?))))
                     .collect(),
                 connections: old.map_or_else(Arc::default, |old| Arc::clone(&old.connections)),
+                doors: doors(config, material),
             };
             Some((name.clone(), Arc::new(plan)))
         });
@@ -103,11 +116,14 @@ impl Plan {
     }
 }
 
-impl HttpPlan {
-    /// The sockets it listens on.
-    pub fn sockets(&self) -> impl Iterator<Item = SocketKey> + '_ {
-        self.config.listen.iter().map(SocketKey::of)
-    }
+fn doors(config: &HttpFrontend, material: &Material) -> BTreeMap<SocketKey, Arc<Door>> {
+    let doors = config.listen.iter().map(|listen| {
+        let key = SocketKey::of(listen);
+        let accept_proxy = listen.accept_proxy.clone();
+        let door = Door { accept_proxy, termination: material.termination(&key) };
+        (key, Arc::new(door))
+    });
+    doors.collect()
 }
 
 impl BackendPlan {

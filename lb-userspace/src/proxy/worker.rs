@@ -27,10 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     http::connection,
-    limits::Admission,
     listen::{Accepted, Keeper, Listener, SocketKey},
     log::{LineSink, Lines},
-    plan::{HttpPlan, Plan},
+    plan::{Door, HttpPlan, Plan},
     tcp::accept::Sessions,
     timer::{self, TICK},
     upstream::Upstreams,
@@ -238,7 +237,7 @@ impl Worker {
         let mut accepting = self.accepting.borrow_mut();
         accepting.retain(|(name, key), stop| {
             let frontend = plan.http.get(name);
-            let stays = frontend.is_some_and(|frontend| frontend.sockets().any(|own| own == *key));
+            let stays = frontend.is_some_and(|frontend| frontend.doors.contains_key(key));
             if !stays {
                 stop.cancel();
             }
@@ -250,16 +249,21 @@ impl Worker {
                 Rc::new(FrontendSlot { plan, stop: CancellationToken::new() })
             });
             slot.plan.replace(Arc::clone(frontend));
-            for key in frontend.sockets() {
-                let place = (name.clone(), key);
+            for (key, door) in &frontend.doors {
+                let place = (name.clone(), key.clone());
                 if accepting.contains_key(&place) {
                     continue;
                 }
                 match self.listener(&place.1) {
                     Ok(listener) => {
                         let stop = CancellationToken::new();
-                        let (worker, slot) = (Rc::clone(self), Rc::clone(slot));
-                        task::spawn_local(worker.accept(listener, slot, stop.clone()));
+                        let entrance = Entrance {
+                            slot: Rc::clone(slot),
+                            key: key.clone(),
+                            door: Arc::clone(door),
+                        };
+                        let worker = Rc::clone(self);
+                        task::spawn_local(worker.accept(listener, entrance, stop.clone()));
                         accepting.insert(place, stop);
                     }
                     Err(error) => tracing::error!("{:#}", anyhow::Error::from(error)),
@@ -276,7 +280,7 @@ impl Worker {
     async fn accept(
         self: Rc<Self>,
         listener: Listener,
-        slot: Rc<FrontendSlot>,
+        mut entrance: Entrance,
         stop: CancellationToken,
     ) {
         let mut stopped = pin!(stop.cancelled());
@@ -287,7 +291,7 @@ impl Worker {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok(accepted) => self.take(accepted, &slot),
+                Ok(accepted) => self.take(accepted, &mut entrance),
                 Err(error) => {
                     tracing::error!("can not accept connections any more: {error}");
                     return;
@@ -296,37 +300,36 @@ impl Worker {
         }
         // Whoever connected before the socket goes is served.
         while let Some(Ok(accepted)) = listener.accept().now_or_never() {
-            self.take(accepted, &slot);
+            self.take(accepted, &mut entrance);
         }
     }
 
-    fn take(self: &Rc<Self>, accepted: Accepted, slot: &Rc<FrontendSlot>) {
-        let plan = slot.plan();
-        let source = accepted.addresses.source.ip();
-        let admission = match plan.connections.admit(source, &plan.config.connections) {
-            Ok(admission) => admission,
-            Err(error) => {
-                tracing::debug!(frontend = %plan.name, %source, "connection refused: {error}");
-                accepted.socket.abort_on_close();
-                return;
-            }
-        };
+    fn take(self: &Rc<Self>, accepted: Accepted, entrance: &mut Entrance) {
+        let door = entrance.door();
         let counted = Counted::new(self);
-        let (worker, slot) = (Rc::clone(self), Rc::clone(slot));
+        let (worker, slot) = (Rc::clone(self), Rc::clone(&entrance.slot));
         task::spawn_local(async move {
-            serve_one(worker, slot, accepted, admission).await;
+            connection::run(worker, slot, door, accepted).await;
             drop(counted);
         });
     }
 }
 
-async fn serve_one(
-    worker: Rc<Worker>,
+/// A frontend as one of its sockets sees it.
+struct Entrance {
     slot: Rc<FrontendSlot>,
-    accepted: Accepted,
-    admission: Admission,
-) {
-    connection::run(worker, slot, accepted, admission).await;
+    key: SocketKey,
+    /// The latest: whoever connected before the socket went is not let in without it.
+    door: Arc<Door>,
+}
+
+impl Entrance {
+    fn door(&mut self) -> Arc<Door> {
+        if let Some(door) = self.slot.plan().doors.get(&self.key) {
+            self.door = Arc::clone(door);
+        }
+        Arc::clone(&self.door)
+    }
 }
 
 /// A connection that counts.

@@ -3,6 +3,7 @@
 
 mod hostile;
 mod http2;
+mod https;
 mod messages;
 mod operation;
 mod real;

@@ -43,9 +43,19 @@ impl LineSink for Log {
 
 /// The snapshot of a frontend `web` and a backend `app` with these keys.
 pub(crate) fn snapshot(address: SocketAddr, frontend: &str, backend: &str) -> Snapshot {
+    snapshot_on(address, "", frontend, backend)
+}
+
+/// The same, with these keys beside the address.
+pub(crate) fn snapshot_on(
+    address: SocketAddr,
+    bind: &str,
+    frontend: &str,
+    backend: &str,
+) -> Snapshot {
     let yaml = format!(
         "datapath: {{mode: off}}\nlog: {{access: {{}}}}\n\
-         frontends: {{web: {{mode: http, bind: [\"{address}\"], backend: app, {frontend}}}}}\n\
+         frontends: {{web: {{mode: http, bind: [{{address: \"{address}\", {bind}}}], backend: app, {frontend}}}}}\n\
          backends: {{app: {{{backend}}}}}\n"
     );
     config::parse(&yaml, "test").unwrap_or_else(|faults| panic!("{faults}\n{yaml}")).snapshot
@@ -65,6 +75,11 @@ impl Rig {
 
     /// A frontend and a backend with these keys.
     pub(crate) fn with(frontend: &str, backend: &str) -> Self {
+        Self::on("", frontend, backend)
+    }
+
+    /// The same, with these keys beside the address.
+    pub(crate) fn on(bind: &str, frontend: &str, backend: &str) -> Self {
         let log = Arc::new(Log::default());
         let sink: Arc<dyn LineSink> = Arc::<Log>::clone(&log);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -74,7 +89,7 @@ impl Rig {
         let mut proxy = Proxy::new(Inherited::default(), sink);
         let address = free();
         proxy
-            .install(&snapshot(address, frontend, backend), &ServerStatuses::new())
+            .install(&snapshot_on(address, bind, frontend, backend), &ServerStatuses::new())
             .expect("the sockets are free");
         Self { address, proxy: Some(proxy), runtime, log }
     }

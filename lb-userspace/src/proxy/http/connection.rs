@@ -5,6 +5,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -15,13 +16,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
     client::{Client, ClientIo},
+    entry,
     forward::serve,
     outcome::{Cause, Outcome, Phase},
     tunnel,
 };
 use crate::proxy::{
-    limits::Admission,
     listen::Accepted,
+    plan::Door,
     stream::Stream,
     upstream::within,
     worker::{FrontendSlot, Worker},
@@ -42,18 +44,17 @@ const TIMED_OUT: &[u8] =
 pub(crate) async fn run(
     worker: Rc<Worker>,
     slot: Rc<FrontendSlot>,
+    door: Arc<Door>,
     accepted: Accepted,
-    _admission: Admission,
 ) {
-    let Accepted { socket, addresses } = accepted;
-    if socket.tune().is_err() {
-        return;
-    }
+    let Some(entered) = entry::pass(&worker, &slot, &door, accepted).await else { return };
+    let entry::Entered { mut stream, addresses, tls, admission: _admission } = entered;
     let timeouts = slot.plan().config.timeouts;
-    let client = Client::new(&worker, &slot, addresses, None, timeouts);
-    let mut stream = Stream::Plain(socket);
+    // Who has agreed on a protocol keeps to it.
+    let agreed = tls.as_ref().and_then(|tls| tls.alpn.as_deref()).map(|alpn| alpn == b"h2");
+    let client = Client::new(&worker, &slot, addresses, tls, timeouts);
     let Some(first) = first_bytes(&client, &mut stream, timeouts.keep_alive).await else { return };
-    if first.starts_with(PREFACE) {
+    if agreed.unwrap_or_else(|| first.starts_with(PREFACE)) {
         super::http2::run(&client, stream, first).await;
     } else {
         http1(&client, stream, first).await;

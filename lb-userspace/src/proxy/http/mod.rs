@@ -3,6 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `connection`, `http2` | a client's connection: protocol, timeouts, end |
+//! | `entry` | what comes before: PROXY header, limits, TLS |
 //! | `client` | a connection as its requests and its socket see it |
 //! | `guard` | messages with two meanings, before hyper repairs them |
 //! | `forward` | the way of a request |
@@ -21,6 +22,7 @@ pub(crate) mod body;
 mod choose;
 mod client;
 pub(crate) mod connection;
+mod entry;
 mod exchange;
 mod forward;
 mod guard;

@@ -8,6 +8,9 @@ mod write;
 
 use std::{io, time::Duration};
 
+use super::socket::{Addresses, Socket};
+use crate::model::frontend::AcceptProxy;
+
 pub use self::{
     read::{Header, MAX_BYTES, parse, read},
     write::{Facts, encode},
@@ -41,6 +44,25 @@ pub enum HeaderError {
     /// It is about something other than a stream.
     #[error("the PROXY header is about datagrams")]
     NotStream,
+}
+
+/// Who is at the other end of a new connection: whom its PROXY header says, if `accept` wants
+/// one from the peer, else whom `addresses` say.
+///
+/// # Errors
+/// [`HeaderError`]; the connection is of no more use.
+///
+/// # Cancel safety
+/// None: a part of the header may be taken.
+pub async fn introduce(
+    socket: &mut Socket,
+    addresses: Addresses,
+    accept: Option<&AcceptProxy>,
+) -> Result<Addresses, HeaderError> {
+    let from = addresses.source.ip();
+    let due = accept.filter(|it| it.sources.iter().any(|network| network.contains(&from)));
+    let Some(accept) = due else { return Ok(addresses) };
+    Ok(read(socket, accept.timeout).await?.addresses.unwrap_or(addresses))
 }
 
 impl HeaderError {

@@ -223,14 +223,10 @@ impl Session {
 
     /// Takes the client's addresses from a PROXY header, if one is due.
     async fn introduce(&mut self, socket: &mut Socket, site: &Site) -> Result<(), Outcome> {
-        let Some(accept) = &site.accept_proxy else { return Ok(()) };
-        let from = self.addresses.source.ip();
-        if !accept.sources.iter().any(|network| network.contains(&from)) {
-            return Ok(());
-        }
-        match proxy_protocol::read(socket, accept.timeout).await {
-            Ok(header) => {
-                self.addresses = header.addresses.unwrap_or(self.addresses);
+        let accept = site.accept_proxy.as_ref();
+        match proxy_protocol::introduce(socket, self.addresses, accept).await {
+            Ok(addresses) => {
+                self.addresses = addresses;
                 Ok(())
             }
             Err(error) => {
