@@ -5,7 +5,7 @@
 
 /// Version of every layout in this crate. Raise it with any change to a map's key,
 /// value or meaning; the agent refuses to adopt maps of another version.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Default directory of all pins.
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/pointsman";
@@ -37,6 +37,12 @@ pub mod map {
     pub const HALF_OPEN4: &str = "HALF_OPEN4";
     /// `HALF_OPEN6`: the same for IPv6.
     pub const HALF_OPEN6: &str = "HALF_OPEN6";
+    /// `ENDED`: per-CPU array of [`crate::ended::Cursor`], one for each family.
+    pub const ENDED: &str = "ENDED";
+    /// `ENDED4`: per-CPU array of [`crate::ended::EndedLine`]; IPv4 flows that are over.
+    pub const ENDED4: &str = "ENDED4";
+    /// `ENDED6`: the same for IPv6.
+    pub const ENDED6: &str = "ENDED6";
     /// `VIP_COUNTERS`: per-CPU array of [`crate::counters::TrafficCounters`] by VIP id.
     pub const VIP_COUNTERS: &str = "VIP_COUNTERS";
     /// `SERVER_COUNTERS`: per-CPU array of [`crate::counters::TrafficCounters`] by server id.
@@ -47,7 +53,7 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
 
     /// Every pinned map, in the order they are documented.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 17] = [
         SETTINGS,
         ADDRESS_FILTER,
         VIPS,
@@ -58,6 +64,9 @@ pub mod map {
         FLOWS6,
         HALF_OPEN4,
         HALF_OPEN6,
+        ENDED,
+        ENDED4,
+        ENDED6,
         VIP_COUNTERS,
         SERVER_COUNTERS,
         DROP_COUNTERS,

@@ -213,6 +213,17 @@ impl<A: Address> FlowEntry<A> {
         self.rewritten().reversed()
     }
 
+    /// Whether the packets that this entry rewrites answer those of `key`.
+    #[inline(always)]
+    #[must_use]
+    pub fn answers(&self, key: &FlowKey<A>) -> bool {
+        self.source == key.destination
+            && self.destination == key.source
+            && self.source_port == key.destination_port
+            && self.destination_port == key.source_port
+            && self.protocol == key.protocol
+    }
+
     /// The direction of the packets that match this entry.
     #[inline(always)]
     #[must_use]

@@ -40,8 +40,9 @@ const _: () = assert!(WAYS.is_power_of_two());
 pub struct Bucket<A> {
     /// 1 while somebody changes `tags`, `seen_ms` or `flows`.
     pub lock: u32,
-    /// Zero.
-    pub padding: u32,
+    /// 1 while somebody adds or removes confirmed entries of a client whose tuple hashes to
+    /// this bucket.
+    pub guard: u32,
     /// Where flows are whose client's tuple hashes to this bucket: [`Place::to_hint`]; 0 is
     /// no hint. Not under the lock.
     pub hints: [u32; HINTS],

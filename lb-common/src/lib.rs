@@ -14,6 +14,7 @@ pub mod bench;
 pub mod checksum;
 pub mod counters;
 pub mod drop_reason;
+pub mod ended;
 pub mod event;
 pub mod flow;
 pub mod half_open;

@@ -1,6 +1,9 @@
 //! Node-wide settings the data plane reads: `SETTINGS`.
 
-use crate::abi::{ABI_VERSION, DEFAULT_HALF_OPEN_BUCKETS};
+use crate::{
+    abi::{ABI_VERSION, DEFAULT_HALF_OPEN_BUCKETS},
+    ended,
+};
 
 /// The one value of `SETTINGS`.
 #[repr(C)]
@@ -19,6 +22,12 @@ pub struct Settings {
     /// How long a flow that is not confirmed may be silent, milliseconds; then its place is
     /// free and its packets belong to no flow.
     pub half_open_ms: u32,
+    /// How long a TCP flow that is over may be silent before the data plane removes it,
+    /// milliseconds.
+    pub closed_ms: u32,
+    /// Places of each processor's rings of flows that are over, 1 to
+    /// [`crate::ended::PLACES`].
+    pub ended_places: u32,
     /// Zero.
     pub padding: u32,
 }
@@ -40,12 +49,14 @@ impl Default for Settings {
             flags: flag::FLOW_EVENTS,
             half_open_buckets: DEFAULT_HALF_OPEN_BUCKETS,
             half_open_ms: 30_000,
+            closed_ms: 10_000,
+            ended_places: ended::PLACES,
             padding: 0,
         }
     }
 }
 
-const _: () = assert!(core::mem::size_of::<Settings>() == 24);
+const _: () = assert!(core::mem::size_of::<Settings>() == 32);
 
 // SAFETY: repr(C), explicit padding, every bit pattern is valid, no pointers.
 #[cfg(feature = "user")]

@@ -115,6 +115,10 @@ impl Progress {
     /// The client was reset because the server died; set by whoever resets it.
     pub const SERVER_DOWN: u32 = 1024;
 
+    /// The first bits of a flow that a FIN was the first packet of: carried to its end, and
+    /// neither counted nor reported.
+    pub const CARRIED: u32 = Self::PICKED_UP | Self::CLIENT_FIN | Self::REPORTED;
+
     const BOTH_FIN: u32 = Self::CLIENT_FIN | Self::SERVER_FIN;
     const ABORTED: u32 = Self::CLIENT_RST | Self::SERVER_RST | Self::SERVER_DOWN;
     const LEAVING: u32 = Self::BOTH_FIN | Self::ABORTED;
@@ -156,11 +160,11 @@ impl Progress {
 
     /// Whether a fresh SYN may take over the tuple: the flow is over, or both ends sent
     /// FIN and at most one of them lingers in TIME-WAIT (RFC 9293 section 3.10.7.4 lets
-    /// a SYN reopen that).
+    /// a SYN reopen that), or no more than a FIN is carried.
     #[inline(always)]
     #[must_use]
     pub const fn recyclable(self) -> bool {
-        self.has_any(Self::ABORTED) || self.has_all(Self::BOTH_FIN)
+        self.has_any(Self::ABORTED) || self.has_all(Self::BOTH_FIN) || self.has_all(Self::CARRIED)
     }
 
     /// Whether a packet may change anything. False only for the many: plain segments of
@@ -201,10 +205,13 @@ impl Progress {
         self.if_any(Self::SYN_ACK, Self::CONFIRMED)
     }
 
-    /// The server acknowledges: that proves a picked-up flow, and nothing else.
+    /// The server acknowledges: that proves a picked-up flow, and nothing else. It does not
+    /// prove one whose client has sent FIN: the server may be acknowledging that once more,
+    /// long after its own.
     #[inline(always)]
     const fn server_ack(self) -> u32 {
-        self.if_any(Self::PICKED_UP, Self::CONFIRMED)
+        let picked_up = self.0 & (Self::PICKED_UP | Self::CLIENT_FIN) == Self::PICKED_UP;
+        if picked_up { Self::CONFIRMED } else { 0 }
     }
 
     #[inline(always)]
@@ -285,6 +292,9 @@ pub enum FirstPacket {
     /// It comes from the middle of a flow whose entry was lost or is on another node;
     /// take the flow up.
     PickUp,
+    /// It is the last of a flow whose entry was lost or is on another node, or comes once more
+    /// after its flow has left; its answer is to find the way back, and no more.
+    Carry,
     /// It can not start anything.
     Refuse,
 }
@@ -295,7 +305,8 @@ pub enum FirstPacket {
 pub const fn first_packet(flags: TcpFlags) -> FirstPacket {
     match flags.segment() {
         Segment::Syn => FirstPacket::Open,
-        Segment::Ack | Segment::Fin => FirstPacket::PickUp,
+        Segment::Ack => FirstPacket::PickUp,
+        Segment::Fin => FirstPacket::Carry,
         Segment::SynAck | Segment::Rst | Segment::Malformed => FirstPacket::Refuse,
     }
 }

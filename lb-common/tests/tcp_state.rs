@@ -149,7 +149,23 @@ fn a_picked_up_flow_waits_for_the_server() {
         Progress(Progress::PICKED_UP),
         &[(Forward, FIN | ACK, TcpState::ClientClosing), (Reply, FIN | ACK, TcpState::Closing)],
     );
-    assert!(closing.is_confirmed());
+    assert!(!closing.is_confirmed());
+}
+
+#[test]
+fn a_carried_fin_never_becomes_a_confirmed_flow() {
+    let carried = check(
+        Progress(Progress::CARRIED),
+        &[
+            (Reply, ACK, TcpState::ClientClosing),
+            (Forward, FIN | ACK, TcpState::ClientClosing),
+            (Forward, ACK, TcpState::ClientClosing),
+        ],
+    );
+    assert!(!carried.is_confirmed() && !carried.is_over() && carried.recyclable());
+    let over =
+        check(carried, &[(Reply, FIN | ACK, TcpState::Closing), (Forward, ACK, TcpState::Closed)]);
+    assert!(!over.is_confirmed() && over.is_over());
 }
 
 #[test]
@@ -164,7 +180,8 @@ fn the_first_packet_decides_how_a_flow_begins() {
     for flags in 0..=0xff_u8 {
         let expected = match flags & !NOISE {
             SYN => FirstPacket::Open,
-            control if control == ACK || control == FIN | ACK => FirstPacket::PickUp,
+            ACK => FirstPacket::PickUp,
+            control if control == FIN | ACK => FirstPacket::Carry,
             _ => FirstPacket::Refuse,
         };
         assert_eq!(first_packet(TcpFlags(flags)), expected, "{flags:#x}");

@@ -66,7 +66,11 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
         Opened::New => {}
         Opened::Known => return Ok(Step::HalfOpen),
     }
-    counters::count_open(vip_handle, handle, segment.bytes);
+    if progress & Progress::REPORTED == 0 {
+        counters::count_open(vip_handle, handle, segment.bytes);
+    } else {
+        counters::count_packet(vip_handle, handle, Direction::Forward, segment.bytes);
+    }
     rewrite::translate(segment, &draft.flow.translation(Direction::Forward));
     Ok(Step::Settled(transmit::transmit(ctx, segment, &hop)))
 }
@@ -80,6 +84,7 @@ fn first_progress<F: Family>(segment: &Segment<F>) -> Result<u32, Step> {
     match tcp_state::first_packet(segment.flags) {
         FirstPacket::Open => Ok(Progress::SYN),
         FirstPacket::PickUp => Ok(Progress::PICKED_UP),
+        FirstPacket::Carry => Ok(Progress::CARRIED),
         FirstPacket::Refuse => Err(drop(DropReason::NoFlow)),
     }
 }

@@ -3,7 +3,8 @@
 //! Four stages, each a BPF function of its own, because each needs most of the 512 bytes
 //! of stack that a chain of calls shares. The verifier follows packet pointers within a
 //! function only, so the later stages, which few packets reach, parse again. Between the
-//! stages travels a number: an XDP action, or one of the codes below.
+//! stages travels a number: an XDP action, or one of the codes below. A flow that ends makes
+//! room for others before its packet goes on, in a function of its own for the same reason.
 
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use lb_common::drop_reason::DropReason;
@@ -11,6 +12,7 @@ use lb_common::drop_reason::DropReason;
 use crate::{
     admit,
     context::Context,
+    ended,
     family::{V4, V6},
     handshake, hit,
     packet::Packet,
@@ -33,6 +35,10 @@ const AGAIN: u32 = 0x104;
 const RESET4: u32 = 0x200;
 /// Plus a drop reason: answer an IPv6 packet with a RST.
 const RESET6: u32 = 0x300;
+/// A bit beside any action or code: a confirmed IPv4 flow has just ended.
+const ENDED4: u32 = 0x400;
+/// A bit beside any action or code: a confirmed IPv6 flow has just ended.
+const ENDED6: u32 = 0x800;
 /// The bits of a code that are not its drop reason.
 const KIND: u32 = 0x300;
 
@@ -40,7 +46,7 @@ const KIND: u32 = 0x300;
 #[inline(always)]
 #[must_use]
 pub fn balance(ctx: Context) -> u32 {
-    let mut code = flow(ctx.raw());
+    let mut code = confirmed(ctx);
     if code < ADMIT4 {
         return code;
     }
@@ -53,7 +59,7 @@ pub fn balance(ctx: Context) -> u32 {
             HALF_OPEN6 => half_open6(ctx.raw()),
             ADMIT4 => admit4(ctx.raw()),
             ADMIT6 => admit6(ctx.raw()),
-            AGAIN => flow(ctx.raw()),
+            AGAIN => confirmed(ctx),
             _ => break,
         };
     }
@@ -64,6 +70,21 @@ pub fn balance(ctx: Context) -> u32 {
         ADMIT4 => internal(),
         _ => code,
     }
+}
+
+/// First stage, and what is due after a flow has ended.
+#[inline(always)]
+fn confirmed(ctx: Context) -> u32 {
+    let code = flow(ctx.raw());
+    if code < ENDED4 {
+        return code;
+    }
+    if code & ENDED4 != 0 {
+        make_room4();
+    } else {
+        make_room6();
+    }
+    code & !(ENDED4 | ENDED6)
 }
 
 // The functions keep their C names: `bpftool prog` and verifier logs show them.
@@ -80,11 +101,17 @@ extern "C" fn flow(raw: *mut xdp_md) -> u32 {
     };
     match link.ether_type {
         ETHERTYPE_IPV4 => match parse::parse_v4(&packet, &link) {
-            Ok(segment) => hit::find_and_hit(ctx, &segment).into_code(HALF_OPEN4, ADMIT4, RESET4),
+            Ok(segment) => {
+                let (step, ended) = hit::find_and_hit(ctx, &segment);
+                step.into_code(HALF_OPEN4, ADMIT4, RESET4) | if ended { ENDED4 } else { 0 }
+            }
             Err(verdict) => verdict.into_action(),
         },
         ETHERTYPE_IPV6 => match parse::parse_v6(&packet, &link) {
-            Ok(segment) => hit::find_and_hit(ctx, &segment).into_code(HALF_OPEN6, ADMIT6, RESET6),
+            Ok(segment) => {
+                let (step, ended) = hit::find_and_hit(ctx, &segment);
+                step.into_code(HALF_OPEN6, ADMIT6, RESET6) | if ended { ENDED6 } else { 0 }
+            }
             Err(verdict) => verdict.into_action(),
         },
         _ => xdp_action::XDP_PASS,
@@ -161,6 +188,22 @@ extern "C" fn reset6(raw: *mut xdp_md, reason: u32) -> u32 {
         Some(segment) => reset::answer(ctx, &segment, reset_reason(reason)).into_action(),
         None => internal(),
     }
+}
+
+/// After the first stage, IPv4: takes flows that are over out of their table.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn make_room4() -> u32 {
+    ended::make_room::<V4>();
+    0
+}
+
+/// After the first stage, IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn make_room6() -> u32 {
+    ended::make_room::<V6>();
+    0
 }
 
 #[inline(always)]

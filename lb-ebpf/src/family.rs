@@ -1,17 +1,18 @@
 //! What differs between IPv4 and IPv6 in the data plane: tables and headers.
 
-use aya_ebpf::btf_maps::{Array, HashMap};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
 use lb_common::{
     abi,
     address::{Address, Address4, Address6},
     checksum,
+    ended::{self, EndedLine},
     flow::{FlowEntry, FlowKey},
     half_open::Bucket,
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
-    maps::{Draft, FLOWS4, FLOWS6, HALF_OPEN4, HALF_OPEN6, SCRATCH},
+    maps::{Draft, ENDED4, ENDED6, FLOWS4, FLOWS6, HALF_OPEN4, HALF_OPEN6, SCRATCH},
     track,
 };
 
@@ -19,6 +20,8 @@ use crate::{
 pub type Flows<A> = HashMap<FlowKey<A>, FlowEntry<A>, { abi::DEFAULT_FLOW_ENTRIES as usize }>;
 /// The table of half-open flows of a family.
 pub type HalfOpen<A> = Array<Bucket<A>, { abi::DEFAULT_HALF_OPEN_BUCKETS as usize }>;
+/// The rings of flows of a family that are over.
+pub type EndedRings<A> = PerCpuArray<EndedLine<A>, { ended::LINES as usize }>;
 
 /// One of the two families.
 pub trait Family: Sized + 'static {
@@ -30,11 +33,15 @@ pub trait Family: Sized + 'static {
     const HEADER_BYTES: usize;
     /// The address family's number for `bpf_fib_lookup`.
     const AF: u8;
+    /// Its cursor in `ENDED`.
+    const CURSOR: u32;
 
     /// Flows confirmed by both sides.
     fn flows() -> &'static Flows<Self::Address>;
     /// Flows not yet confirmed by both sides.
     fn half_open() -> &'static HalfOpen<Self::Address>;
+    /// Flows that are over.
+    fn ended() -> &'static EndedRings<Self::Address>;
     /// Room to build a flow.
     fn scratch() -> Option<&'static mut Draft<Self::Address>>;
     /// Tries one candidate for the source port of the flow under construction (`track`).
@@ -61,6 +68,7 @@ impl Family for V4 {
     type Header = Ipv4Hdr;
     const HEADER_BYTES: usize = 20;
     const AF: u8 = 2;
+    const CURSOR: u32 = ended::CURSOR4;
 
     #[inline(always)]
     fn flows() -> &'static Flows<Address4> {
@@ -70,6 +78,11 @@ impl Family for V4 {
     #[inline(always)]
     fn half_open() -> &'static HalfOpen<Address4> {
         &HALF_OPEN4
+    }
+
+    #[inline(always)]
+    fn ended() -> &'static EndedRings<Address4> {
+        &ENDED4
     }
 
     #[inline(always)]
@@ -103,6 +116,7 @@ impl Family for V6 {
     type Header = Ipv6Hdr;
     const HEADER_BYTES: usize = 40;
     const AF: u8 = 10;
+    const CURSOR: u32 = ended::CURSOR6;
 
     #[inline(always)]
     fn flows() -> &'static Flows<Address6> {
@@ -112,6 +126,11 @@ impl Family for V6 {
     #[inline(always)]
     fn half_open() -> &'static HalfOpen<Address6> {
         &HALF_OPEN6
+    }
+
+    #[inline(always)]
+    fn ended() -> &'static EndedRings<Address6> {
+        &ENDED6
     }
 
     #[inline(always)]

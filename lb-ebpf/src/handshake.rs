@@ -7,11 +7,13 @@ use lb_common::{
     flow::{Direction, FlowEntry},
     hash,
     server::state,
+    settings::Settings,
     tcp_state::Progress,
 };
 
 use crate::{
     clock,
+    confirmed::Guard,
     context::Context,
     counters,
     dead::{self, Settlement},
@@ -102,7 +104,7 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
     rewrite::translate(segment, &draft.flow.translation(direction));
     let verdict = transmit::transmit(ctx, segment, &hop);
     if draft.is_confirmed(direction) {
-        promote::<F>(&found, draft);
+        promote::<F>(&found, draft, direction, settings);
     }
     Step::Settled(verdict)
 }
@@ -147,18 +149,21 @@ fn report<A: Address>(draft: &Draft<A>, cause: u8) {
 /// Other packets of the flow may be noted in its old place until it has left that; they
 /// are added then, so that none is missing from the flow's count.
 #[inline(always)]
-fn promote<F: Family>(found: &Found<F::Address>, draft: &mut Draft<F::Address>) {
-    match F::flows().insert(&draft.flow.from_server, &draft.reply, BPF_NOEXIST) {
-        Ok(()) => {}
-        // Another packet of the flow is moving it at this moment.
-        Err(error) if error == -EEXIST => return,
-        Err(_) => return counters::count_drop(DropReason::FlowTableFull),
-    }
-    if F::flows().insert(&draft.flow.from_client, &draft.forward, BPF_ANY).is_err() {
-        let _absent = F::flows().remove(&draft.flow.from_server);
-        return counters::count_drop(DropReason::FlowTableFull);
-    }
-    if !found.leave(draft) {
+fn promote<F: Family>(
+    found: &Found<F::Address>,
+    draft: &mut Draft<F::Address>,
+    direction: Direction,
+    settings: &Settings,
+) {
+    let client_hash = match direction {
+        Direction::Forward => draft.hash,
+        Direction::Reply => hash::tuple_hash(&draft.flow.from_client),
+    };
+    // If it is not to be had, the next packet tries again.
+    let Some(guard) = Guard::take::<F>(client_hash, settings) else { return };
+    let entered = enter::<F>(draft);
+    guard.release();
+    if !entered || !found.leave(draft) {
         return;
     }
     let late = &draft.flow;
@@ -174,6 +179,26 @@ fn promote<F: Family>(found: &Found<F::Address>, draft: &mut Draft<F::Address>) 
         // SAFETY: as above.
         unsafe { add(entry, late.reply_packets, late.reply_bytes, late.progress) };
     }
+}
+
+/// Adds both entries. Under the guard of the client's tuple.
+#[inline(always)]
+fn enter<F: Family>(draft: &Draft<F::Address>) -> bool {
+    match F::flows().insert(&draft.flow.from_server, &draft.reply, BPF_NOEXIST) {
+        Ok(()) => {}
+        // Another packet of the flow is moving it at this moment.
+        Err(error) if error == -EEXIST => return false,
+        Err(_) => {
+            counters::count_drop(DropReason::FlowTableFull);
+            return false;
+        }
+    }
+    if F::flows().insert(&draft.flow.from_client, &draft.forward, BPF_ANY).is_ok() {
+        return true;
+    }
+    let _absent = F::flows().remove(&draft.flow.from_server);
+    counters::count_drop(DropReason::FlowTableFull);
+    false
 }
 
 /// # Safety

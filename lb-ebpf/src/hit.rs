@@ -4,30 +4,33 @@ use lb_common::{
     drop_reason::DropReason,
     event::cause,
     flow::{Direction, FlowEntry, Hop},
+    hash,
     server::{ServerEntry, state},
     tcp_state::Progress,
 };
 
 use crate::{
     atomic, clock,
+    confirmed::{self, Guard},
     context::Context,
     counters,
     dead::{self, Settlement},
-    event,
+    ended, event,
     family::Family,
     handshake,
-    maps::SERVERS,
+    maps::{SERVERS, SETTINGS},
     parse::{Segment, TCP},
     rewrite, transmit,
     verdict::{Step, Verdict},
     verifier,
 };
 
-/// Looks for the flow of a packet and handles the packet if the flow is confirmed.
+/// Looks for the flow of a packet and handles the packet if the flow is confirmed; whether
+/// it has just ended, and left word of that (`ended`).
 #[inline(always)]
-pub fn find_and_hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
+pub fn find_and_hit<F: Family>(ctx: Context, segment: &Segment<F>) -> (Step, bool) {
     let Some(entry) = F::flows().get_ptr_mut(&segment.key) else {
-        return handshake::look_further(segment);
+        return (handshake::look_further(segment), false);
     };
     // SAFETY: the entry stays mapped for the run of the program; other CPUs may write to
     // it too, which every field allows for.
@@ -35,16 +38,20 @@ pub fn find_and_hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
 }
 
 #[inline(always)]
-fn hit<F: Family>(ctx: Context, segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -> Step {
-    let tcp = segment.key.protocol == TCP;
-    if tcp && Progress(entry.progress).needs_attention(segment.flags) {
+fn hit<F: Family>(
+    ctx: Context,
+    segment: &Segment<F>,
+    entry: &mut FlowEntry<F::Address>,
+) -> (Step, bool) {
+    let mut ended = false;
+    if segment.key.protocol == TCP && Progress(entry.progress).needs_attention(segment.flags) {
         if recycles(segment, entry) {
-            forget(segment, entry, cause::RECYCLED);
-            return handshake::look_further(segment);
+            return (forget(segment, entry, cause::RECYCLED), false);
         }
-        advance(segment, entry);
+        ended = advance(segment, entry);
     }
-    forward(ctx, segment, entry)
+    let step = forward(ctx, segment, entry, &mut ended);
+    (step, ended)
 }
 
 /// A client opens a new connection on a tuple whose last one is over.
@@ -56,9 +63,9 @@ fn recycles<F: Family>(segment: &Segment<F>, entry: &FlowEntry<F::Address>) -> b
 }
 
 /// Takes note of SYN, FIN, RST and the ACKs that answer them, in both entries, and
-/// reports the end of a flow once.
+/// reports the end of a flow once; whether this is the end.
 #[inline(always)]
-fn advance<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) {
+fn advance<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -> bool {
     let before = Progress(entry.progress);
     let seen = before.observe(entry.direction(), segment.flags);
     let mut bits = verifier::forget(seen) & !before.0;
@@ -68,11 +75,26 @@ fn advance<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) {
         bits |= Progress::REPORTED;
     }
     if bits == 0 {
-        return;
+        return false;
     }
     let partner = mark::<F>(entry, bits);
     if ends {
-        event::report(&segment.key, entry, partner, cause_of(after));
+        finish::<F>(segment, entry, partner, cause_of(after));
+    }
+    ends
+}
+
+/// Reports the end of a flow and leaves word of it.
+#[inline(always)]
+fn finish<F: Family>(
+    segment: &Segment<F>,
+    entry: &FlowEntry<F::Address>,
+    partner: Option<&FlowEntry<F::Address>>,
+    cause: u8,
+) {
+    event::report(&segment.key, entry, partner, cause);
+    if let Some(draft) = F::scratch() {
+        ended::leave_word(&segment.key, entry, draft);
     }
 }
 
@@ -106,12 +128,14 @@ pub fn cause_of(progress: Progress) -> u8 {
     }
 }
 
-/// Rewrites the packet and sends it, if the server lives.
+/// Rewrites the packet and sends it, if the server lives. Sets `ended` if the flow ends with
+/// its server.
 #[inline(always)]
 fn forward<F: Family>(
     ctx: Context,
     segment: &Segment<F>,
     entry: &mut FlowEntry<F::Address>,
+    ended: &mut bool,
 ) -> Step {
     let direction = entry.direction();
     let hop = match direction {
@@ -120,7 +144,7 @@ fn forward<F: Family>(
                 .get(u32::from(entry.server.id))
                 .filter(|server| server.generation == entry.server.generation);
             let lives = server.is_some_and(|server| server.state != state::DOWN);
-            if !lives && let Some(step) = settle(segment, entry, server.is_some()) {
+            if !lives && let Some(step) = settle(segment, entry, server.is_some(), ended) {
                 return step;
             }
             let Some(server) = server else {
@@ -151,35 +175,53 @@ fn settle<F: Family>(
     segment: &Segment<F>,
     entry: &mut FlowEntry<F::Address>,
     known: bool,
+    ended: &mut bool,
 ) -> Option<Step> {
     match dead::judge(segment, known) {
         Settlement::Forward => None,
-        Settlement::Move => {
-            forget(segment, entry, cause::SERVER_DOWN);
-            Some(handshake::look_further(segment))
-        }
+        Settlement::Move => Some(forget(segment, entry, cause::SERVER_DOWN)),
         Settlement::End => {
             let before = Progress(entry.progress);
             let partner = mark::<F>(entry, Progress::SERVER_DOWN | Progress::REPORTED);
             if before.0 & Progress::REPORTED == 0 {
-                event::report(&segment.key, entry, partner, cause::SERVER_DOWN);
+                finish::<F>(segment, entry, partner, cause::SERVER_DOWN);
+                *ended = true;
             }
             Some(dead::answer(segment, entry.vip, entry.server))
         }
     }
 }
 
-/// Removes both entries of a flow and reports its end unless that was done.
+/// Removes both entries of a client's flow, reports its end unless that was done, and looks
+/// where the packet belongs instead.
 #[inline(always)]
-fn forget<F: Family>(segment: &Segment<F>, entry: &FlowEntry<F::Address>, cause: u8) {
-    let partner_key = entry.partner_key();
-    if entry.progress & Progress::REPORTED == 0 {
-        // SAFETY: the entry stays mapped for the run of the program.
-        let partner = F::flows().get_ptr_mut(&partner_key).map(|partner| unsafe { &*partner });
-        event::report(&segment.key, entry, partner, cause);
+fn forget<F: Family>(segment: &Segment<F>, seen: &FlowEntry<F::Address>, cause: u8) -> Step {
+    let (Some(settings), Some(draft)) = (SETTINGS.get(0), F::scratch()) else {
+        return Step::Settled(Verdict::Drop(DropReason::Internal));
+    };
+    let (created_ns, server, recycled) = (seen.created_ns, seen.server, cause == cause::RECYCLED);
+    draft.hash = hash::tuple_hash(&segment.key);
+    let Some(guard) = Guard::take::<F>(draft.hash, settings) else {
+        return Step::Settled(Verdict::Drop(DropReason::Internal));
+    };
+    // Another processor may have been faster: what is there now may be a new flow.
+    let mut replaced = false;
+    if let Some(entry) = confirmed::entry::<F>(&segment.key) {
+        let progress = Progress(entry.progress);
+        replaced = entry.created_ns != created_ns
+            || entry.server != server
+            || (recycled && !progress.recyclable());
+        if !replaced {
+            let partner_key = entry.partner_key();
+            let partner = confirmed::partner::<F>(&segment.key, &partner_key);
+            if progress.0 & Progress::REPORTED == 0 {
+                event::report(&segment.key, entry, partner, cause);
+            }
+            confirmed::remove::<F>(&segment.key, &partner_key, partner.is_some());
+        }
     }
-    let _absent = F::flows().remove(&partner_key);
-    let _absent = F::flows().remove(&segment.key);
+    guard.release();
+    if replaced { Step::Again } else { handshake::look_further(segment) }
 }
 
 /// The next hop towards a server: the agent's, else the kernel's.

@@ -11,6 +11,7 @@ use lb_common::{
     backend::{self, BackendEntry, RingLine},
     counters::{DropCounter, TrafficCounters},
     drop_reason::DropReason,
+    ended::{self, Cursor, EndedLine},
     event::FlowEnd,
     flow::{FlowEntry, FlowEntry4, FlowEntry6, FlowKey4, FlowKey6},
     half_open::{Bucket, HalfOpenFlow},
@@ -66,6 +67,18 @@ pub static HALF_OPEN4: Array<Bucket<Address4>, HALF_OPEN_BUCKETS> = Array::new()
 /// IPv6 flows not yet confirmed by both sides; the oldest give way.
 #[btf_map]
 pub static HALF_OPEN6: Array<Bucket<Address6>, HALF_OPEN_BUCKETS> = Array::new();
+
+/// How far the rings of flows that are over are, by family.
+#[btf_map]
+pub static ENDED: PerCpuArray<Cursor, 2> = PerCpuArray::new();
+
+/// IPv4 flows that are over and wait to leave their table.
+#[btf_map]
+pub static ENDED4: PerCpuArray<EndedLine<Address4>, { ended::LINES as usize }> = PerCpuArray::new();
+
+/// IPv6 flows that are over and wait to leave their table.
+#[btf_map]
+pub static ENDED6: PerCpuArray<EndedLine<Address6>, { ended::LINES as usize }> = PerCpuArray::new();
 
 /// Traffic by VIP id.
 #[btf_map]

@@ -10,13 +10,15 @@ use lb_common::{
     address::{Address, Be16},
     checksum,
     drop_reason::DropReason,
-    flow::{FlowEntry, Handle, Hop},
+    flow::{Handle, Hop},
     half_open::HalfOpenFlow,
     ports::{self, PortRange},
     server::ServerEntry,
+    settings::Settings,
 };
 
 use crate::{
+    confirmed::{self, Guard},
     family::{Family, V4, V6},
     half_open::{self, Claim, Now},
     maps::{Draft, SETTINGS},
@@ -43,7 +45,8 @@ pub struct Opening {
 pub enum Opened {
     /// The flow is in the half-open table as it is in the draft.
     New,
-    /// The flow was there already and the packet had not found it: its hint was overwritten.
+    /// The flow is there already and the packet had not found it: its hint was overwritten, or
+    /// it came into being meanwhile.
     Known,
 }
 
@@ -112,13 +115,13 @@ fn try_port<F: Family>(attempt: u32, hash: u64, now_ns: u64) -> Option<u32> {
         Claim::Taken => return Some(TAKEN),
         Claim::Known => return Some(KNOWN),
         Claim::Granted(found) => {
-            if !is_free::<F>(&draft.flow) {
+            let holder = holder::<F>(&draft.flow, hash, settings);
+            if holder != GRANTED {
                 found.withdraw(&draft.flow);
-                return Some(TAKEN);
             }
+            return Some(holder);
         }
     }
-    Some(GRANTED)
 }
 
 /// Fills in all that does not depend on the port.
@@ -146,24 +149,27 @@ fn begin<F: Family>(
     flow.progress = opening.progress;
 }
 
-/// Whether no confirmed flow has the server's tuple. What is left there of this very flow
-/// is removed: its other half is gone, or its packet would not have come here.
+/// Whether a confirmed flow has the server's tuple: [`GRANTED`] if none has. What is left
+/// there of this very flow is removed if its other half is gone.
 #[inline(always)]
-fn is_free<F: Family>(flow: &HalfOpenFlow<F::Address>) -> bool {
-    let Some(holder) = F::flows().get_ptr_mut(&flow.from_server) else {
-        return true;
+fn holder<F: Family>(
+    flow: &HalfOpenFlow<F::Address>,
+    client_hash: u64,
+    settings: &Settings,
+) -> u32 {
+    let Some(entry) = confirmed::entry::<F>(&flow.from_server) else {
+        return GRANTED;
     };
-    // SAFETY: the entry stays mapped for the run of the program.
-    let own = leads_to_client(unsafe { &*holder }, flow);
-    if own {
-        let _absent = F::flows().remove(&flow.from_server);
+    if !entry.answers(&flow.from_client) {
+        return TAKEN;
     }
-    own
-}
-
-/// Whether an entry for the server's packets leads to the client of this flow through the
-/// same VIP.
-#[inline(always)]
-fn leads_to_client<A: Address>(entry: &FlowEntry<A>, flow: &HalfOpenFlow<A>) -> bool {
-    entry.rewritten().is(&flow.from_client.reversed())
+    let Some(guard) = Guard::take::<F>(client_hash, settings) else { return FAILED };
+    let stranded = confirmed::entry::<F>(&flow.from_client).is_none();
+    if stranded {
+        let own = confirmed::partner::<F>(&flow.from_client, &flow.from_server).is_some();
+        confirmed::remove::<F>(&flow.from_client, &flow.from_server, own);
+    }
+    guard.release();
+    // The flow was confirmed since its packet did not find it.
+    if stranded { GRANTED } else { KNOWN }
 }

@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Every pinned map, and fields that `bpftool map dump` must print of its entries: JSON
 /// pointers into key and value (of the first processor, where there is one for each). A
 /// number or a list of octets, never a string of hexadecimal bytes.
-const FIELDS: [(&str, &[&str]); 12] = [
+const FIELDS: [(&str, &[&str]); 15] = [
     (map::SETTINGS, &["/value/abi_version", "/value/snat_port_low", "/value/flags"]),
     (map::ADDRESS_FILTER, &["/value/bits"]),
     (
@@ -71,6 +71,9 @@ const FIELDS: [(&str, &[&str]); 12] = [
     ),
     (map::HALF_OPEN4, &["/value/tags/0", "/value/flows/0/from_client/source/octets/3"]),
     (map::HALF_OPEN6, &["/value/seen_ms/3", "/value/flows/3/created_ns"]),
+    (map::ENDED, &["/values/0/value/taken", "/values/0/value/left"]),
+    (map::ENDED4, &["/values/0/value/flows/0/ended_ms"]),
+    (map::ENDED6, &["/values/0/value/flows/31/client/source/octets/15"]),
     (map::VIP_COUNTERS, &["/values/0/value/flows", "/values/0/value/reply_bytes"]),
     (map::SERVER_COUNTERS, &["/values/0/value/forward_packets", "/values/0/value/resets"]),
     (map::DROP_COUNTERS, &["/values/0/value/packets"]),

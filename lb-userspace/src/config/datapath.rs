@@ -146,7 +146,8 @@ static CLOSED: Key<Period> = Key {
     name: "closed",
     shape: IDLE,
     presence: Presence::Default("10s"),
-    doc: "TCP after both sides have sent FIN, or one a RST.",
+    doc: "TCP after both sides have sent FIN, or one a RST; less when so many end that they \
+          would fill the table.",
 };
 
 static UDP: Key<Period> =

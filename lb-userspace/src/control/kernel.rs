@@ -134,6 +134,12 @@ impl Kernel {
         self.plane.half_open_buckets()
     }
 
+    /// Places of each processor's rings of flows that are over.
+    #[must_use]
+    pub fn ended_places(&self) -> u32 {
+        self.plane.ended_places()
+    }
+
     /// Brings the maps to what is desired; how many changes that took.
     ///
     /// # Errors

@@ -302,6 +302,7 @@ impl Control {
             let mut desired = desired(&self.snapshot, &self.book.statuses(), &self.next_hops);
             // A pinned table keeps its size, whatever is configured.
             desired.settings.half_open_buckets = kernel.half_open_buckets();
+            desired.settings.ended_places = kernel.ended_places();
             let changes = kernel.reconcile(&desired)?;
             if changes > 0 {
                 tracing::debug!(changes, "the maps were brought up to date");

@@ -88,6 +88,12 @@ impl DataPlane {
         self.capacities.half_open
     }
 
+    /// Places of each processor's rings of flows that are over, so that these fill no table.
+    #[must_use]
+    pub fn ended_places(&self) -> u32 {
+        self.capacities.ended_places()
+    }
+
     /// The maps whose pinned capacity was kept against the configuration.
     #[must_use]
     pub fn capacities_kept(&self) -> &[CapacityKept] {
@@ -213,8 +219,12 @@ fn load_object(pins: &LockedPins, capacities: Capacities) -> Result<Ebpf, Datapa
     let mut object = loader.load(PROGRAM_OBJECT).map_err(load_failed)?;
     let mut maps = Maps::open(pins)?;
     if maps.settings()?.abi_version == 0 {
-        let half_open_buckets = capacities.half_open;
-        maps.set_settings(&Settings { half_open_buckets, ..Settings::default() })?;
+        let settings = Settings {
+            half_open_buckets: capacities.half_open,
+            ended_places: capacities.ended_places(),
+            ..Settings::default()
+        };
+        maps.set_settings(&settings)?;
     }
     let program = program(&mut object)?;
     program.load().map_err(verify_failed)?;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use aya::maps::{MapInfo, MapType};
 use aya_obj::{Object, generated::bpf_map_type};
-use lb_common::{abi::map, half_open};
+use lb_common::{abi::map, ended, half_open};
 
 use super::{
     error::{DatapathError, MapAccessError, PinsError, ProgramFault},
@@ -30,6 +30,14 @@ impl Capacities {
             flows: configuration.max_flows.saturating_mul(2),
             half_open: configuration.max_half_open.div_ceil(half_open::FLOWS_PER_BUCKET),
         }
+    }
+
+    /// Places of each processor's rings of flows that are over.
+    pub(crate) fn ended_places(self) -> u32 {
+        // As many as the kernel makes values of a per-CPU map for; without a number, the rings
+        // are as short as on a very large machine.
+        let processors = aya::util::nr_cpus().unwrap_or(1024);
+        ended::places(self.flows, u32::try_from(processors).unwrap_or(u32::MAX))
     }
 
     /// These, save for the maps that keep another one. Both families of a table are sized

@@ -43,6 +43,8 @@ impl Default for Actual {
             flags: 0,
             half_open_buckets: 0,
             half_open_ms: 0,
+            closed_ms: 0,
+            ended_places: 0,
             padding: 0,
         };
         Self {

@@ -3,10 +3,12 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use lb_common::{
     abi::ABI_VERSION,
+    ended,
     half_open::FLOWS_PER_BUCKET,
     server::state,
     settings::{Settings, flag},
@@ -99,14 +101,18 @@ pub fn desired(
 fn settings(snapshot: &Snapshot) -> Settings {
     let (snat_port_low, snat_port_high) = snapshot.datapath.snat_ports;
     let flags = if snapshot.log.access.is_some() { flag::FLOW_EVENTS } else { 0 };
-    let half_open = snapshot.datapath.timeouts.half_open.as_millis();
+    let timeouts = &snapshot.datapath.timeouts;
+    let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
     Settings {
         abi_version: ABI_VERSION,
         snat_port_low,
         snat_port_high,
         flags,
         half_open_buckets: snapshot.datapath.max_half_open.div_ceil(FLOWS_PER_BUCKET),
-        half_open_ms: u32::try_from(half_open).unwrap_or(u32::MAX),
+        half_open_ms: milliseconds(timeouts.half_open),
+        closed_ms: milliseconds(timeouts.closed),
+        // For one processor; whoever knows the machine knows better.
+        ended_places: ended::places(snapshot.datapath.max_flows.saturating_mul(2), 1),
         padding: 0,
     }
 }

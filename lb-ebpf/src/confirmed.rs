@@ -1,0 +1,71 @@
+//! Entering and leaving the table of confirmed flows.
+//!
+//! What a client's tuple leads to is added and removed only under the guard of that tuple,
+//! and only after another look at it: a flow that was over when a packet came may have given
+//! way to a new one on the same tuple, which must not lose its entries. The entry for the
+//! server's packets belongs to the client that it leads to. Packets that match an entry need
+//! no guard. The agent's sweep can not take one; it removes only what has been silent.
+
+use lb_common::{
+    flow::{FlowEntry, FlowKey},
+    half_open,
+    settings::Settings,
+};
+
+use crate::{atomic, family::Family};
+
+/// The right to add and remove the entries of clients of one bucket of tuples.
+pub struct Guard(*mut u32);
+
+impl Guard {
+    /// Takes the guard of the client's tuple that has this hash; none if its holder's
+    /// processor does not run.
+    #[inline(always)]
+    #[must_use]
+    pub fn take<F: Family>(client_hash: u64, settings: &Settings) -> Option<Self> {
+        let index = half_open::bucket_index(client_hash, settings.half_open_buckets);
+        let bucket = F::half_open().get_ptr_mut(index)?;
+        // SAFETY: array elements are never freed, and the guard is one of its fields.
+        unsafe {
+            let word = &raw mut (*bucket).guard;
+            atomic::lock(word).then_some(Self(word))
+        }
+    }
+
+    /// Gives it back.
+    #[inline(always)]
+    pub fn release(self) {
+        // SAFETY: whoever has the guard took the lock.
+        unsafe { atomic::unlock(self.0) };
+    }
+}
+
+/// The entry at a tuple.
+#[inline(always)]
+#[must_use]
+pub fn entry<F: Family>(key: &FlowKey<F::Address>) -> Option<&'static FlowEntry<F::Address>> {
+    // SAFETY: the entry stays mapped for the run of the program; other CPUs may write to it,
+    // which every field allows for.
+    F::flows().get_ptr_mut(key).map(|entry| unsafe { &*entry })
+}
+
+/// The entry for the packets of the server of `client`'s flow, at `server`, if it is still
+/// that flow's.
+#[inline(always)]
+#[must_use]
+pub fn partner<F: Family>(
+    client: &FlowKey<F::Address>,
+    server: &FlowKey<F::Address>,
+) -> Option<&'static FlowEntry<F::Address>> {
+    entry::<F>(server).filter(|entry| entry.answers(client))
+}
+
+/// Removes the entries of a flow. The caller holds the guard of `client` and has seen there
+/// what is to leave; `both` says that the entry at `server` is the flow's.
+#[inline(always)]
+pub fn remove<F: Family>(client: &FlowKey<F::Address>, server: &FlowKey<F::Address>, both: bool) {
+    let _absent = F::flows().remove(client);
+    if both {
+        let _absent = F::flows().remove(server);
+    }
+}
