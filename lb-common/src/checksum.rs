@@ -53,6 +53,13 @@ pub const fn delta(old_sum: u32, new_sum: u32) -> u16 {
     fold_two(fold_once(!old as u32 + fold_once(new_sum)))
 }
 
+/// The ones'-complement sum of two differences, or of two sums.
+#[inline(always)]
+#[must_use]
+pub const fn add(one: u16, other: u16) -> u16 {
+    fold_two(one as u32 + other as u32)
+}
+
 /// The stored checksum after the words it covers changed by `delta`.
 ///
 /// A checksum other than 0xffff never becomes 0xffff, just as a full computation over

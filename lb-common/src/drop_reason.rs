@@ -58,11 +58,13 @@ drop_reasons! {
     Internal = 12, "internal";
     /// A finished flow could not be reported, the ring buffer was full; the packet was forwarded.
     EventLost = 13, "event_lost";
+    /// An ICMP error about a packet from a VIP whose flow is not known here.
+    IcmpNoFlow = 14, "icmp_no_flow";
 }
 
 impl DropReason {
     /// How many reasons there are; the size of `DROP_COUNTERS`.
-    pub const COUNT: u32 = 14;
+    pub const COUNT: u32 = 15;
 
     /// From the index into `DROP_COUNTERS`.
     #[must_use]

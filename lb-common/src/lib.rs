@@ -19,6 +19,7 @@ pub mod event;
 pub mod flow;
 pub mod half_open;
 pub mod hash;
+pub mod icmp;
 pub mod maglev;
 pub mod ports;
 pub mod rst;

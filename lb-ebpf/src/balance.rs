@@ -14,9 +14,9 @@ use crate::{
     context::Context,
     ended,
     family::{V4, V6},
-    handshake, hit,
+    handshake, hit, icmp,
     packet::Packet,
-    parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Segment},
+    parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Other, Segment},
     reset,
     verdict::{Step, Verdict},
 };
@@ -31,6 +31,10 @@ const HALF_OPEN4: u32 = 0x102;
 const HALF_OPEN6: u32 = 0x103;
 /// The flow was half-open a moment ago.
 const AGAIN: u32 = 0x104;
+/// An IPv4 packet carries an ICMP message.
+const ICMP4: u32 = 0x105;
+/// An IPv6 packet carries an ICMPv6 message.
+const ICMP6: u32 = 0x106;
 /// Plus a drop reason: answer an IPv4 packet with a RST.
 const RESET4: u32 = 0x200;
 /// Plus a drop reason: answer an IPv6 packet with a RST.
@@ -60,6 +64,8 @@ pub fn balance(ctx: Context) -> u32 {
             ADMIT4 => admit4(ctx.raw()),
             ADMIT6 => admit6(ctx.raw()),
             AGAIN => confirmed(ctx),
+            ICMP4 => icmp4(ctx.raw()),
+            ICMP6 => icmp6(ctx.raw()),
             _ => break,
         };
     }
@@ -105,14 +111,14 @@ extern "C" fn flow(raw: *mut xdp_md) -> u32 {
                 let (step, ended) = hit::find_and_hit(ctx, &segment);
                 step.into_code(HALF_OPEN4, ADMIT4, RESET4) | if ended { ENDED4 } else { 0 }
             }
-            Err(verdict) => verdict.into_action(),
+            Err(other) => other.into_code(ICMP4),
         },
         ETHERTYPE_IPV6 => match parse::parse_v6(&packet, &link) {
             Ok(segment) => {
                 let (step, ended) = hit::find_and_hit(ctx, &segment);
                 step.into_code(HALF_OPEN6, ADMIT6, RESET6) | if ended { ENDED6 } else { 0 }
             }
-            Err(verdict) => verdict.into_action(),
+            Err(other) => other.into_code(ICMP6),
         },
         _ => xdp_action::XDP_PASS,
     }
@@ -206,6 +212,22 @@ extern "C" fn make_room6() -> u32 {
     0
 }
 
+/// For ICMP messages, IPv4.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn icmp4(raw: *mut xdp_md) -> u32 {
+    // SAFETY: the caller passes its own context on.
+    icmp::handle::<V4>(unsafe { Context::new(raw) }).into_action()
+}
+
+/// For ICMP messages, IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn icmp6(raw: *mut xdp_md) -> u32 {
+    // SAFETY: the caller passes its own context on.
+    icmp::handle::<V6>(unsafe { Context::new(raw) }).into_action()
+}
+
 #[inline(always)]
 fn parse_again4(ctx: Context) -> Option<Segment<V4>> {
     let packet = Packet::new(ctx);
@@ -228,6 +250,17 @@ fn internal() -> u32 {
 #[inline(always)]
 fn reset_reason(code: u32) -> DropReason {
     if code == DropReason::NoServer as u32 { DropReason::NoServer } else { DropReason::ServerDown }
+}
+
+impl Other {
+    /// The XDP action, or the code of the next stage.
+    #[inline(always)]
+    fn into_code(self, icmp: u32) -> u32 {
+        match self {
+            Self::Settled(verdict) => verdict.into_action(),
+            Self::Icmp => icmp,
+        }
+    }
 }
 
 impl Step {

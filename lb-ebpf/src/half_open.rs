@@ -5,14 +5,14 @@
 
 use lb_common::{
     address::Address,
-    flow::{Direction, Hop},
+    flow::{Direction, FlowKey, Hop},
     half_open::{self, Bucket, HalfOpenFlow, Place, WAYS},
     hash,
     settings::Settings,
     tcp_state::{Progress, TcpFlags},
 };
 
-use crate::{atomic, family::Family, maps::Draft, parse::Segment};
+use crate::{atomic, family::Family, maps::Draft};
 
 /// A place in the table as BPF code holds it.
 pub struct Found<A: 'static> {
@@ -38,12 +38,12 @@ impl Now {
     }
 }
 
-/// Where the flow of a packet is, and which way the packet travels; none if it has no
-/// half-open flow. `hash` is that of its tuple. A look without the lock: whoever acts on it
+/// Where the flow of a tuple is, and which way its packets travel; none if it is not
+/// half-open. `hash` is that of the tuple. A look without the lock: whoever acts on it
 /// makes sure under the lock.
 #[inline(always)]
 pub fn find<F: Family>(
-    segment: &Segment<F>,
+    key: &FlowKey<F::Address>,
     hash: u64,
     settings: &Settings,
 ) -> Option<(Found<F::Address>, Direction)> {
@@ -55,15 +55,13 @@ pub fn find<F: Family>(
     {
         let way = place.way as usize % WAYS;
         // SAFETY: as above.
-        if unsafe { (*bucket).tags[way] != 0 && (*bucket).flows[way].from_client.is(&segment.key) }
-        {
+        if unsafe { (*bucket).tags[way] != 0 && (*bucket).flows[way].from_client.is(key) } {
             return Some((Found { bucket, way }, Direction::Forward));
         }
     }
     for (way, tag) in tags.into_iter().enumerate() {
         // SAFETY: as above.
-        if tag == half_open::tag(hash) && unsafe { (*own).flows[way].from_server.is(&segment.key) }
-        {
+        if tag == half_open::tag(hash) && unsafe { (*own).flows[way].from_server.is(key) } {
             return Some((Found { bucket: own, way }, Direction::Reply));
         }
     }
@@ -159,6 +157,21 @@ impl<A: Address> Found<A> {
     pub fn read(&self, draft: &mut Draft<A>) {
         // SAFETY: array elements are never freed, and any bits are valid while others write.
         copy(unsafe { &(*self.bucket).flows[self.way % WAYS] }, &mut draft.flow);
+    }
+
+    /// Copies the flow under the lock, if it is the one of a tuple and has not timed out.
+    #[inline(always)]
+    pub fn read_whole(&self, key: &FlowKey<A>, draft: &mut Draft<A>, now: Now) -> bool {
+        let way = self.way % WAYS;
+        let Some(bucket) = lock(self.bucket) else { return false };
+        let flow = &bucket.flows[way];
+        let there = bucket.is_live(way as u32, now.ms, now.limit_ms)
+            && (flow.from_client.is(key) || flow.from_server.is(key));
+        if there {
+            copy(flow, &mut draft.flow);
+        }
+        unlock(bucket);
+        there
     }
 
     /// Takes note of a packet if the flow is still the one that was read, and brings the

@@ -40,7 +40,7 @@ pub fn look_further<F: Family>(segment: &Segment<F>) -> Step {
     };
     let hash = hash::tuple_hash(&segment.key);
     draft.hash = hash;
-    let known = half_open::find(segment, hash, settings).is_some();
+    let known = half_open::find::<F>(&segment.key, hash, settings).is_some();
     if known { Step::HalfOpen } else { Step::Admit }
 }
 
@@ -51,7 +51,7 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
     let (Some(settings), Some(draft)) = (SETTINGS.get(0), F::scratch()) else {
         return Step::Settled(Verdict::Drop(DropReason::Internal));
     };
-    let Some((found, direction)) = half_open::find(segment, draft.hash, settings) else {
+    let Some((found, direction)) = half_open::find::<F>(&segment.key, draft.hash, settings) else {
         return Step::Again;
     };
     found.read(draft);

@@ -4,7 +4,8 @@
 //! A packet passes through the modules in this order: [`parse`] finds out what it is,
 //! [`balance`] looks for its flow, [`hit`] handles packets of known flows, [`admit`] opens
 //! new ones ([`select`] picks the server, [`track`] the port), [`rewrite`] and
-//! [`transmit`] send it on its way. [`reset`] answers in place of a dead server.
+//! [`transmit`] send it on its way. [`reset`] answers in place of a dead server. ICMP messages
+//! go to [`icmp`], which finds the flow that they are about by [`related`].
 //!
 //! Within a stage everything is inlined: the verifier follows packet pointers only within
 //! a function.
@@ -33,9 +34,11 @@ pub mod family;
 pub mod half_open;
 pub mod handshake;
 pub mod hit;
+pub mod icmp;
 pub mod maps;
 pub mod packet;
 pub mod parse;
+pub mod related;
 pub mod reset;
 pub mod rewrite;
 pub mod select;

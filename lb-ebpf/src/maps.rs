@@ -127,6 +127,8 @@ pub struct Draft<A> {
     pub forward: FlowEntry<A>,
     /// Its entry for packets of the server.
     pub reply: FlowEntry<A>,
+    /// The entry of a flow that a packet is about but not of (`related`).
+    pub related: FlowEntry<A>,
 }
 
 /// Scratch space of this CPU; XDP programs do not nest on a CPU.

@@ -10,7 +10,7 @@ use lb_common::{
     address::{Address, Address4, Address6},
     drop_reason::DropReason,
     flow::{FlowKey, FlowKey4, FlowKey6},
-    hash,
+    hash, icmp,
     tcp_state::TcpFlags,
     vip::{VipKey, address_flag},
 };
@@ -82,6 +82,14 @@ pub struct Link {
     pub ether_type: u16,
 }
 
+/// What is no segment that belongs to a flow.
+pub enum Other {
+    /// The packet is settled.
+    Settled(Verdict),
+    /// An ICMP or ICMPv6 message to an address that may be ours.
+    Icmp,
+}
+
 /// The transport part of a segment, before the tuple is put together.
 struct Transport {
     ports: *mut [[u8; 2]; 2],
@@ -96,7 +104,7 @@ struct Transport {
 /// # Safety
 /// `header` and `ports` point to a whole IPv4 header and to both ports.
 #[inline(always)]
-unsafe fn key4(header: *const Ipv4Hdr, ports: *const [[u8; 2]; 2], protocol: u8) -> FlowKey4 {
+pub unsafe fn key4(header: *const Ipv4Hdr, ports: *const [[u8; 2]; 2], protocol: u8) -> FlowKey4 {
     // SAFETY: source and destination stand next to each other in the header as in the key,
     // and the key is 16 bytes of plain integers.
     unsafe {
@@ -110,7 +118,7 @@ unsafe fn key4(header: *const Ipv4Hdr, ports: *const [[u8; 2]; 2], protocol: u8)
 /// # Safety
 /// `header` and `ports` point to a whole IPv6 header and to both ports.
 #[inline(always)]
-unsafe fn key6(header: *const Ipv6Hdr, ports: *const [[u8; 2]; 2], protocol: u8) -> FlowKey6 {
+pub unsafe fn key6(header: *const Ipv6Hdr, ports: *const [[u8; 2]; 2], protocol: u8) -> FlowKey6 {
     // SAFETY: as in `key4`; the key is 40 bytes.
     unsafe {
         let [a, b, c, d] = (&raw const (*header).src_addr).cast::<[u64; 4]>().read_unaligned();
@@ -157,16 +165,16 @@ pub fn link(packet: &Packet) -> Option<Link> {
 /// Reads an IPv4 packet up to its ports.
 ///
 /// # Errors
-/// The verdict for a packet that is not ours, or not one that can be balanced.
+/// What becomes of a packet that is not ours, or not one that can be balanced.
 #[inline(always)]
-pub fn parse_v4(packet: &Packet, link: &Link) -> Result<Segment<V4>, Verdict> {
+pub fn parse_v4(packet: &Packet, link: &Link) -> Result<Segment<V4>, Other> {
     let Link { ethernet, offset, .. } = *link;
-    let header = packet.at::<Ipv4Hdr>(offset).ok_or(Verdict::Pass)?;
+    let header = packet.at::<Ipv4Hdr>(offset).ok_or(Other::PASS)?;
     // SAFETY: `at` checked the bounds; nothing else refers to these bytes.
     let ip = unsafe { &*header };
     let destination = Address4::new(ip.dst_addr);
     if !may_be_ours(destination) {
-        return Err(Verdict::Pass);
+        return Err(Other::PASS);
     }
     let header_bytes = usize::from(ip.vihl & 0x0f) * 4;
     let total = usize::from(u16::from_be_bytes(ip.tot_len));
@@ -174,7 +182,7 @@ pub fn parse_v4(packet: &Packet, link: &Link) -> Result<Segment<V4>, Verdict> {
         return Err(refuse(destination, ip.proto, DropReason::Malformed));
     }
     if ip.proto != TCP && ip.proto != UDP {
-        return Err(Verdict::Pass);
+        return Err(if ip.proto == icmp::ICMP { Other::Icmp } else { Other::PASS });
     }
     // More-fragments flag or an offset: ports are missing here or in later fragments.
     if u16::from_be_bytes(ip.frags) & 0x3fff != 0 {
@@ -205,16 +213,16 @@ pub fn parse_v4(packet: &Packet, link: &Link) -> Result<Segment<V4>, Verdict> {
 /// Reads an IPv6 packet up to its ports.
 ///
 /// # Errors
-/// The verdict for a packet that is not ours, or not one that can be balanced.
+/// What becomes of a packet that is not ours, or not one that can be balanced.
 #[inline(always)]
-pub fn parse_v6(packet: &Packet, link: &Link) -> Result<Segment<V6>, Verdict> {
+pub fn parse_v6(packet: &Packet, link: &Link) -> Result<Segment<V6>, Other> {
     let Link { ethernet, offset, .. } = *link;
-    let header = packet.at::<Ipv6Hdr>(offset).ok_or(Verdict::Pass)?;
+    let header = packet.at::<Ipv6Hdr>(offset).ok_or(Other::PASS)?;
     // SAFETY: `at` checked the bounds; nothing else refers to these bytes.
     let ip = unsafe { &*header };
     let destination = Address6::new(ip.dst_addr);
     if !may_be_ours(destination) {
-        return Err(Verdict::Pass);
+        return Err(Other::PASS);
     }
     let payload_bytes = usize::from(u16::from_be_bytes(ip.payload_len));
     if ip.vcf[0] >> 4 != 6 || payload_bytes > packet.remaining(offset + Ipv6Hdr::LEN) {
@@ -223,8 +231,15 @@ pub fn parse_v6(packet: &Packet, link: &Link) -> Result<Segment<V6>, Verdict> {
     let (protocol, extension_bytes) = if ip.next_hdr == TCP || ip.next_hdr == UDP {
         (ip.next_hdr, 0)
     } else {
-        let (protocol, bytes) =
-            skip_extensions(packet, offset + Ipv6Hdr::LEN, ip.next_hdr, destination)?;
+        let (protocol, bytes) = match skip_extensions(packet, offset + Ipv6Hdr::LEN, ip.next_hdr) {
+            Ok((protocol @ (TCP | UDP), bytes)) => (protocol, bytes),
+            Ok((icmp::ICMPV6, _)) => return Err(Other::Icmp),
+            Err(Stop::Truncated) => return Err(refuse(destination, TCP, DropReason::Malformed)),
+            Err(Stop::Fragment(protocol)) => {
+                return Err(refuse(destination, protocol, DropReason::Fragment));
+            }
+            Ok(_) | Err(Stop::SourceRoute) => return Err(Other::PASS),
+        };
         // One walk of the rest for any number of extension headers.
         (verifier::forget(u32::from(protocol)) as u8, (verifier::forget(bytes) & 0xff8) as usize)
     };
@@ -251,16 +266,23 @@ pub fn parse_v6(packet: &Packet, link: &Link) -> Result<Segment<V6>, Verdict> {
     })
 }
 
-/// Walks the extension headers (RFC 8200 section 4) to TCP or UDP; gives the protocol and
-/// the bytes walked over. Anything else, and routing headers that are not at their last
-/// hop, are left to the kernel.
+/// Where a walk over extension headers ends early.
+pub enum Stop {
+    /// The packet ends within a header.
+    Truncated,
+    /// At a fragment header, with the protocol that it announces.
+    Fragment(u8),
+    /// At a routing header that is not at its last hop.
+    SourceRoute,
+}
+
+/// Walks the extension headers (RFC 8200 section 4); gives what follows them and the bytes
+/// walked over.
+///
+/// # Errors
+/// Where the walk ends early.
 #[inline(always)]
-fn skip_extensions(
-    packet: &Packet,
-    start: usize,
-    first: u8,
-    destination: Address6,
-) -> Result<(u8, u32), Verdict> {
+pub fn skip_extensions(packet: &Packet, start: usize, first: u8) -> Result<(u8, u32), Stop> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
@@ -270,40 +292,32 @@ fn skip_extensions(
     let mut walked = 0;
     for _ in 0..MAX_EXTENSION_HEADERS {
         match next {
-            TCP | UDP => return Ok((next, walked as u32)),
             FRAGMENT => {
-                let Some(header) = packet.at::<[u8; 8]>(start + walked) else {
-                    return Err(refuse(destination, TCP, DropReason::Malformed));
-                };
+                let header = packet.at::<[u8; 8]>(start + walked).ok_or(Stop::Truncated)?;
                 // SAFETY: `at` checked the bounds.
                 let [protocol, _, offset_high, offset_low, ..] = unsafe { *header };
                 // An atomic fragment (RFC 6946) has neither offset nor followers.
                 if offset_high != 0 || offset_low & 0xf9 != 0 {
-                    return Err(refuse(destination, protocol, DropReason::Fragment));
+                    return Err(Stop::Fragment(protocol));
                 }
                 next = protocol;
                 walked += 8;
             }
             // Hop-by-hop options anywhere but first are an error that the kernel answers.
             HOP_BY_HOP | ROUTING | DESTINATION if next != HOP_BY_HOP || walked == 0 => {
-                let Some(header) = packet.at::<[u8; 8]>(start + walked) else {
-                    return Err(refuse(destination, TCP, DropReason::Malformed));
-                };
+                let header = packet.at::<[u8; 8]>(start + walked).ok_or(Stop::Truncated)?;
                 // SAFETY: `at` checked the bounds.
                 let [following, length, _, segments_left, ..] = unsafe { *header };
                 if next == ROUTING && segments_left != 0 {
-                    return Err(Verdict::Pass);
+                    return Err(Stop::SourceRoute);
                 }
                 next = following;
                 walked += (usize::from(length) + 1) * 8;
             }
-            _ => return Err(Verdict::Pass),
+            _ => break,
         }
     }
-    match next {
-        TCP | UDP => Ok((next, walked as u32)),
-        _ => Err(Verdict::Pass),
-    }
+    Ok((next, walked as u32))
 }
 
 /// Reads the ports and flags; none if the header contradicts the length of the datagram.
@@ -348,6 +362,11 @@ fn parse_transport(
     }
 }
 
+impl Other {
+    /// The kernel's.
+    const PASS: Self = Self::Settled(Verdict::Pass);
+}
+
 /// Whether the filter knows the address. It may err, but never for an address of ours.
 #[inline(always)]
 fn may_be_ours<A: Address>(address: A) -> bool {
@@ -358,16 +377,16 @@ fn may_be_ours<A: Address>(address: A) -> bool {
 /// Drops a packet for a reason if its address has a VIP of its protocol, else leaves it
 /// to the kernel.
 #[inline(always)]
-fn refuse<A: Address>(destination: A, protocol: u8, reason: DropReason) -> Verdict {
+fn refuse<A: Address>(destination: A, protocol: u8, reason: DropReason) -> Other {
     let record = VipKey::address_record(destination.to_common());
     let wanted = match protocol {
         TCP => address_flag::TCP,
         UDP => address_flag::UDP,
-        _ => return Verdict::Pass,
+        _ => return Other::PASS,
     };
     // SAFETY: the reference is not kept.
     match unsafe { VIPS.get(&record) } {
-        Some(entry) if entry.flags & wanted != 0 => Verdict::Drop(reason),
-        _ => Verdict::Pass,
+        Some(entry) if entry.flags & wanted != 0 => Other::Settled(Verdict::Drop(reason)),
+        _ => Other::PASS,
     }
 }

@@ -6,6 +6,8 @@ use aya_ebpf::{
 };
 use lb_common::{address::Address, drop_reason::DropReason, flow::Hop, server::ServerEntry};
 
+use network_types::eth::EthHdr;
+
 use crate::{context::Context, family::Family, maps::SCRATCH, parse::Segment, verdict::Verdict};
 
 /// Addresses the frame to a hop and sends it: back out of the interface it came from, or
@@ -13,9 +15,19 @@ use crate::{context::Context, family::Family, maps::SCRATCH, parse::Segment, ver
 #[inline(always)]
 pub fn transmit<F: Family>(ctx: Context, segment: &Segment<F>, hop: &Hop) -> Verdict {
     // SAFETY: the parser checked the bounds.
+    unsafe { send(ctx, segment.ethernet, hop) }
+}
+
+/// The same for a frame that is no segment.
+///
+/// # Safety
+/// `ethernet` points to a whole Ethernet header.
+#[inline(always)]
+pub unsafe fn send(ctx: Context, ethernet: *mut EthHdr, hop: &Hop) -> Verdict {
+    // SAFETY: the caller's promise.
     unsafe {
-        (*segment.ethernet).dst_addr = hop.neighbour;
-        (*segment.ethernet).src_addr = hop.own;
+        (*ethernet).dst_addr = hop.neighbour;
+        (*ethernet).src_addr = hop.own;
     }
     if ctx.ingress_ifindex() == hop.ifindex {
         return Verdict::Send(xdp_action::XDP_TX);

@@ -7,6 +7,7 @@
 
 mod ends;
 pub mod fields;
+pub mod icmp;
 pub mod serialise;
 pub mod verify;
 

@@ -1,0 +1,308 @@
+//! ICMP and ICMPv6 messages to our addresses: errors about packets of flows are translated
+//! and sent on, whichever side they come from. What is not about a flow is the kernel's.
+//!
+//! `lb_common::icmp` has the rules. Errors are told from the packets they quote, never from
+//! who sent them: any router on the way may.
+
+use lb_common::{
+    address::{Address, Address4, Address6},
+    checksum,
+    drop_reason::DropReason,
+    flow::{FlowEntry, FlowKey},
+    icmp::{self, Kind},
+    vip::VipKey,
+};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
+
+use crate::{
+    context::Context,
+    counters,
+    family::{Family, V4, V6},
+    maps::VIPS,
+    packet::Packet,
+    parse::{self, Link, TCP, UDP},
+    related, transmit,
+    verdict::Verdict,
+    verifier,
+};
+
+/// A message as it stands in the packet.
+pub struct Message<F: Family> {
+    ip: *mut F::Header,
+    /// Its header, within the packet.
+    icmp: *mut [u8; icmp::HEADER_BYTES],
+    /// Offset of what it quotes, if it is an error.
+    body: usize,
+    /// Offset behind the last byte that belongs to it.
+    end: usize,
+}
+
+/// The packet that an error quotes.
+pub struct Quote<F: Family> {
+    ip: *mut F::Header,
+    ports: *mut [[u8; 2]; 2],
+    /// Offset of its transport header.
+    transport: usize,
+    /// Its tuple.
+    key: FlowKey<F::Address>,
+}
+
+/// What differs between ICMP and ICMPv6 in packets.
+pub trait Icmp: Family {
+    /// What a type means.
+    fn kind(message_type: u8) -> Kind;
+    /// The message of a packet; none if it is not whole.
+    fn message(packet: &Packet, link: &Link) -> Option<Message<Self>>;
+    /// What an error quotes; none if it is no TCP or UDP packet, or not enough of it.
+    fn quote(packet: &Packet, message: &Message<Self>) -> Option<Quote<Self>>;
+    /// Source and destination of a header.
+    fn addresses(header: &Self::Header) -> (Self::Address, Self::Address);
+    /// Writes both addresses of a quoted header and repairs its checksum by `delta`.
+    fn translate_quoted(
+        header: &mut Self::Header,
+        source: Self::Address,
+        destination: Self::Address,
+        delta: u16,
+    );
+}
+
+/// Handles a packet that carries an ICMP or ICMPv6 message.
+#[inline(always)]
+pub fn handle<F: Icmp>(ctx: Context) -> Verdict {
+    let packet = Packet::new(ctx);
+    let Some(link) = parse::link(&packet) else { return Verdict::Pass };
+    let Some(message) = F::message(&packet, &link) else { return Verdict::Pass };
+    // SAFETY: `message` checked the bounds.
+    match F::kind(unsafe { (*message.icmp)[0] }) {
+        Kind::Error => error(ctx, &packet, &link, &message),
+        Kind::EchoRequest | Kind::Other => Verdict::Pass,
+    }
+}
+
+/// Sends an error to whoever it is for.
+#[inline(always)]
+fn error<F: Icmp>(ctx: Context, packet: &Packet, link: &Link, message: &Message<F>) -> Verdict {
+    let Some(quote) = F::quote(packet, message) else { return Verdict::Pass };
+    // SAFETY: `message` checked the bounds.
+    let (_, destination) = F::addresses(unsafe { &*message.ip });
+    let Some(key) = icmp::flow_of(&quote.key, destination) else { return Verdict::Pass };
+    let Some(entry) = related::find::<F>(&key) else { return unknown(&quote.key) };
+    let hop = match related::hop::<F>(ctx, entry) {
+        Ok(hop) => hop,
+        Err(verdict) => return verdict,
+    };
+    // SAFETY: `message` checked the bounds.
+    if F::ttl(unsafe { &*message.ip }) <= 1 {
+        return Verdict::Drop(DropReason::TtlExpired);
+    }
+    translate(packet, message, &quote, entry);
+    counters::count_packet(entry.vip, entry.server, entry.direction(), packet.len() as u64);
+    // SAFETY: `link` checked the bounds.
+    unsafe { transmit::send(ctx, link.ethernet, &hop) }
+}
+
+/// An error about a flow that is not known: the kernel's, unless a VIP sent the packet.
+#[inline(always)]
+fn unknown<A: Address>(quoted: &FlowKey<A>) -> Verdict {
+    let key = VipKey::new(quoted.source.to_common(), quoted.source_port, quoted.protocol);
+    // SAFETY: the reference is not kept.
+    if unsafe { VIPS.get(&key) }.is_some() {
+        return Verdict::Drop(DropReason::IcmpNoFlow);
+    }
+    Verdict::Pass
+}
+
+/// Makes of an error what its receiver can recognise: from the end that it knows, about the
+/// packet that it sent.
+#[inline(always)]
+fn translate<F: Icmp>(
+    packet: &Packet,
+    message: &Message<F>,
+    quote: &Quote<F>,
+    entry: &FlowEntry<F::Address>,
+) {
+    let to = entry.translation();
+    // SAFETY: `message` and `quote` checked the bounds; nothing else refers to these bytes.
+    unsafe {
+        let (source, destination) = F::addresses(&*message.ip);
+        let outer = checksum::delta(
+            source.word_sum() + destination.word_sum(),
+            to.source.word_sum() + to.destination.word_sum(),
+        );
+        F::translate(&mut *message.ip, *to.source, *to.destination, outer);
+        F::translate_quoted(&mut *quote.ip, *to.destination, *to.source, to.deltas.header);
+        *quote.ports =
+            [to.destination_port.wire().to_ne_bytes(), to.source_port.wire().to_ne_bytes()];
+        let repaired = repair(packet, message, quote, to.deltas.transport);
+        let delta = icmp::message_delta::<F::Address>(to.deltas, repaired);
+        // Only ICMPv6 has a pseudo header.
+        let delta = if F::Address::HEADER_CHECKSUM { delta } else { checksum::add(delta, outer) };
+        let stored = message.icmp.cast::<u8>().add(icmp::CHECKSUM).cast::<[u8; 2]>();
+        *stored = checksum::apply(u16::from_ne_bytes(*stored), delta).to_ne_bytes();
+    }
+}
+
+/// Repairs the quoted TCP or UDP checksum if it is there; whether it is.
+#[inline(always)]
+fn repair<F: Icmp>(packet: &Packet, message: &Message<F>, quote: &Quote<F>, delta: u16) -> bool {
+    let offset = quote.transport + icmp::quoted_checksum(quote.key.protocol);
+    if offset + 2 > message.end {
+        return false;
+    }
+    let Some(stored) = packet.at::<[u8; 2]>(offset) else { return false };
+    // SAFETY: `at` checked the bounds.
+    let before = u16::from_ne_bytes(unsafe { *stored });
+    if quote.key.protocol == UDP && before == 0 {
+        return false;
+    }
+    let after = if quote.key.protocol == TCP {
+        checksum::apply(before, delta)
+    } else {
+        checksum::apply_udp4(before, delta)
+    };
+    // SAFETY: as above.
+    unsafe { *stored = after.to_ne_bytes() };
+    true
+}
+
+impl Icmp for V4 {
+    #[inline(always)]
+    fn kind(message_type: u8) -> Kind {
+        icmp::kind4(message_type)
+    }
+
+    #[inline(always)]
+    fn message(packet: &Packet, link: &Link) -> Option<Message<Self>> {
+        let header = packet.at::<Ipv4Hdr>(link.offset)?;
+        // SAFETY: `at` checked the bounds.
+        let ip = unsafe { &*header };
+        let header_bytes = usize::from(ip.vihl & 0x0f) * 4;
+        let total = usize::from(u16::from_be_bytes(ip.tot_len));
+        let fragment = u16::from_be_bytes(ip.frags) & 0x3fff != 0;
+        if ip.vihl >> 4 != 4
+            || header_bytes < Ipv4Hdr::LEN
+            || fragment
+            || total < header_bytes + icmp::HEADER_BYTES
+            || total > packet.remaining(link.offset)
+        {
+            return None;
+        }
+        let at = link.offset + header_bytes;
+        let icmp = packet.at(at)?;
+        Some(Message { ip: header, icmp, body: at + icmp::HEADER_BYTES, end: link.offset + total })
+    }
+
+    #[inline(always)]
+    fn quote(packet: &Packet, message: &Message<Self>) -> Option<Quote<Self>> {
+        let header = packet.at::<Ipv4Hdr>(message.body)?;
+        // SAFETY: `at` checked the bounds.
+        let ip = unsafe { &*header };
+        let header_bytes = usize::from(ip.vihl & 0x0f) * 4;
+        // Only the first fragment has ports.
+        let later = u16::from_be_bytes(ip.frags) & 0x1fff != 0;
+        if ip.vihl >> 4 != 4 || header_bytes < Ipv4Hdr::LEN || later {
+            return None;
+        }
+        if ip.proto != TCP && ip.proto != UDP {
+            return None;
+        }
+        let transport = message.body + header_bytes;
+        let ports = packet.at::<[u8; icmp::QUOTED_BYTES]>(transport)?;
+        if transport + icmp::QUOTED_BYTES > message.end {
+            return None;
+        }
+        // SAFETY: `at` checked the bounds.
+        let key = unsafe { parse::key4(header, ports.cast(), ip.proto) };
+        Some(Quote { ip: header, ports: ports.cast(), transport, key })
+    }
+
+    #[inline(always)]
+    fn addresses(header: &Ipv4Hdr) -> (Address4, Address4) {
+        (Address4::new(header.src_addr), Address4::new(header.dst_addr))
+    }
+
+    #[inline(always)]
+    fn translate_quoted(header: &mut Ipv4Hdr, source: Address4, destination: Address4, delta: u16) {
+        let check = u16::from_ne_bytes(header.check);
+        header.check = checksum::apply(check, delta).to_ne_bytes();
+        header.src_addr = source.octets;
+        header.dst_addr = destination.octets;
+    }
+}
+
+impl Icmp for V6 {
+    #[inline(always)]
+    fn kind(message_type: u8) -> Kind {
+        icmp::kind6(message_type)
+    }
+
+    #[inline(always)]
+    fn message(packet: &Packet, link: &Link) -> Option<Message<Self>> {
+        let header = packet.at::<Ipv6Hdr>(link.offset)?;
+        // SAFETY: `at` checked the bounds.
+        let ip = unsafe { &*header };
+        let start = link.offset + Ipv6Hdr::LEN;
+        let payload = usize::from(u16::from_be_bytes(ip.payload_len));
+        if ip.vcf[0] >> 4 != 6 || payload > packet.remaining(start) {
+            return None;
+        }
+        let (protocol, extensions) = walk(packet, start, ip.next_hdr)?;
+        if protocol != icmp::ICMPV6 || payload < extensions + icmp::HEADER_BYTES {
+            return None;
+        }
+        let at = start + extensions;
+        let icmp = packet.at(at)?;
+        Some(Message { ip: header, icmp, body: at + icmp::HEADER_BYTES, end: start + payload })
+    }
+
+    #[inline(always)]
+    fn quote(packet: &Packet, message: &Message<Self>) -> Option<Quote<Self>> {
+        let header = packet.at::<Ipv6Hdr>(message.body)?;
+        // SAFETY: `at` checked the bounds.
+        let ip = unsafe { &*header };
+        if ip.vcf[0] >> 4 != 6 {
+            return None;
+        }
+        let start = message.body + Ipv6Hdr::LEN;
+        let (protocol, extensions) = walk(packet, start, ip.next_hdr)?;
+        if protocol != TCP && protocol != UDP {
+            return None;
+        }
+        let transport = start + extensions;
+        let ports = packet.at::<[u8; icmp::QUOTED_BYTES]>(transport)?;
+        if transport + icmp::QUOTED_BYTES > message.end {
+            return None;
+        }
+        // SAFETY: `at` checked the bounds.
+        let key = unsafe { parse::key6(header, ports.cast(), protocol) };
+        Some(Quote { ip: header, ports: ports.cast(), transport, key })
+    }
+
+    #[inline(always)]
+    fn addresses(header: &Ipv6Hdr) -> (Address6, Address6) {
+        (Address6::new(header.src_addr), Address6::new(header.dst_addr))
+    }
+
+    #[inline(always)]
+    fn translate_quoted(
+        header: &mut Ipv6Hdr,
+        source: Address6,
+        destination: Address6,
+        _delta: u16,
+    ) {
+        header.src_addr = source.octets;
+        header.dst_addr = destination.octets;
+    }
+}
+
+/// What follows the extension headers, and the bytes that they take, bounded for the
+/// verifier.
+#[inline(always)]
+fn walk(packet: &Packet, start: usize, first: u8) -> Option<(u8, usize)> {
+    let (protocol, bytes) = parse::skip_extensions(packet, start, first).ok()?;
+    // One walk of the rest for any number of extension headers.
+    Some((verifier::forget(u32::from(protocol)) as u8, (verifier::forget(bytes) & 0xff8) as usize))
+}

@@ -1,0 +1,59 @@
+//! Finding the flow of a packet that does not carry its tuple: an error about one of its
+//! packets, a fragment behind the first.
+//!
+//! Such packets change nothing of the flow, so all they need is a copy of its entry.
+
+use lb_common::{
+    drop_reason::DropReason,
+    flow::{Direction, FlowEntry, FlowKey, Hop},
+    hash,
+};
+
+use crate::{
+    clock,
+    context::Context,
+    family::Family,
+    half_open::{self, Now},
+    hit,
+    maps::{SERVERS, SETTINGS},
+    verdict::Verdict,
+};
+
+/// The entry of a tuple as a copy in this CPU's draft: of a confirmed flow, or as a half-open
+/// one would have it.
+#[inline(always)]
+pub fn find<F: Family>(key: &FlowKey<F::Address>) -> Option<&'static FlowEntry<F::Address>> {
+    let draft = F::scratch()?;
+    if let Some(entry) = F::flows().get_ptr(key) {
+        // SAFETY: the entry stays mapped for the run of the program, and any bits are valid
+        // while others write.
+        draft.related = unsafe { *entry };
+        return Some(&draft.related);
+    }
+    let settings = SETTINGS.get(0)?;
+    let now = Now::new(clock::now_ns(), settings);
+    let (found, direction) = half_open::find::<F>(key, hash::tuple_hash(key), settings)?;
+    if !found.read_whole(key, draft, now) {
+        return None;
+    }
+    draft.flow.write_entry(direction, now.ns, &mut draft.related);
+    Some(&draft.related)
+}
+
+/// Where packets that match the entry go.
+///
+/// # Errors
+/// The verdict if its server is not configured any more, or no way to it is known.
+#[inline(always)]
+pub fn hop<F: Family>(ctx: Context, entry: &FlowEntry<F::Address>) -> Result<Hop, Verdict> {
+    if entry.direction() == Direction::Reply {
+        return Ok(entry.client_hop);
+    }
+    let server = SERVERS
+        .get(u32::from(entry.server.id))
+        .filter(|server| server.generation == entry.server.generation);
+    match server {
+        Some(server) => hit::server_hop::<F>(ctx, server),
+        None => Err(Verdict::Drop(DropReason::ServerDown)),
+    }
+}
