@@ -159,15 +159,12 @@ fn removals(count: u16, nets: u8, removed: usize) -> Vec<f64> {
     found
 }
 
-/// With few members, two whose strides happen to be in a simple ratio stand out, so the
-/// bound holds for the mean and for nearly every removal, not for each.
 #[test]
 fn a_server_that_leaves_a_configuration_of_10_disturbs_few_of_the_others_slots() {
     let found = removals(10, 20, 10);
-    let beyond = found.iter().filter(|moved| **moved > 0.3).count();
-    assert!(mean(&found) <= 0.2);
-    assert!(beyond * 20 <= found.len(), "{beyond} of {} move more than 0.3 %", found.len());
-    assert!(worst(&found) <= 0.8);
+    println!("10 servers: mean {:.3} %, worst {:.3} %", mean(&found), worst(&found));
+    assert!(mean(&found) <= 0.18);
+    assert!(worst(&found) <= 0.3);
 }
 
 #[test]
