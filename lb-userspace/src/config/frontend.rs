@@ -1,18 +1,20 @@
 //! `frontends.NAME`: what clients connect to.
 
+use ipnet::IpNet;
+
 use super::{
     address::{BindAddress, bind_address},
     decode::{Cursor, Entries},
     fault::{Located, Refusal, quoted},
     limits::{self, RawLimits},
-    proxy::{ACCEPT_PROXY, SNI},
+    proxy::{ACCEPT_PROXY, SNI, TRUSTED_PROXIES},
     rules::{RULES, RawRules},
     schema::{
         Bool, Choice, Key, KeyInfo, List, ListItems, Named, Nested, Presence, Section, Shape, Text,
         Unbuilt,
     },
     timeouts::{self, RawTimeouts},
-    tls::{BIND_TLS, RawBindTls},
+    tls::{BIND_TLS, RawBindTls, whole},
 };
 use crate::model::{
     frontend::{AcceptProxy, Listen, SniPattern},
@@ -84,6 +86,8 @@ pub(super) struct RawHttp {
     pub(super) timeouts: Option<RawTimeouts>,
     /// What it takes from clients.
     pub(super) limits: Option<RawLimits>,
+    /// Networks of proxies in front of it; none if at fault.
+    pub(super) trusted_proxies: Option<Vec<IpNet>>,
 }
 
 /// The words of `mode`.
@@ -102,7 +106,7 @@ static SECTION: Section = Section {
     path: "frontends.NAME",
     doc: "What clients connect to. A name has 1 to 63 letters, digits, `-`, `_` and `.`, and \
           starts with a letter or a digit.",
-    keys: &[&MODE, &BIND, &BACKEND, &FORWARD, &RULES, &SNI, &TIMEOUTS, &LIMITS],
+    keys: &[&MODE, &BIND, &BACKEND, &FORWARD, &RULES, &SNI, &TRUSTED_PROXIES, &TIMEOUTS, &LIMITS],
     unbuilt: &[Unbuilt { name: "tls", hint: "it is a key of the entries of `bind`" }],
 };
 
@@ -116,7 +120,7 @@ static MODE: Key<Choice<Mode>> = Key {
     presence: Presence::Required("mode: l4"),
     doc: "`l4`: packets are forwarded in the kernel. `tcp`: the proxy joins each connection with \
           one to a server, with TLS on either side if asked to. `http`: the proxy reads requests and \
-          answers them from servers, over HTTP/1.1 and HTTP/2 (with prior knowledge).",
+          answers them from servers, over HTTP/1.1 and HTTP/2 (by ALPN, or with prior knowledge).",
 };
 
 static BIND: Key<List<BindShape>> = Key {
@@ -339,13 +343,13 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
     let mode = match mode {
         Some(Mode::L4) => {
             refuse(entries, &[&TIMEOUTS, &LIMITS, &RULES], "needs `mode: http`");
-            refuse(entries, &[&SNI], "is not for `mode: l4`");
+            refuse(entries, &[&SNI, &TRUSTED_PROXIES], "is not for `mode: l4`");
             let vips = judge(entries, bind, RawBind::vip);
             entries.get(&FORWARD).map(|()| RawMode::L4(vips))
         }
         Some(Mode::Tcp) => {
             refuse(entries, &[&FORWARD], "needs `mode: l4`");
-            refuse(entries, &[&RULES], "needs `mode: http`");
+            refuse(entries, &[&RULES, &TRUSTED_PROXIES], "needs `mode: http`");
             let timeouts = entries.get(&TIMEOUTS);
             let limits = entries.get(&LIMITS);
             if limits.is_some_and(|limits| limits.is_about_requests) {
@@ -364,7 +368,8 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
             let timeouts = entries.get(&TIMEOUTS);
             let limits = entries.get(&LIMITS);
             let listen = judge(entries, bind, RawBind::listen_http);
-            Some(RawMode::Http(RawHttp { listen, timeouts, limits }))
+            let trusted_proxies = entries.get(&TRUSTED_PROXIES).and_then(whole);
+            Some(RawMode::Http(RawHttp { listen, timeouts, limits, trusted_proxies }))
         }
         None => {
             entries.get(&FORWARD);

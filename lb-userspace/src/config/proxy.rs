@@ -57,6 +57,17 @@ fn decode_accept(entries: &Entries<'_>) -> Option<AcceptProxy> {
     Some(AcceptProxy { sources: sources?, timeout: timeout? })
 }
 
+/// `frontends.NAME.trusted_proxies`.
+pub(super) static TRUSTED_PROXIES: Key<List<Text<IpNet>>> = Key {
+    name: "trusted_proxies",
+    shape: List { item: Text { what: "a network", parse: network } },
+    presence: Presence::Default("[]"),
+    doc: "`mode: http`: networks of proxies in front of this one. What they say in \
+          `X-Forwarded-For` and `Forwarded` is kept and their own address appended; of \
+          `X-Forwarded-Proto`, `-Host`, `-Port` and `X-Real-IP` what they say stays. From \
+          everybody else these fields are replaced, or taken off, before rules see them.",
+};
+
 /// `backends.NAME.send_proxy`.
 pub(super) static SEND_PROXY: Key<Choice<SendProxy>> = Key {
     name: "send_proxy",
@@ -69,7 +80,8 @@ pub(super) static SEND_PROXY: Key<Choice<SendProxy>> = Key {
     presence: Presence::Optional("servers see the proxy's address"),
     doc: "The proxy tells servers who the client is, by the PROXY protocol: version 1; version \
           2; with the server name, ALPN and facts of the client's TLS; with a unique id and a \
-          checksum besides. Layer-4 frontends do not use it.",
+          checksum besides. Layer-4 frontends do not use it. In `mode: http` such a connection \
+          carries one request: it is the client's and goes to nobody else.",
 };
 
 const PLAIN: ProxyTlvs =

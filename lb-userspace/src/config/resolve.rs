@@ -20,7 +20,7 @@ use super::{
     position::Mark,
     rules::{NamedConditions, Resolver},
     schema::{ListItems, NamedItems},
-    spread::{RawHash, RawProxy, judge_layer_4},
+    spread::{RawHash, judge_layer_4},
 };
 use crate::model::{
     frontend::{Frontend, HttpFrontend, L4Frontend, Listen, ListenAddress, TcpFrontend},
@@ -132,6 +132,7 @@ fn resolve_frontends(
                     timeouts: http.timeouts?.client(&defaults.timeouts)?,
                     connections,
                     limits,
+                    trusted_proxies: http.trusted_proxies?,
                     rules: rules.remove(&name)??,
                 })
             }
@@ -254,7 +255,6 @@ fn judge_references(
             };
             used.insert(&reference.value);
             judge_family(frontend, backend.value.as_ref(), &reference.place, sink);
-            judge_http(frontend, backend.value.as_ref(), &reference.place, sink);
         }
     }
     let is_unused = |name: &Name| !used.contains(name) && !rules.uses_backend(name);
@@ -269,16 +269,6 @@ fn no_backend<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Refusal
     match did_you_mean(wanted, known) {
         Some(meant) => refusal.hint(format!("did you mean {}?", quoted(meant))),
         None => refusal.hint("backends are defined under `backends`"),
-    }
-}
-
-/// What a frontend of `mode: http` can not do with servers in this version.
-fn judge_http(frontend: &RawFrontend, backend: Option<&RawBackend>, place: &Place, sink: &Sink) {
-    let proxy = backend.and_then(|backend| backend.proxy.as_ref());
-    let is_http = matches!(frontend.mode, Some(RawMode::Http(_)));
-    if is_http && proxy.is_some_and(RawProxy::is_for_tcp_alone) {
-        let refusal = Refusal::new("its tls or send_proxy is not built for `mode: http`");
-        sink.fault(place, refusal.hint("`mode: tcp` has them in this version"));
     }
 }
 

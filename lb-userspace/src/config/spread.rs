@@ -78,11 +78,6 @@ impl RawHash {
 }
 
 impl RawProxy {
-    /// It has what requests can not use in this version.
-    pub(super) fn is_for_tcp_alone(&self) -> bool {
-        self.tls.is_some() || self.send_proxy.is_some()
-    }
-
     /// `None` if a default is at fault.
     pub(super) fn resolve(&self, hash: &RawHash, defaults: &Defaults) -> Option<ProxySettings> {
         let (timeouts, queue_timeout) = self.timeouts.server(&defaults.timeouts)?;
@@ -301,8 +296,8 @@ static PROTOCOL: Key<Choice<ServerProtocol>> = Key {
     name: "protocol",
     shape: Choice::of(&[("http1", ServerProtocol::Http1), ("http2", ServerProtocol::Http2)]),
     presence: Presence::Default("http1"),
-    doc: "What a frontend of `mode: http` speaks with the servers: HTTP/1.1, or HTTP/2 with \
-          prior knowledge (gRPC).",
+    doc: "What a frontend of `mode: http` speaks with the servers: HTTP/1.1, or HTTP/2 (gRPC), \
+          by ALPN where there is `tls`, else with prior knowledge.",
 };
 
 static IDLE: Key<Nested<IdleConnections>> = Key {

@@ -76,6 +76,9 @@ pub struct HttpFrontend {
     pub connections: ConnectionLimits,
     /// What a request may be.
     pub limits: HttpLimits,
+    /// Peers whose word on where a request comes from is taken (`X-Forwarded-For` and its
+    /// kind).
+    pub trusted_proxies: Vec<IpNet>,
     /// What happens to which requests, in order; the backends that they name are present.
     pub rules: Vec<Rule>,
 }

@@ -9,8 +9,12 @@ use std::{
 };
 
 use super::{
-    limits::Connections, listen::SocketKey, material::Material, rules::RuleSet,
-    tcp::plan::TcpPlans, tls::termination::Termination,
+    limits::Connections,
+    listen::SocketKey,
+    material::Material,
+    rules::RuleSet,
+    tcp::plan::TcpPlans,
+    tls::{encryption::Encryption, termination::Termination},
 };
 use crate::{
     balance::{KnownServer, Pool, Pools, pools::KnownBackend},
@@ -69,6 +73,8 @@ pub struct BackendPlan {
     pub name: Name,
     /// How it is used.
     pub settings: ProxySettings,
+    /// TLS with its servers.
+    pub encryption: Option<Arc<Encryption>>,
     /// What `maglev` hashes.
     pub hash: HashBy,
     /// Its servers.
@@ -86,8 +92,14 @@ impl Plan {
             .filter_map(|(name, backend)| {
                 let settings = backend.proxy.clone();
                 let pool = pools.get(name)?;
-                let (name_, hash) = (name.clone(), backend.hash);
-                Some((name, Arc::new(BackendPlan { name: name_, settings, hash, pool })))
+                let plan = BackendPlan {
+                    name: name.clone(),
+                    settings,
+                    encryption: material.encryption(name),
+                    hash: backend.hash,
+                    pool,
+                };
+                Some((name, Arc::new(plan)))
             })
             .collect();
         let http = snapshot.frontends.iter().filter_map(|(name, frontend)| {

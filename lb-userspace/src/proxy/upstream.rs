@@ -3,7 +3,7 @@
 //! A connection is kept once a response has come in full and nothing else has: hyper gives
 //! up one on which a server says more than it was asked, and one it gave up is not lent.
 //! The last one kept is the first one lent, so that a quiet server's connections age and
-//! go.
+//! go. One that began with a PROXY header is its client's, and is neither kept nor shared.
 
 use std::{
     cell::RefCell,
@@ -12,6 +12,7 @@ use std::{
     io,
     pin::pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -22,12 +23,21 @@ use hyper::{
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, sync::oneshot, task};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot, task};
 
-use super::{executor::LocalExecutor, http::body::RequestBody, socket::Socket, timer::Deadline};
+use super::{
+    executor::LocalExecutor,
+    http::body::RequestBody,
+    plan::BackendPlan,
+    proxy_protocol::{self, Facts},
+    socket::Socket,
+    stream::Stream,
+    timer::Deadline,
+    tls::{encryption::Encryption, error::HandshakeError},
+};
 use crate::{
     balance::Member,
-    model::backend::{IdleConnections, ProxySettings, ServerProtocol},
+    model::backend::{IdleConnections, SendProxy, ServerProtocol},
 };
 
 /// Most fields and bytes in the header of a response.
@@ -45,6 +55,8 @@ pub(crate) struct Upstreams {
 struct Idle {
     sender: Sender,
     handover: Handover,
+    /// The TLS it was made with: another configuration does not get it.
+    encryption: Option<Arc<Encryption>>,
     since: Instant,
     timeout: Duration,
 }
@@ -59,10 +71,10 @@ enum Sender {
 /// Whom to give the socket to if the server changes the protocol.
 type Handover = Rc<RefCell<Option<oneshot::Sender<Tunnel>>>>;
 
-/// The socket of a server that has changed the protocol, and what it has sent already.
+/// The stream of a server that has changed the protocol, and what it has sent already.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
-    pub(crate) socket: Socket,
+    pub(crate) stream: Stream,
     pub(crate) first: Bytes,
 }
 
@@ -72,8 +84,11 @@ pub(crate) struct Checkout {
     sender: Sender,
     handover: Handover,
     upstreams: Rc<Upstreams>,
+    encryption: Option<Arc<Encryption>>,
     server: u64,
     keep: IdleConnections,
+    /// Other clients may have it.
+    is_shared: bool,
     /// How long it had been idle; none if it is new.
     idle: Option<Duration>,
 }
@@ -85,6 +100,10 @@ pub(crate) enum ConnectError {
     Refused(#[source] io::Error),
     #[error("the server did not answer in time")]
     Timeout,
+    #[error("TLS with the server")]
+    Tls(#[from] HandshakeError),
+    #[error("the server does not speak HTTP/2 over TLS")]
+    NoHttp2,
     #[error("the server does not speak HTTP")]
     Handshake(#[source] hyper::Error),
 }
@@ -98,6 +117,8 @@ impl ConnectError {
             }
             Self::Refused(_) => "connect_failed",
             Self::Timeout => "connect_timeout",
+            Self::Tls(error) => error.server_reason(),
+            Self::NoHttp2 => "server_tls_no_http2",
             Self::Handshake(_) => "connect_handshake",
         }
     }
@@ -108,48 +129,52 @@ impl Upstreams {
     pub(crate) fn reuse(
         self: &Rc<Self>,
         member: &Member,
-        settings: &ProxySettings,
+        backend: &BackendPlan,
     ) -> Option<Checkout> {
         let mut all = self.idle.borrow_mut();
         let kept = all.get_mut(&member.id())?;
         while let Some(idle) = kept.pop() {
-            if !idle.is_usable(settings.protocol) {
+            if !idle.is_usable(backend) {
                 continue;
             }
             if let Sender::Http2(shared) = &idle.sender {
                 let sender = Sender::Http2(shared.clone());
                 let handover = Rc::clone(&idle.handover);
                 kept.push(Idle { since: Instant::now(), ..idle });
-                return Some(self.lend(member, settings, sender, handover, Some(Duration::ZERO)));
+                return Some(self.lend(member, backend, sender, handover, Some(Duration::ZERO)));
             }
             let age = idle.since.elapsed();
-            return Some(self.lend(member, settings, idle.sender, idle.handover, Some(age)));
+            return Some(self.lend(member, backend, idle.sender, idle.handover, Some(age)));
         }
         None
     }
 
-    /// A new connection, unless it takes longer than `after`.
+    /// A new connection, unless it takes longer than `after`; TLS has its own limit.
+    /// `client` is who servers are told of, where they are told.
     pub(crate) async fn connect(
         self: &Rc<Self>,
         member: &Member,
-        settings: &ProxySettings,
+        backend: &BackendPlan,
+        client: &Facts<'_>,
         after: Duration,
     ) -> Result<Checkout, ConnectError> {
-        let connect = within(after, TcpStream::connect(member.address()));
-        let stream = connect.await.ok_or(ConnectError::Timeout)?.map_err(ConnectError::Refused)?;
-        let socket = Socket::Tcp(stream);
-        socket.tune().map_err(ConnectError::Refused)?;
+        let stream = open(member, backend, client, after).await?;
         let handover = Handover::default();
-        let sender = match settings.protocol {
-            ServerProtocol::Http1 => http1_connection(socket, &handover).await,
-            ServerProtocol::Http2 => http2_connection(socket).await,
+        let sender = match backend.settings.protocol {
+            ServerProtocol::Http1 => http1_connection(stream, &handover).await,
+            ServerProtocol::Http2 => http2_connection(stream).await,
         };
         let sender = sender.map_err(ConnectError::Handshake)?;
-        if let Sender::Http2(shared) = &sender {
+        let checkout = self.lend(member, backend, sender, handover, None);
+        if let Sender::Http2(shared) = &checkout.sender
+            && checkout.is_shared
+        {
             let shared = Sender::Http2(shared.clone());
-            self.keep(member.id(), &settings.idle, shared, Rc::clone(&handover));
+            let handover = Rc::clone(&checkout.handover);
+            let encryption = checkout.encryption.clone();
+            self.keep(member.id(), &checkout.keep, shared, handover, encryption);
         }
-        Ok(self.lend(member, settings, sender, handover, None))
+        Ok(checkout)
     }
 
     /// Closes connections that have been idle for too long, or were given up.
@@ -161,25 +186,40 @@ impl Upstreams {
         });
     }
 
-    fn keep(&self, server: u64, limits: &IdleConnections, sender: Sender, handover: Handover) {
+    fn keep(
+        &self,
+        server: u64,
+        limits: &IdleConnections,
+        sender: Sender,
+        handover: Handover,
+        encryption: Option<Arc<Encryption>>,
+    ) {
         let mut all = self.idle.borrow_mut();
         let kept = all.entry(server).or_default();
         if kept.len() < limits.most as usize {
             let (since, timeout) = (Instant::now(), limits.timeout);
-            kept.push(Idle { sender, handover, since, timeout });
+            kept.push(Idle { sender, handover, encryption, since, timeout });
         }
     }
 
     fn lend(
         self: &Rc<Self>,
         member: &Member,
-        settings: &ProxySettings,
+        backend: &BackendPlan,
         sender: Sender,
         handover: Handover,
         idle: Option<Duration>,
     ) -> Checkout {
-        let upstreams = Rc::clone(self);
-        Checkout { sender, handover, upstreams, server: member.id(), keep: settings.idle, idle }
+        Checkout {
+            sender,
+            handover,
+            upstreams: Rc::clone(self),
+            encryption: backend.encryption.clone(),
+            server: member.id(),
+            keep: backend.settings.idle,
+            is_shared: backend.settings.send_proxy.is_none(),
+            idle,
+        }
     }
 }
 
@@ -191,13 +231,20 @@ impl Idle {
         }
     }
 
-    /// Whether a request that speaks `protocol` can have it now.
-    fn is_usable(&self, protocol: ServerProtocol) -> bool {
-        match (&self.sender, protocol) {
+    /// Whether a request to `backend` can have it now.
+    fn is_usable(&self, backend: &BackendPlan) -> bool {
+        let settings = &backend.settings;
+        let is_same = match (&self.encryption, &backend.encryption) {
+            (None, None) => true,
+            (Some(own), Some(wanted)) => Arc::ptr_eq(own, wanted),
+            _ => false,
+        };
+        let is_ready = match (&self.sender, settings.protocol) {
             (Sender::Http1(sender), ServerProtocol::Http1) => sender.is_ready(),
             (Sender::Http2(sender), ServerProtocol::Http2) => sender.is_ready(),
             _ => false,
-        }
+        };
+        is_same && is_ready && settings.send_proxy.is_none()
     }
 }
 
@@ -221,15 +268,17 @@ impl Checkout {
 
     /// The response has come in full: the connection is there for others.
     pub(crate) fn give_back(self) {
-        if let Sender::Http1(sender) = &self.sender
-            && !sender.is_closed()
+        let Self { sender, handover, upstreams, encryption, server, keep, is_shared, .. } = self;
+        if let Sender::Http1(kept) = &sender
+            && is_shared
+            && !kept.is_closed()
         {
-            self.handover.take();
-            self.upstreams.keep(self.server, &self.keep, self.sender, self.handover);
+            handover.take();
+            upstreams.keep(server, &keep, sender, handover, encryption);
         }
     }
 
-    /// The socket, once the server has changed the protocol.
+    /// The stream, once the server has changed the protocol.
     pub(crate) fn tunnel(&self) -> oneshot::Receiver<Tunnel> {
         let (sender, receiver) = oneshot::channel();
         *self.handover.borrow_mut() = Some(sender);
@@ -237,11 +286,50 @@ impl Checkout {
     }
 }
 
-async fn http1_connection(socket: Socket, handover: &Handover) -> hyper::Result<Sender> {
+/// A connection that is ready for HTTP: the client is introduced, TLS is there.
+async fn open(
+    member: &Member,
+    backend: &BackendPlan,
+    client: &Facts<'_>,
+    after: Duration,
+) -> Result<Stream, ConnectError> {
+    let begin = async {
+        let mut socket = Socket::Tcp(TcpStream::connect(member.address()).await?);
+        socket.tune()?;
+        if let Some(version) = backend.settings.send_proxy {
+            socket.write_all(&introduction(version, client)).await?;
+        }
+        Ok(socket)
+    };
+    let begun = within(after, begin).await.ok_or(ConnectError::Timeout)?;
+    let socket = begun.map_err(ConnectError::Refused)?;
+    let Some(encryption) = &backend.encryption else { return Ok(Stream::Plain(socket)) };
+    let protocol: &[u8] = match backend.settings.protocol {
+        ServerProtocol::Http1 => b"http/1.1",
+        ServerProtocol::Http2 => b"h2",
+    };
+    let tls = encryption.connect(socket, member.address().ip(), &[protocol]).await?;
+    // Over TLS it is ALPN that makes it HTTP/2 (RFC 9113, 3.2).
+    if backend.settings.protocol == ServerProtocol::Http2
+        && tls.get_ref().1.alpn_protocol() != Some(protocol)
+    {
+        return Err(ConnectError::NoHttp2);
+    }
+    Ok(Stream::Server(Box::new(tls)))
+}
+
+/// The PROXY header for a connection that one client has.
+fn introduction(version: SendProxy, client: &Facts<'_>) -> Vec<u8> {
+    let wants_id = matches!(version, SendProxy::V2(tlvs) if tlvs.unique_id);
+    let id = wants_id.then(|| format!("{:016x}", fastrand::u64(..)));
+    proxy_protocol::encode(version, &Facts { unique_id: id.as_deref(), ..*client })
+}
+
+async fn http1_connection(stream: Stream, handover: &Handover) -> hyper::Result<Sender> {
     let (sender, mut connection) = http1::Builder::new()
         .max_headers(MAX_RESPONSE_FIELDS)
         .max_header_size(MAX_RESPONSE_HEADER as usize)
-        .handshake(TokioIo::new(socket))
+        .handshake(TokioIo::new(stream))
         .await?;
     let handover = Rc::clone(handover);
     task::spawn_local(async move {
@@ -250,7 +338,7 @@ async fn http1_connection(socket: Socket, handover: &Handover) -> hyper::Result<
         let give = handover.borrow_mut().take().filter(|_| ended.is_ok());
         if let Some(give) = give {
             let parts = connection.into_parts();
-            let tunnel = Tunnel { socket: parts.io.into_inner(), first: parts.read_buf };
+            let tunnel = Tunnel { stream: parts.io.into_inner(), first: parts.read_buf };
             // The client may have left.
             let _ = give.send(tunnel);
         }
@@ -258,11 +346,11 @@ async fn http1_connection(socket: Socket, handover: &Handover) -> hyper::Result<
     Ok(Sender::Http1(sender))
 }
 
-async fn http2_connection(socket: Socket) -> hyper::Result<Sender> {
+async fn http2_connection(stream: Stream) -> hyper::Result<Sender> {
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .max_header_list_size(MAX_RESPONSE_HEADER)
         .adaptive_window(true)
-        .handshake(TokioIo::new(socket))
+        .handshake(TokioIo::new(stream))
         .await?;
     task::spawn_local(async move {
         // Errors are those of the requests on it.

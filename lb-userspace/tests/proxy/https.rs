@@ -1,88 +1,12 @@
-//! TLS that ends at a frontend, and clients that are introduced, with curl as the client.
+//! TLS that ends at a frontend, and clients that are introduced, with curl and openssl as the
+//! clients.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+use std::process::{Command, Stdio};
+
+use crate::{
+    rig::{OK, Rig, Server, snapshot_on},
+    site::{Site, curl, printed},
 };
-
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use tempfile::TempDir;
-
-use crate::rig::{OK, Rig, Server, snapshot_on};
-
-/// An authority and the certificate of a site, in a directory.
-struct Site {
-    directory: TempDir,
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Site {
-    /// With a certificate for `www.test`.
-    fn new() -> Self {
-        let directory = TempDir::with_prefix("pointsman-https-").expect("a directory");
-        let mut parameters = CertificateParams::default();
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Not that of the site, or its certificate looks self-signed.
-        parameters.distinguished_name.push(DnType::CommonName, "Test Authority");
-        let key = KeyPair::generate().expect("a key");
-        let issuer = CertifiedIssuer::self_signed(parameters, key).expect("an authority");
-        fs::write(directory.path().join("ca.crt"), issuer.pem()).expect("it is written");
-        let site = Self { directory, issuer };
-        site.issue("www.test");
-        site
-    }
-
-    /// Puts a certificate for `name` in place.
-    fn issue(&self, name: &str) {
-        let key = KeyPair::generate().expect("a key");
-        let parameters = CertificateParams::new([name.to_owned()]).expect("a good name");
-        let certificate = parameters.signed_by(&key, &self.issuer).expect("a certificate");
-        let path = self.file("site.pem");
-        fs::write(&path, certificate.pem() + &key.serialize_pem()).expect("it is written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// The key `tls` of a bind address.
-    fn tls(&self) -> String {
-        format!("tls: {{certificates: {}}}", self.file("site.pem").display())
-    }
-
-    /// curl on its way to `name`.
-    fn curl(&self, address: SocketAddr, name: &str, arguments: &[&str]) -> Child {
-        curl(&self.file("ca.crt"), address, &format!("https://{name}"), arguments)
-    }
-}
-
-/// curl on its way to an origin without a port, which is to be found at `address`.
-fn curl(authority: &Path, address: SocketAddr, origin: &str, arguments: &[&str]) -> Child {
-    let name = origin.split_once("://").expect("a scheme").1;
-    let port = address.port();
-    let mut command = Command::new("curl");
-    command
-        .args(["-sS", "-i", "--noproxy", "*", "--max-time", "10", "--cacert"])
-        .arg(authority)
-        .args(["--resolve", &format!("{name}:{port}:127.0.0.1")])
-        .args(arguments)
-        .arg(format!("{origin}:{port}/path?query"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command.spawn().expect("curl is installed")
-}
-
-/// What curl printed, and its exit status.
-fn printed(curl: Child) -> (Option<i32>, String) {
-    let output = curl.wait_with_output().expect("curl ends");
-    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
-    (output.status.code(), format!("{out}{err}"))
-}
 
 #[test]
 fn alpn_decides_the_protocol_and_servers_learn_of_tls() {
@@ -114,10 +38,9 @@ fn a_failed_handshake_is_logged_and_nobody_elses_concern() {
     let site = Site::new();
     let server = Server::answering(OK);
     let rig = Rig::on(&site.tls(), "", &format!("servers: {{s1: \"{server}\"}}"));
-    // In the clear, with an old version, and not at all for a while.
+    // With garbage, with an old version, and not at all for a while.
     let waiting = rig.connect();
-    let answer = rig.exchange(b"GET / HTTP/1.1\r\nHost: www.test\r\n\r\n");
-    assert!(!answer.contains("HTTP/"), "{answer}");
+    rig.exchange(b"\x17garbage that is no hello\r\n");
     rig.logged("tls_protocol");
     let old = ["--tlsv1.1", "--tls-max", "1.1", "--ciphers", "ALL:@SECLEVEL=0"];
     let (status, said) = printed(site.curl(rig.address, "www.test", &old));
@@ -179,4 +102,82 @@ fn clients_are_introduced_before_tls_and_the_header_is_due() {
     assert_eq!(printed(client).0, Some(0));
     assert_ne!(printed(site.curl(rig.address, "www.test", &[])).0, Some(0));
     rig.logged("proxy_header_missing");
+}
+
+#[test]
+fn a_request_in_the_clear_is_told_what_is_wrong() {
+    let site = Site::new();
+    let server = Server::answering(OK);
+    let rig = Rig::on(&site.tls(), "", &format!("servers: {{s1: \"{server}\"}}"));
+    let answer = rig.exchange(b"GET / HTTP/1.1\r\nHost: www.test\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+    assert!(
+        answer.ends_with("\r\n\r\nA plain request came to a port that wants TLS.\n"),
+        "{answer}"
+    );
+    let line = rig.logged("not_tls");
+    assert!(line.contains(" 400 ") && line.contains(" CR-- "), "{line}");
+}
+
+/// What openssl s_client says, after this request.
+fn s_client(rig: &Rig, arguments: &[&str], request: &str) -> String {
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-connect", &rig.address.to_string(), "-ign_eof"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("openssl is installed");
+    let mut input = client.stdin.take().expect("it is piped");
+    // It may have been refused already.
+    let _ = std::io::Write::write_all(&mut input, request.as_bytes());
+    let output = client.wait_with_output().expect("it ends");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_session_is_resumed_and_still_knows_the_client() {
+    let site = Site::new();
+    site.issue_as("alice.pem", "alice");
+    let ca = site.file("ca.crt");
+    let bind = format!(
+        "tls: {{certificates: {}, client_auth: {{ca: {}}}}}",
+        site.file("site.pem").display(),
+        ca.display()
+    );
+    let rules = "rules: [{if: {client_certificate: {common_name: alice}}, backend: app}, {deny: 403}], \
+                 timeouts: {keep_alive: 5s}";
+    let rig = Rig::on(&bind, rules, &format!("servers: {{s1: \"{}\"}}", Server::answering(OK)));
+    let session = site.file("session").display().to_string();
+    let alice = site.file("alice.pem").display().to_string();
+    let request = "GET / HTTP/1.1\r\nHost: www.test\r\nConnection: close\r\n\r\n";
+    let common = ["-servername", "www.test", "-cert", &alice];
+    let first = s_client(&rig, &[&common[..], &["-sess_out", &session]].concat(), request);
+    assert!(first.contains("HTTP/1.1 200 OK") && first.contains("\nNew, "), "{first}");
+    let again = s_client(&rig, &[&common[..], &["-sess_in", &session]].concat(), request);
+    assert!(again.contains("HTTP/1.1 200 OK") && again.contains("\nReused, "), "{again}");
+    let nobody = s_client(&rig, &["-servername", "www.test"], request);
+    assert!(!nobody.contains("HTTP/1.1 200"), "{nobody}");
+}
+
+#[test]
+fn a_connection_is_good_for_hosts_of_its_certificate_where_names_matter() {
+    let site = Site::new();
+    site.issue_as("other.pem", "other.test");
+    let [www, other] = ["site.pem", "other.pem"].map(|file| site.file(file).display().to_string());
+    let backend = format!("servers: {{s1: \"{}\"}}", Server::answering(OK));
+    let get = |rig: &Rig, host: &str| {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        s_client(rig, &["-servername", "www.test"], &request)
+    };
+    let strict = format!("tls: {{certificates: [{www}, {other}], strict_sni: true}}");
+    let strict = Rig::on(&strict, "", &backend);
+    assert!(get(&strict, "WWW.test:443").contains("HTTP/1.1 200 "));
+    for host in ["other.test", "nobody.test"] {
+        assert!(get(&strict, host).contains("HTTP/1.1 421 Misdirected Request"), "{host}");
+    }
+    strict.logged("{other_server_name}");
+    let lax = Rig::on(&format!("tls: {{certificates: [{www}, {other}]}}"), "", &backend);
+    assert!(get(&lax, "other.test").contains("HTTP/1.1 200 "));
 }

@@ -1,6 +1,7 @@
 //! The proxy on loopback, against clients and servers that speak bytes: what goes in, what
 //! comes out on the other side, and what is refused.
 
+mod encrypted;
 mod hostile;
 mod http2;
 mod https;
@@ -8,4 +9,5 @@ mod messages;
 mod operation;
 mod real;
 mod rig;
+mod site;
 mod timeouts;

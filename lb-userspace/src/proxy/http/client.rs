@@ -5,16 +5,18 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::{Duration, Instant, SystemTime},
 };
 
-use hyper::{StatusCode, Uri, Version, header::HeaderValue};
+use hyper::{HeaderMap, StatusCode, Uri, Version, header::HeaderValue};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     exchange::Exchange,
     guard::{Ambiguity, Guard, Verdict},
+    headers,
     outcome::Outcome,
     record::Record,
 };
@@ -22,9 +24,11 @@ use crate::{
     balance::key,
     model::frontend::ClientTimeouts,
     proxy::{
+        proxy_protocol::Facts,
         socket::Addresses,
         stream::Stream,
         timer::Deadline,
+        tls::{facts::TlsFacts, termination::Termination},
         upstream::Tunnel,
         worker::{FrontendSlot, Worker},
     },
@@ -36,7 +40,11 @@ pub(crate) struct Client {
     pub(super) worker: Rc<Worker>,
     pub(super) frontend: Rc<FrontendSlot>,
     pub(super) addresses: Addresses,
-    pub(super) tls: Option<crate::proxy::tls::facts::TlsFacts>,
+    pub(super) tls: Option<TlsFacts>,
+    /// What ended TLS; none without.
+    termination: Option<Arc<Termination>>,
+    /// What it says of those behind it is taken.
+    is_trusted: bool,
     /// The address as `X-Forwarded-For` has it.
     pub(super) address_field: HeaderValue,
     /// A hash of the address, for turns in queues.
@@ -68,16 +76,21 @@ impl Client {
         worker: &Rc<Worker>,
         frontend: &Rc<FrontendSlot>,
         addresses: Addresses,
-        tls: Option<crate::proxy::tls::facts::TlsFacts>,
-        timeouts: ClientTimeouts,
+        tls: Option<(TlsFacts, Arc<Termination>)>,
     ) -> Rc<Self> {
         let address = addresses.source.ip();
+        let plan = frontend.plan();
+        let timeouts = plan.config.timeouts;
+        let is_trusted = plan.config.trusted_proxies.iter().any(|net| net.contains(&address));
+        let (tls, termination) = tls.unzip();
         let field = HeaderValue::try_from(address.to_string());
         let client = Self {
             worker: Rc::clone(worker),
             frontend: Rc::clone(frontend),
             addresses,
             tls,
+            termination,
+            is_trusted,
             address_field: field.unwrap_or(HeaderValue::from_static("unknown")),
             address_hash: key::of_source(address),
             timeouts,
@@ -100,6 +113,26 @@ impl Client {
 
     pub(super) fn is_tls(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// Who it is, for servers that are told by the PROXY protocol.
+    pub(super) fn introduction(&self) -> Facts<'_> {
+        let (addresses, tls) = (self.addresses, self.tls.as_ref());
+        Facts { addresses, sni: None, tls, unique_id: None }
+    }
+
+    /// Says who it is in the fields of a request that was judged.
+    pub(super) fn introduce(&self, fields: &mut HeaderMap) {
+        let say = if self.is_trusted { headers::extend_forwarded } else { headers::set_forwarded };
+        say(fields, &self.address_field, self.is_tls());
+    }
+
+    /// Whether a request for this `Host` belongs on a connection of its own.
+    pub(super) fn is_misdirected(&self, host: &HeaderValue) -> bool {
+        let (Some(tls), Some(termination)) = (&self.tls, &self.termination) else { return false };
+        let host = host.to_str().unwrap_or_default().to_ascii_lowercase();
+        let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _port)| name);
+        termination.is_misdirected(tls.sni.as_deref(), name.strip_suffix('.').unwrap_or(name))
     }
 
     /// Whether no request is being worked on.

@@ -35,7 +35,7 @@ const FIRST: usize = 1024;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long, and for how many bytes, a client that was refused may go on talking, so that
 /// it can read why before the kernel resets the connection.
-const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 const TIMED_OUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -49,11 +49,11 @@ pub(crate) async fn run(
 ) {
     let Some(entered) = entry::pass(&worker, &slot, &door, accepted).await else { return };
     let entry::Entered { mut stream, addresses, tls, admission: _admission } = entered;
-    let timeouts = slot.plan().config.timeouts;
+    let keep_alive = slot.plan().config.timeouts.keep_alive;
     // Who has agreed on a protocol keeps to it.
-    let agreed = tls.as_ref().and_then(|tls| tls.alpn.as_deref()).map(|alpn| alpn == b"h2");
-    let client = Client::new(&worker, &slot, addresses, tls, timeouts);
-    let Some(first) = first_bytes(&client, &mut stream, timeouts.keep_alive).await else { return };
+    let agreed = tls.as_ref().and_then(|(tls, _)| tls.alpn.as_deref()).map(|alpn| alpn == b"h2");
+    let client = Client::new(&worker, &slot, addresses, tls);
+    let Some(first) = first_bytes(&client, &mut stream, keep_alive).await else { return };
     if agreed.unwrap_or_else(|| first.starts_with(PREFACE)) {
         super::http2::run(&client, stream, first).await;
     } else {
@@ -195,7 +195,7 @@ async fn broke_off(client: &Client, stream: Stream, error: &hyper::Error) {
 }
 
 /// Closes a connection whose client may still be sending, so that it can read the response.
-async fn linger(mut stream: Stream) {
+pub(super) async fn linger(mut stream: Stream) {
     let farewell = async {
         stream.shutdown().await.ok()?;
         let mut taken = 0;

@@ -1,9 +1,13 @@
 //! What a connection passes before its first request: PROXY header, limits, TLS.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
+
+use hyper::StatusCode;
+use tokio::io::AsyncWriteExt;
 
 use super::{
     client::Client,
+    connection::{LINGER, linger},
     outcome::{Cause, Outcome, Phase},
 };
 use crate::proxy::{
@@ -11,20 +15,28 @@ use crate::proxy::{
     listen::Accepted,
     plan::Door,
     proxy_protocol::{self, HeaderError},
-    socket::Addresses,
+    socket::{Addresses, Socket},
     stream::Stream,
     tls::{
         error::{Blame, HandshakeError},
         facts::TlsFacts,
+        termination::Termination,
     },
+    upstream::within,
     worker::{FrontendSlot, Worker},
 };
+
+/// What a client is told that speaks HTTP in the clear where TLS ends.
+const IN_THE_CLEAR: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 47\r\n\
+      connection: close\r\n\r\nA plain request came to a port that wants TLS.\n";
 
 /// A connection that was let in.
 pub(super) struct Entered {
     pub(super) stream: Stream,
     pub(super) addresses: Addresses,
-    pub(super) tls: Option<TlsFacts>,
+    /// What was agreed on, and where.
+    pub(super) tls: Option<(TlsFacts, Arc<Termination>)>,
     /// Its place within the limits, for as long as it lasts.
     pub(super) admission: Admission,
 }
@@ -48,15 +60,15 @@ async fn enter(
     let Accepted { mut socket, addresses } = accepted;
     socket.tune().ok()?;
     let plan = slot.plan();
-    let refuse = |addresses, why| {
-        Client::new(worker, slot, addresses, None, plan.config.timeouts).log_refused(why, None);
+    let refuse = |addresses, why, status| {
+        Client::new(worker, slot, addresses, None).log_refused(why, status);
     };
     let accept = door.accept_proxy.as_ref();
     let addresses = match proxy_protocol::introduce(&mut socket, addresses, accept).await {
         Ok(addresses) => addresses,
         Err(error) => {
             tracing::debug!(peer = %addresses.source, "{error}");
-            refuse(addresses, of_header(&error));
+            refuse(addresses, of_header(&error), None);
             return None;
         }
     };
@@ -71,16 +83,53 @@ async fn enter(
     };
     let (stream, tls) = match &door.termination {
         None => (Stream::Plain(socket), None),
-        Some(termination) => match termination.accept(socket).await {
-            Ok((stream, facts)) => (Stream::Client(Box::new(stream)), Some(facts)),
-            Err(error) => {
+        Some(termination) => match encrypt(socket, termination).await {
+            Ok((stream, facts)) => (stream, Some((facts, Arc::clone(termination)))),
+            Err(NoTls::Failed(error)) => {
                 tracing::debug!(client = %addresses.source, "{error}");
-                refuse(addresses, of_handshake(&error));
+                refuse(addresses, of_handshake(&error), None);
+                return None;
+            }
+            Err(NoTls::Clear(socket)) => {
+                let why = Outcome::new(Cause::Client, Phase::Request, "not_tls");
+                refuse(addresses, why, Some(StatusCode::BAD_REQUEST));
+                explain(socket).await;
                 return None;
             }
         },
     };
     Some(Entered { stream, addresses, tls, admission })
+}
+
+/// Why there is no TLS with a client.
+enum NoTls {
+    Failed(HandshakeError),
+    /// The client speaks in the clear, and seems to speak HTTP.
+    Clear(Socket),
+}
+
+async fn encrypt(socket: Socket, termination: &Termination) -> Result<(Stream, TlsFacts), NoTls> {
+    let after = termination.settings().handshake_timeout;
+    let shake = async {
+        let mut first = [0];
+        // A method begins with a letter, and no record of TLS does. A socket that is gone
+        // says so in the handshake.
+        if matches!(socket.peek(&mut first).await, Ok(1..)) && first[0].is_ascii_uppercase() {
+            return Err(NoTls::Clear(socket));
+        }
+        let (stream, facts) = termination.accept(socket).await.map_err(NoTls::Failed)?;
+        Ok((Stream::Client(Box::new(stream)), facts))
+    };
+    let late = || Err(NoTls::Failed(HandshakeError::Timeout { after }));
+    within(after, shake).await.unwrap_or_else(late)
+}
+
+/// Says what is wrong in the way the client speaks.
+async fn explain(socket: Socket) {
+    let mut stream = Stream::Plain(socket);
+    // A client that does not take it is not waited for.
+    let _ = within(LINGER, stream.write_all(IN_THE_CLEAR)).await;
+    linger(stream).await;
 }
 
 fn of_header(error: &HeaderError) -> Outcome {

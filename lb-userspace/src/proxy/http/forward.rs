@@ -42,12 +42,21 @@ use crate::{
         plan::BackendPlan,
         rules::{Answer, Edits},
         timer::Deadline,
+        tls::error::{Blame, HandshakeError},
         upstream::{Checkout, ConnectError, Tunnel},
     },
 };
 
 /// A connection that was idle for longer may be closed by its server just now.
 const STALE: Duration = Duration::from_secs(1);
+
+/// For a host that this connection is not good for.
+const MISDIRECTED: Failure = Failure::new(
+    StatusCode::MISDIRECTED_REQUEST,
+    Cause::Client,
+    Phase::Request,
+    "other_server_name",
+);
 
 /// Answers one request.
 pub(super) async fn serve(
@@ -63,9 +72,17 @@ pub(super) async fn serve(
         client.decide(false);
     }
     let frontend = Arc::clone(&exchange.frontend);
-    let Route { to, edits } = match admit(&mut request, &frontend.config.limits) {
-        Ok(()) => Route::of(&frontend, &mut exchange, &request, is_websocket),
-        Err(refused) => Route::failing(refused.into()),
+    let judged = admit(&mut request, &frontend.config.limits);
+    let Route { to, edits } = match judged.map_err(Failure::from).and_then(|()| {
+        let host = request.headers().get(HOST);
+        if host.is_some_and(|host| client.is_misdirected(host)) { Err(MISDIRECTED) } else { Ok(()) }
+    }) {
+        Ok(()) => {
+            // Rules see what is true of the client, and not what it says.
+            client.introduce(request.headers_mut());
+            Route::of(&frontend, &mut exchange, &request, is_websocket)
+        }
+        Err(failure) => Route::failing(failure),
     };
     let mut has_tunnel = false;
     let mut response = match to {
@@ -181,7 +198,7 @@ async fn forward(
     let (mut parts, incoming) = request.into_parts();
     parts.extensions.clear();
     exchange.own = persist::own_server(&backend, &mut parts.headers);
-    edit(exchange, &mut parts, edits)?;
+    edit(&mut parts, edits)?;
     if incoming.is_end_stream() && !is_websocket {
         mirror::send_copies(exchange, &parts, &edits.mirrors);
     }
@@ -198,12 +215,13 @@ async fn forward(
         exchange.queue_time = Some(chosen - began);
         exchange.phase.set(Phase::Connect);
         let upstreams = &exchange.client.worker.upstreams;
-        let kept = upstreams.reuse(lease.server(), &backend.settings).filter(|_| !only_new);
+        let kept = upstreams.reuse(lease.server(), &backend).filter(|_| !only_new);
         let connected = match kept {
             Some(kept) => Ok(kept),
             None => {
                 let after = exchange.timeouts.connect(&backend);
-                upstreams.connect(lease.server(), &backend.settings, after).await
+                let client = exchange.client.introduction();
+                upstreams.connect(lease.server(), &backend, &client, after).await
             }
         };
         let mut connection = match connected {
@@ -254,20 +272,22 @@ fn may_retry(exchange: &Exchange, backend: &BackendPlan) -> bool {
 
 fn not_connected(error: &ConnectError) -> Failure {
     let (status, cause) = match error {
-        ConnectError::Timeout => (StatusCode::GATEWAY_TIMEOUT, Cause::ServerTimeout),
-        ConnectError::Refused(_) | ConnectError::Handshake(_) => {
-            (StatusCode::BAD_GATEWAY, Cause::Server)
+        ConnectError::Timeout | ConnectError::Tls(HandshakeError::Timeout { .. }) => {
+            (StatusCode::GATEWAY_TIMEOUT, Cause::ServerTimeout)
         }
+        ConnectError::Tls(error) if error.blame() == Blame::Us => {
+            (StatusCode::BAD_GATEWAY, Cause::Host)
+        }
+        ConnectError::Refused(_)
+        | ConnectError::Tls(_)
+        | ConnectError::NoHttp2
+        | ConnectError::Handshake(_) => (StatusCode::BAD_GATEWAY, Cause::Server),
     };
     Failure::new(status, cause, Phase::Connect, error.word())
 }
 
-/// The request as rules and this proxy change it.
-fn edit(exchange: &Exchange, parts: &mut request::Parts, edits: &Edits<'_>) -> Result<(), Failure> {
-    let client = &exchange.client;
-    let host = parts.headers.get(HOST).cloned();
-    let is_tls = client.is_tls();
-    headers::set_forwarded(&mut parts.headers, &client.address_field, host.as_ref(), is_tls);
+/// The request as rules change it.
+fn edit(parts: &mut request::Parts, edits: &Edits<'_>) -> Result<(), Failure> {
     if let Some(target) = edits.path_and_query()? {
         parts.uri = Uri::from(target);
     }
@@ -288,16 +308,17 @@ pub(super) fn prepare(parts: &mut request::Parts, backend: &BackendPlan, is_webs
         }
         ServerProtocol::Http2 => {
             parts.version = Version::HTTP_2;
-            parts.uri = with_authority(&parts.uri, host.as_ref());
+            let scheme = if backend.encryption.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+            parts.uri = with_authority(&parts.uri, scheme, host.as_ref());
             parts.headers.remove(HOST);
         }
     }
 }
 
 /// A target with the host in it, as HTTP/2 has it.
-fn with_authority(target: &Uri, host: Option<&HeaderValue>) -> Uri {
+fn with_authority(target: &Uri, scheme: Scheme, host: Option<&HeaderValue>) -> Uri {
     let mut parts = hyper::http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(scheme);
     parts.authority = host.and_then(|host| host.as_bytes().try_into().ok());
     parts.path_and_query = target.path_and_query().cloned();
     Uri::from_parts(parts).unwrap_or_else(|_| target.clone())

@@ -17,6 +17,8 @@ use crate::{
     model::rule::action::Mirror,
     proxy::{
         plan::BackendPlan,
+        proxy_protocol::Facts,
+        socket::Addresses,
         upstream::{Upstreams, within},
         worker::MirrorPlace,
     },
@@ -43,7 +45,8 @@ pub(super) fn send_copies(exchange: &Exchange, parts: &Parts, mirrors: &[&Mirror
         let mut copy = copy(parts);
         prepare(&mut copy, backend, false);
         let message = Request::from_parts(copy, RequestBody::Empty);
-        task::spawn_local(send(place, Arc::clone(backend), lease, message));
+        let addresses = exchange.client.addresses;
+        task::spawn_local(send(place, Arc::clone(backend), lease, addresses, message));
     }
 }
 
@@ -60,10 +63,11 @@ async fn send(
     place: MirrorPlace,
     backend: Arc<BackendPlan>,
     lease: Lease,
+    client: Addresses,
     message: Request<RequestBody>,
 ) {
     let upstreams = Rc::clone(place.upstreams());
-    let exchanged = exchange_with(&upstreams, &backend, &lease, message);
+    let exchanged = exchange_with(&upstreams, &backend, &lease, client, message);
     let is_answered = within(backend.settings.timeouts.server, exchanged).await.unwrap_or(false);
     let outcome = if is_answered { Outcome::Success } else { Outcome::Failure };
     lease.report(outcome, Instant::now());
@@ -74,12 +78,16 @@ async fn exchange_with(
     upstreams: &Rc<Upstreams>,
     backend: &BackendPlan,
     lease: &Lease,
+    client: Addresses,
     message: Request<RequestBody>,
 ) -> bool {
-    let settings = &backend.settings;
-    let connection = match upstreams.reuse(lease.server(), settings) {
+    let connection = match upstreams.reuse(lease.server(), backend) {
         Some(kept) => Ok(kept),
-        None => upstreams.connect(lease.server(), settings, settings.timeouts.connect).await,
+        None => {
+            let facts = Facts { addresses: client, sni: None, tls: None, unique_id: None };
+            let after = backend.settings.timeouts.connect;
+            upstreams.connect(lease.server(), backend, &facts, after).await
+        }
     };
     let Ok(mut connection) = connection else { return false };
     let Ok(response) = connection.send(message).await else { return false };

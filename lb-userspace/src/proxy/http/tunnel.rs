@@ -29,7 +29,7 @@ where
     idle.set(silence);
     let bytes = [Cell::new(0), Cell::new(0)];
     let mut client = Watched { inner: client, idle: &idle, silence, read: &bytes[0] };
-    let mut socket = Watched { inner: server.socket, idle: &idle, silence, read: &bytes[1] };
+    let mut socket = Watched { inner: server.stream, idle: &idle, silence, read: &bytes[1] };
     bytes[0].set(first.len() as u64);
     bytes[1].set(server.first.len() as u64);
     let mut stop = pin!(std::future::pending::<()>());

@@ -104,6 +104,18 @@ impl CertificateStore {
     }
 }
 
+impl CertificateStore {
+    /// Whether two clients that differ in the name they ask for are shown the same
+    /// certificate; not if one of them is shown none.
+    pub(super) fn is_same_for(&self, one: &str, other: &str) -> bool {
+        let shown = |name| self.choose(Some(name), &[]);
+        match (shown(one), shown(other)) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
 impl ResolvesServerCert for CertificateStore {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let lower = hello.server_name().map(str::to_ascii_lowercase);

@@ -41,6 +41,7 @@ pub struct Termination {
 #[derive(Debug)]
 struct InForce {
     server: Arc<ServerConfig>,
+    store: Arc<CertificateStore>,
     tickets: TicketKeys,
     /// Digest of what verifies clients; tickets of one are no good under another.
     authority: Option<[u8; 32]>,
@@ -108,6 +109,17 @@ impl Termination {
         }
     }
 
+    /// Whether a request for `host` (lower case, without a port) does not belong on a
+    /// connection whose client asked for `name` (RFC 9110, 15.5.20). Where names decide
+    /// about who is let in, by `strict_sni` or with client certificates in play, a
+    /// connection is good for those hosts alone that are shown the same certificate.
+    #[must_use]
+    pub fn is_misdirected(&self, name: Option<&str>, host: &str) -> bool {
+        let names_matter = self.settings.strict_sni || self.settings.client_auth.is_some();
+        let is_other = |name| name != host && !self.in_force.load().store.is_same_for(name, host);
+        names_matter && name.is_some_and(is_other)
+    }
+
     async fn finish<S>(
         &self,
         start: StartHandshake<S>,
@@ -173,16 +185,17 @@ fn read(
         Some(old) if old.authority == authority => old.tickets.clone(),
         _ => TicketKeys::new(settings.tickets).map_err(FileError::Tickets)?,
     };
+    let store = Arc::new(store);
     let versions = parameters::versions(&settings.parameters);
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions)
         .map_err(FileError::Parameters)?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(store));
+        .with_cert_resolver(Arc::<CertificateStore>::clone(&store));
     server.alpn_protocols =
         settings.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect();
     tickets.install(&mut server);
-    Ok(InForce { server: Arc::new(server), tickets, authority, stamp })
+    Ok(InForce { server: Arc::new(server), store, tickets, authority, stamp })
 }
 
 fn verifier(
