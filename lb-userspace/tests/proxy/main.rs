@@ -8,6 +8,7 @@ mod https;
 mod messages;
 mod operation;
 mod real;
+mod responses;
 mod rig;
 mod site;
 mod timeouts;

@@ -18,7 +18,7 @@ use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
     body::{Body, Incoming},
     client::conn::TrySendError,
-    header::{CONNECTION, HOST, HeaderValue, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, UPGRADE},
     http::{request, uri::Scheme},
 };
 use tokio::sync::oneshot;
@@ -29,7 +29,7 @@ use super::{
     choose,
     client::Client,
     exchange::Exchange,
-    headers, mirror,
+    headers, length, mirror,
     outcome::{Cause, Outcome, Phase},
     persist,
     respond::{self, Failure},
@@ -248,7 +248,7 @@ async fn forward(
         match send(exchange, &backend, &mut connection, message).await {
             Ok(response) => {
                 exchange.response_time = Some(sent.elapsed());
-                return answer(response, connection, tunnel).await;
+                return answer(response, connection, tunnel, exchange.method == Method::HEAD).await;
             }
             Err(failed) => {
                 let unsent = failed.unsent.or(spare).filter(|_| exchange.reused);
@@ -431,11 +431,18 @@ async fn answer(
     mut response: Response<Incoming>,
     connection: Checkout,
     tunnel: Option<oneshot::Receiver<Tunnel>>,
+    is_head: bool,
 ) -> Result<Begun, Failure> {
     let bad = |why| Failure::new(StatusCode::BAD_GATEWAY, Cause::Server, Phase::Headers, why);
-    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let status = response.status();
+    let switches = status == StatusCode::SWITCHING_PROTOCOLS;
     let is_agreed = switches && headers::is_websocket(response.headers());
     let fields: &mut HeaderMap = response.headers_mut();
+    let has_none = is_head || switches || status == StatusCode::NOT_MODIFIED;
+    if status == StatusCode::NO_CONTENT || switches {
+        fields.remove(CONTENT_LENGTH);
+    }
+    length::judge(fields, !has_none && status != StatusCode::NO_CONTENT).map_err(bad)?;
     if !headers::strip_response(fields) {
         return Err(bad("response_connection_field"));
     }

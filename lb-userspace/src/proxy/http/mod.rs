@@ -8,6 +8,7 @@
 //! | `guard` | messages with two meanings, before hyper repairs them |
 //! | `forward` | the way of a request |
 //! | `admit` | judging a request and giving it one form |
+//! | `length` | responses with two lengths |
 //! | `headers` | fields for one connection; who the client is |
 //! | `route` | what rules make of a request |
 //! | `mirror` | copies for other backends |
@@ -28,6 +29,7 @@ mod forward;
 mod guard;
 mod headers;
 mod http2;
+mod length;
 mod mirror;
 mod outcome;
 mod persist;

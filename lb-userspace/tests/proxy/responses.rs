@@ -1,0 +1,156 @@
+//! Responses of servers that are broken or that mean harm: the client gets one with one
+//! meaning, or an error that says so.
+
+use std::{io::Write, thread, time::Duration};
+
+use crate::rig::{OK, Rig, Server};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// What a client gets for `request` if the server says `response`; and that the request
+/// after it is answered by its own response.
+fn relayed(rig: &Rig, server: &Server, request: &str, response: &str) -> String {
+    let mut client = rig.connect();
+    client.send(request.as_bytes());
+    let mut connection = server.accept();
+    connection.until("\r\n\r\n");
+    connection.send(response.as_bytes());
+    let (head, body) = client.response();
+    // Whatever the server said, the next request is answered by its own response.
+    client.send(GET.as_bytes());
+    let mut next =
+        if connection.is_silent(Duration::from_millis(20)) { server.accept() } else { connection };
+    next.until("\r\n\r\n");
+    next.send(OK.as_bytes());
+    assert_eq!(client.response().1, "ok", "after {response:?}");
+    head + &body
+}
+
+#[test]
+fn a_response_has_one_meaning_for_clients() {
+    let server = Server::new();
+    let rig = Rig::new("", server.address);
+    let check = |request: &str, response: &str, expected: &str| {
+        let got = relayed(&rig, &server, request, response);
+        let without_date: String =
+            got.split_inclusive("\r\n").filter(|line| !line.starts_with("date: ")).collect();
+        assert_eq!(without_date, expected, "for {response:?}");
+    };
+    let ok = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    check(GET, "HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok", ok);
+    check(GET, "HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", ok);
+    check(GET, &format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nX: y\r\n\r\n{ok}"), ok);
+    // A body where there can be none is the next response's, and nobody's.
+    let poison = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison";
+    check(
+        GET,
+        &format!("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n{poison}"),
+        "HTTP/1.1 204 No Content\r\n\r\n",
+    );
+    check(
+        GET,
+        &format!("HTTP/1.1 304 Not Modified\r\nETag: 1\r\n\r\n{poison}"),
+        "HTTP/1.1 304 Not Modified\r\netag: 1\r\n\r\n",
+    );
+    // What is for one connection stays there.
+    check(
+        GET,
+        "HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nUpgrade: h2c\r\n\
+         Proxy-Authenticate: Basic\r\nContent-Length: 2\r\n\r\nok",
+        ok,
+    );
+}
+
+#[test]
+fn responses_with_two_meanings_are_refused() {
+    let server = Server::new();
+    let rig = Rig::new("", server.address);
+    let many = "X: y\r\n".repeat(200);
+    let large = format!("X: {}\r\n", "y".repeat(80 * 1024));
+    let cases = [
+        ("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", "response_length_and_encoding"),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 2\r\n", "response_length_and_encoding"),
+        ("Transfer-Encoding: gzip, chunked\r\n", "response_transfer_encoding"),
+        ("Transfer-Encoding: identity\r\n", "response_transfer_encoding"),
+        ("Content-Length: 2\r\nContent-Length: 3\r\n", "response_malformed"),
+        ("Content-Length: +2\r\n", "response_malformed"),
+        ("Content-Length: 0x2\r\n", "response_malformed"),
+        ("Content-Length : 2\r\n", "response_malformed"),
+        ("X: a\r\n b\r\n", "response_malformed"),
+        ("X: a\0b\r\n", "response_malformed"),
+        ("X: a\rb\r\n", "response_malformed"),
+        (": a\r\n", "response_malformed"),
+        ("Connection: content-length\r\nContent-Length: 2\r\n", "response_connection_field"),
+        (&many, "response_too_large"),
+        (&large, "response_too_large"),
+    ];
+    for (fields, reason) in cases {
+        let mut client = rig.connect();
+        client.send(GET.as_bytes());
+        let mut connection = server.accept();
+        connection.until("\r\n\r\n");
+        // It may be given up before it has said everything.
+        let response = format!("HTTP/1.1 200 OK\r\n{fields}\r\n2\r\nok\r\n0\r\n\r\n");
+        let _ = connection.0.write_all(response.as_bytes());
+        let (head, body) = client.response();
+        let start = &fields[..fields.len().min(60)];
+        assert!(head.starts_with("HTTP/1.1 502 "), "{start:?}: {head}");
+        assert_eq!(body, "502 Bad Gateway\n");
+        let line = rig.logged(&format!("{{{reason}}}"));
+        assert!(line.contains(" SH-- "), "{start:?}: {line}");
+    }
+    for status in
+        ["HTTP/2.0 200 OK", "HTTP/1.1 20 OK", "HTTP/1.1 2000 OK", "ICY 200 OK", "\x16\x03"]
+    {
+        let mut client = rig.connect();
+        client.send(GET.as_bytes());
+        let mut connection = server.accept();
+        connection.until("\r\n\r\n");
+        connection.send(format!("{status}\r\ncontent-length: 2\r\n\r\nok").as_bytes());
+        assert!(client.response().0.starts_with("HTTP/1.1 502 "), "{status}");
+    }
+}
+
+#[test]
+fn a_body_that_is_cut_short_does_not_look_complete() {
+    let cases = [
+        "content-length: 10\r\n\r\nhalf",
+        "transfer-encoding: chunked\r\n\r\n8\r\nhalf",
+        "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nx\r\n",
+        "transfer-encoding: chunked\r\n\r\n4\r\nhalfway\r\n0\r\n\r\n",
+    ];
+    for response in cases {
+        let server = Server::new();
+        let rig = Rig::new("", server.address);
+        let mut client = rig.connect();
+        client.send(GET.as_bytes());
+        let mut connection = server.accept();
+        connection.until("\r\n\r\n");
+        connection.send(format!("HTTP/1.1 200 OK\r\n{response}").as_bytes());
+        drop(connection);
+        let got = client.rest();
+        assert!(!got.contains("\r\n0\r\n\r\n"), "{response:?}: {got}");
+        let line = rig.logged("response_broken");
+        assert!(line.contains(" SD-- "), "{line}");
+    }
+}
+
+#[test]
+fn informational_responses_do_not_put_off_the_end() {
+    let server = Server::new();
+    let keys =
+        format!("timeouts: {{server: 300ms}}, retries: 0, servers: {{s1: \"{}\"}}", server.address);
+    let rig = Rig::with("", &keys);
+    let mut client = rig.connect();
+    client.send(GET.as_bytes());
+    let mut connection = server.accept();
+    connection.until("\r\n\r\n");
+    let flood = thread::spawn(move || {
+        let block = "HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n".repeat(100);
+        // Until the proxy has had enough.
+        while connection.0.write_all(block.as_bytes()).is_ok() {}
+    });
+    assert!(client.response().0.starts_with("HTTP/1.1 504 "));
+    flood.join().expect("the flood ends with the connection");
+    rig.logged("{server_timeout}");
+}
