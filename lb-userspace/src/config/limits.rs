@@ -32,6 +32,7 @@ static SECTION: Section = Section {
         &BODY_RATE,
         &STREAMS,
         &RESETS,
+        &CONTROL_FRAMES,
     ],
     unbuilt: &[],
 };
@@ -97,8 +98,18 @@ static RESETS: Key<Integer<u32>> = Key {
     name: "resets",
     shape: Integer { min: 1, max: 10_000 },
     presence: Presence::Default("50"),
-    doc: "Streams of an HTTP/2 connection that are reset before they were answered, or because \
-          of the client's faults, before the connection is closed.",
+    doc: "Streams of an HTTP/2 connection that the client resets within 10 s, beyond as many as \
+          it does not reset, or that are reset because of its faults, before the connection is \
+          closed.",
+};
+
+static CONTROL_FRAMES: Key<Integer<u32>> = Key {
+    name: "control_frames",
+    shape: Integer { min: 10, max: 1_000_000 },
+    presence: Presence::Default("1000"),
+    doc: "Frames of an HTTP/2 connection that carry nothing of a request (PING, SETTINGS, \
+          PRIORITY, WINDOW_UPDATE, empty DATA and the like) within 10 s, beyond one for every \
+          32 bytes of content, before the connection is closed.",
 };
 
 fn decode(entries: &Entries<'_>) -> Option<RawLimits> {
@@ -108,7 +119,7 @@ fn decode(entries: &Entries<'_>) -> Option<RawLimits> {
     let (header_bytes, header_count) = (entries.get(&HEADER_BYTES), entries.get(&HEADER_COUNT));
     let (uri_bytes, body_bytes) = (entries.get(&URI_BYTES), entries.get(&BODY_BYTES));
     let (body_rate, streams) = (entries.get(&BODY_RATE), entries.get(&STREAMS));
-    let resets = entries.get(&RESETS);
+    let (resets, control_frames) = (entries.get(&RESETS), entries.get(&CONTROL_FRAMES));
     let connections = ConnectionLimits { total: total?, per_source: per_source? };
     let http = HttpLimits {
         header_bytes: u32::try_from(header_bytes?).ok()?,
@@ -118,6 +129,7 @@ fn decode(entries: &Entries<'_>) -> Option<RawLimits> {
         body_rate: body_rate?,
         streams: streams?,
         resets: resets?,
+        control_frames: control_frames?,
     };
     Some(RawLimits { connections, http, is_about_requests })
 }

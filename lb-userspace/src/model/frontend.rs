@@ -160,9 +160,12 @@ pub struct HttpLimits {
     pub body_rate: u64,
     /// Open streams of one HTTP/2 connection.
     pub streams: u32,
-    /// Streams that one HTTP/2 connection may have reset, by either side, before the proxy
-    /// closes it.
+    /// Streams of one HTTP/2 connection that may be reset, by the client beyond as many as
+    /// it lets come to their end, before the proxy closes it.
     pub resets: u32,
+    /// Frames of HTTP/2 that carry nothing of a request, beyond those that content makes up
+    /// for, before the proxy closes the connection.
+    pub control_frames: u32,
 }
 
 impl Frontend {

@@ -1,7 +1,7 @@
 //! Responses of servers that are broken or that mean harm: the client gets one with one
 //! meaning, or an error that says so.
 
-use std::{io::Write, thread, time::Duration};
+use std::{io::Write, thread};
 
 use crate::rig::{OK, Rig, Server};
 
@@ -18,8 +18,7 @@ fn relayed(rig: &Rig, server: &Server, request: &str, response: &str) -> String 
     let (head, body) = client.response();
     // Whatever the server said, the next request is answered by its own response.
     client.send(GET.as_bytes());
-    let mut next =
-        if connection.is_silent(Duration::from_millis(20)) { server.accept() } else { connection };
+    let mut next = server.next(connection);
     next.until("\r\n\r\n");
     next.send(OK.as_bytes());
     assert_eq!(client.response().1, "ok", "after {response:?}");

@@ -239,6 +239,22 @@ impl Server {
         self.connections.recv_timeout(PATIENCE).expect("the proxy connects")
     }
 
+    /// Where the proxy sends its next request: this connection, or a new one.
+    pub(crate) fn next(&self, connection: Client) -> Client {
+        let short = Duration::from_millis(10);
+        connection.0.set_read_timeout(Some(short)).expect("a socket takes timeouts");
+        for _ in 0..PATIENCE.as_millis() / short.as_millis() {
+            if let Ok(1..) = connection.0.peek(&mut [0]) {
+                connection.0.set_read_timeout(Some(PATIENCE)).expect("a socket takes timeouts");
+                return connection;
+            }
+            if let Ok(new) = self.connections.recv_timeout(short) {
+                return new;
+            }
+        }
+        panic!("no further request comes");
+    }
+
     /// A server that answers every request without a body with `response`.
     pub(crate) fn answering(response: &'static str) -> SocketAddr {
         let server = Self::new();

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     exchange::Exchange,
+    frames::{Flood, Frames},
     guard::{Ambiguity, Guard, Verdict},
     headers,
     outcome::Outcome,
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     balance::key,
-    model::frontend::ClientTimeouts,
+    model::frontend::{ClientTimeouts, HttpLimits},
     proxy::{
         proxy_protocol::Facts,
         socket::Addresses,
@@ -50,6 +51,8 @@ pub(crate) struct Client {
     /// A hash of the address, for turns in queues.
     pub(super) address_hash: u64,
     timeouts: ClientTimeouts,
+    /// Of its frames, if it speaks HTTP/2.
+    http2_limits: HttpLimits,
     /// Until the header is complete, or the next request begins.
     pub(super) receiving: Deadline,
     /// Until the client takes something.
@@ -64,6 +67,7 @@ pub(crate) struct Client {
     /// Why the connection is given up, for requests that are cut off by it.
     pub(super) failure: Cell<Option<Outcome>>,
     pub(super) ambiguity: Cell<Option<Ambiguity>>,
+    pub(super) flood: Cell<Option<Flood>>,
     /// What was answered to a request for another protocol: with it, or not.
     decision: Cell<Option<bool>>,
     decided: RefCell<Option<Waker>>,
@@ -94,6 +98,7 @@ impl Client {
             address_field: field.unwrap_or(HeaderValue::from_static("unknown")),
             address_hash: key::of_source(address),
             timeouts,
+            http2_limits: plan.config.limits,
             receiving: Deadline::default(),
             sending: Deadline::default(),
             header_since: Cell::new(None),
@@ -103,6 +108,7 @@ impl Client {
             lingers: Cell::new(false),
             failure: Cell::new(None),
             ambiguity: Cell::new(None),
+            flood: Cell::new(None),
             decision: Cell::new(None),
             decided: RefCell::new(None),
             tunnel: RefCell::new(None),
@@ -257,6 +263,8 @@ pub(super) struct ClientIo {
     pub(super) stream: Stream,
     client: Rc<Client>,
     guard: Guard,
+    /// Of HTTP/2, in the guard's place.
+    frames: Option<Box<Frames>>,
     /// Bytes that came after a request for another protocol, or before the guard was there.
     held: Vec<u8>,
 }
@@ -264,12 +272,23 @@ pub(super) struct ClientIo {
 impl ClientIo {
     /// `first` has come already.
     pub(super) fn new(stream: Stream, client: Rc<Client>, first: Vec<u8>) -> Self {
-        Self { stream, client, guard: Guard::new(), held: first }
+        Self { stream, client, guard: Guard::new(), frames: None, held: first }
     }
 
-    /// One that is not HTTP/1: nothing is guarded.
-    pub(super) fn opaque(stream: Stream, client: Rc<Client>, first: Vec<u8>) -> Self {
-        Self { stream, client, guard: Guard::opaque(), held: first }
+    /// One of HTTP/2.
+    pub(super) fn of_http2(stream: Stream, client: Rc<Client>, first: Vec<u8>) -> Self {
+        let frames = Some(Box::new(Frames::new()));
+        Self { stream, client, guard: Guard::opaque(), frames, held: first }
+    }
+
+    /// Lets the watch over frames see what is in `buffer` from `start` on.
+    fn watch(&mut self, buffer: &ReadBuf<'_>, start: usize) -> io::Result<()> {
+        let Some(frames) = &mut self.frames else { return Ok(()) };
+        let limits = &self.client.http2_limits;
+        frames.look(&buffer.filled()[start..], limits, Instant::now).map_err(|flood| {
+            self.client.flood.set(Some(flood));
+            io::Error::other(flood.word())
+        })
     }
 
     /// The socket, and what has come of another protocol.
@@ -329,6 +348,7 @@ impl AsyncRead for ClientIo {
             let rest = this.held.split_off(taken);
             buffer.put_slice(&std::mem::replace(&mut this.held, rest));
         }
+        this.watch(buffer, start)?;
         this.judge(buffer, start);
         if buffer.filled().len() == start && this.guard.is_undecided() && !this.held.is_empty() {
             // Nothing for now, which is not the end.
@@ -340,6 +360,12 @@ impl AsyncRead for ClientIo {
 }
 
 impl ClientIo {
+    fn count(&mut self, written: &Poll<io::Result<usize>>) {
+        if let (Some(frames), Poll::Ready(Ok(bytes))) = (&mut self.frames, written) {
+            frames.wrote(*bytes);
+        }
+    }
+
     /// Notices a client that takes nothing.
     fn note<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match written {
@@ -361,6 +387,7 @@ impl AsyncWrite for ClientIo {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.count(&written);
         this.note(written)
     }
 
@@ -371,6 +398,7 @@ impl AsyncWrite for ClientIo {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.count(&written);
         this.note(written)
     }
 

@@ -1,8 +1,8 @@
 //! An HTTP/2 connection of a client.
 //!
-//! What a client may cost is bounded here: streams, the size of headers, and how many
-//! streams may be reset, by either side, before the connection is closed (CVE-2023-44487,
-//! CVE-2025-8671); h2 itself bounds CONTINUATION and empty frames.
+//! What a client may cost is bounded: streams and the size of headers here, resets that h2
+//! makes because of a client's faults (CVE-2025-8671) here, CONTINUATION and small DATA
+//! frames by h2, what else leads nowhere by [`frames`](super::frames).
 
 use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
 
@@ -26,7 +26,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Serves it; `first` has come already.
 pub(super) async fn run(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
-    let io = TokioIo::new(ClientIo::opaque(stream, Rc::clone(client), first));
+    let io = TokioIo::new(ClientIo::of_http2(stream, Rc::clone(client), first));
     let limits = client.frontend.plan().config.limits;
     let service = {
         let client = Rc::clone(client);
@@ -50,7 +50,15 @@ pub(super) async fn run(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
             is_told = true;
             connection.as_mut().graceful_shutdown();
         }
-        if connection.as_mut().poll(cx).is_ready() {
+        let is_over = connection.as_mut().poll(cx).is_ready();
+        if let Some(flood) = client.flood.get() {
+            // Requests that are under way are cut off by it.
+            let why = Outcome::new(Cause::Policy, Phase::Request, flood.word());
+            client.failure.set(Some(why));
+            client.log_refused(why, None);
+            return Poll::Ready(());
+        }
+        if is_over {
             return Poll::Ready(());
         }
         if client.sending.poll(cx).is_ready() {

@@ -6,6 +6,7 @@
 //! | `entry` | what comes before: PROXY header, limits, TLS |
 //! | `client` | a connection as its requests and its socket see it |
 //! | `guard` | messages with two meanings, before hyper repairs them |
+//! | `frames` | frames of HTTP/2 that lead nowhere |
 //! | `forward` | the way of a request |
 //! | `admit` | judging a request and giving it one form |
 //! | `length` | responses with two lengths |
@@ -26,6 +27,7 @@ pub(crate) mod connection;
 mod entry;
 mod exchange;
 mod forward;
+mod frames;
 mod guard;
 mod headers;
 mod http2;
