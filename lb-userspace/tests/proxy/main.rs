@@ -2,6 +2,7 @@
 //! comes out on the other side, and what is refused.
 
 mod encrypted;
+mod floods;
 mod hostile;
 mod http2;
 mod https;

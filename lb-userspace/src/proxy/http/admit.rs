@@ -20,6 +20,8 @@ use crate::model::frontend::HttpLimits;
 pub(super) enum Refused {
     /// `CONNECT` without a protocol: this is no forward proxy.
     Connect,
+    /// `CONNECT` with a protocol other than WebSocket.
+    Protocol,
     /// The target is neither path, nor URL, nor `*` with `OPTIONS`.
     Target,
     /// The target is longer than allowed.
@@ -41,8 +43,13 @@ pub(super) enum Refused {
 /// Judges a request and gives it its form.
 pub(super) fn admit(request: &mut Request<Incoming>, limits: &HttpLimits) -> Result<(), Refused> {
     let is_http2 = request.version() == Version::HTTP_2;
-    if request.method() == Method::CONNECT && !is_extended_connect(request) {
-        return Err(Refused::Connect);
+    if request.method() == Method::CONNECT {
+        match request.extensions().get::<hyper::ext::Protocol>() {
+            None => return Err(Refused::Connect),
+            // RFC 9220, 3.
+            Some(protocol) if protocol.as_str() != "websocket" => return Err(Refused::Protocol),
+            Some(_) => {}
+        }
     }
     if request.headers().len() > limits.header_count as usize {
         return Err(Refused::TooManyFields);
@@ -73,11 +80,6 @@ pub(super) fn admit(request: &mut Request<Incoming>, limits: &HttpLimits) -> Res
         return Err(Refused::Connection);
     }
     Ok(())
-}
-
-/// RFC 8441.
-fn is_extended_connect(request: &Request<Incoming>) -> bool {
-    request.extensions().get::<hyper::ext::Protocol>().is_some()
 }
 
 fn is_continue(value: &HeaderValue) -> bool {

@@ -18,8 +18,9 @@ use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
     body::{Body, Incoming},
     client::conn::TrySendError,
-    header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue},
     http::{request, uri::Scheme},
+    upgrade::OnUpgrade,
 };
 use tokio::sync::oneshot;
 
@@ -34,6 +35,7 @@ use super::{
     persist,
     respond::{self, Failure},
     route::{Destination, Route},
+    upgrade::{self, Asked},
 };
 use crate::{
     balance,
@@ -58,6 +60,10 @@ const MISDIRECTED: Failure = Failure::new(
     "other_server_name",
 );
 
+/// For a WebSocket on a stream where servers speak HTTP/2.
+const NO_WEBSOCKET: Failure =
+    Failure::new(StatusCode::NOT_IMPLEMENTED, Cause::Policy, Phase::Request, "websocket_to_http2");
+
 /// Answers one request.
 pub(super) async fn serve(
     client: Rc<Client>,
@@ -65,12 +71,11 @@ pub(super) async fn serve(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let mut exchange = Exchange::new(&client, client.frontend.plan(), &request);
     let is_http1 = request.version() < Version::HTTP_2;
-    let asks_for_other = is_http1
-        && (request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE));
-    let is_websocket = asks_for_other && is_websocket(&request);
-    if asks_for_other && !is_websocket {
+    let asked = Asked::by(&request);
+    if asked == Asked::Other {
         client.decide(false);
     }
+    let on_stream = (asked == Asked::Stream).then(|| hyper::upgrade::on(&mut request));
     let frontend = Arc::clone(&exchange.frontend);
     let judged = admit(&mut request, &frontend.config.limits);
     let Route { to, edits } = match judged.map_err(Failure::from).and_then(|()| {
@@ -80,17 +85,21 @@ pub(super) async fn serve(
         Ok(()) => {
             // Rules see what is true of the client, and not what it says.
             client.introduce(request.headers_mut());
-            Route::of(&frontend, &mut exchange, &request, is_websocket)
+            if asked == Asked::Stream {
+                // As they see it on HTTP/1.1.
+                *request.method_mut() = Method::GET;
+            }
+            Route::of(&frontend, &mut exchange, &request, asked.is_websocket())
         }
         Err(failure) => Route::failing(failure),
     };
     let mut has_tunnel = false;
     let mut response = match to {
         Destination::Backend(backend) => {
-            match forward(&mut exchange, request, backend, &edits, is_websocket).await {
+            match forward(&mut exchange, request, backend, &edits, asked).await {
                 Ok(begun) => {
                     has_tunnel = begun.tunnel.is_some();
-                    relay(exchange, begun)
+                    relay(exchange, begun, on_stream)
                 }
                 Err(failure) => respond(exchange, failure, &edits),
             }
@@ -98,8 +107,13 @@ pub(super) async fn serve(
         Destination::Answer(answer) => give(exchange, answer, &edits),
         Destination::Failure(failure) => respond(exchange, failure, &edits),
     };
-    if is_websocket && !has_tunnel {
-        client.decide(false);
+    match asked {
+        Asked::Upgrade if !has_tunnel => client.decide(false),
+        // On a stream success means that it is open.
+        Asked::Stream if !has_tunnel && response.status().is_success() => {
+            *response.status_mut() = StatusCode::NOT_IMPLEMENTED;
+        }
+        _ => {}
     }
     edits.apply_to_response(response.headers_mut());
     Ok(if client.is_leaving() && is_http1 { closing(response) } else { response })
@@ -111,14 +125,6 @@ struct Begun {
     connection: Checkout,
     /// The server changed the protocol.
     tunnel: Option<Tunnel>,
-}
-
-fn is_websocket(request: &Request<Incoming>) -> bool {
-    request.version() == Version::HTTP_11
-        && request.method() == Method::GET
-        && request.body().is_end_stream()
-        && headers::wants_upgrade(request.headers())
-        && headers::is_websocket(request.headers())
 }
 
 fn closing(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
@@ -155,7 +161,11 @@ fn respond(
 }
 
 /// The response to the client, its body to come.
-fn relay(mut exchange: Box<Exchange>, begun: Begun) -> Response<ResponseBody> {
+fn relay(
+    mut exchange: Box<Exchange>,
+    begun: Begun,
+    on_stream: Option<OnUpgrade>,
+) -> Response<ResponseBody> {
     let Begun { response, connection, tunnel } = begun;
     let (mut parts, incoming) = response.into_parts();
     parts.version = Version::HTTP_11;
@@ -164,11 +174,7 @@ fn relay(mut exchange: Box<Exchange>, begun: Begun) -> Response<ResponseBody> {
     exchange.status = Some(parts.status);
     exchange.phase.set(Phase::Data);
     if let Some(tunnel) = tunnel {
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        let client = Rc::clone(&exchange.client);
-        client.open_tunnel(exchange, tunnel);
-        return Response::from_parts(parts, ResponseBody::Empty);
+        return upgrade::agree(parts, exchange, tunnel, on_stream);
     }
     let silence = exchange.backend.as_ref().map(|backend| exchange.timeouts.server(backend));
     let body = match silence {
@@ -192,17 +198,20 @@ async fn forward(
     request: Request<Incoming>,
     backend: Arc<BackendPlan>,
     edits: &Edits<'_>,
-    is_websocket: bool,
+    asked: Asked,
 ) -> Result<Begun, Failure> {
     exchange.backend = Some(Arc::clone(&backend));
+    if asked == Asked::Stream && backend.settings.protocol == ServerProtocol::Http2 {
+        return Err(NO_WEBSOCKET);
+    }
     let (mut parts, incoming) = request.into_parts();
     parts.extensions.clear();
     exchange.own = persist::own_server(&backend, &mut parts.headers);
     edit(&mut parts, edits)?;
-    if incoming.is_end_stream() && !is_websocket {
+    if incoming.is_end_stream() && !asked.is_websocket() {
         mirror::send_copies(exchange, &parts, &edits.mirrors);
     }
-    prepare(&mut parts, &backend, is_websocket);
+    prepare(&mut parts, &backend, asked.is_websocket());
     let hash = choose::hash(&backend, &exchange.client, &parts.uri, &parts.headers);
     let body = body(exchange, incoming);
     let mut message = Request::from_parts(parts, body);
@@ -244,11 +253,11 @@ async fn forward(
         exchange.connect_time = Some(sent - chosen);
         exchange.phase.set(Phase::Headers);
         let spare = spare(&message, &connection);
-        let tunnel = is_websocket.then(|| connection.tunnel());
+        let tunnel = asked.is_websocket().then(|| connection.tunnel());
         match send(exchange, &backend, &mut connection, message).await {
             Ok(response) => {
                 exchange.response_time = Some(sent.elapsed());
-                return answer(response, connection, tunnel, exchange.method == Method::HEAD).await;
+                return answer(response, connection, tunnel, exchange, asked).await;
             }
             Err(failed) => {
                 let unsent = failed.unsent.or(spare).filter(|_| exchange.reused);
@@ -302,8 +311,7 @@ pub(super) fn prepare(parts: &mut request::Parts, backend: &BackendPlan, is_webs
         ServerProtocol::Http1 => {
             parts.version = Version::HTTP_11;
             if is_websocket {
-                parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-                parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                upgrade::ask(&mut parts.headers);
             }
         }
         ServerProtocol::Http2 => {
@@ -431,20 +439,25 @@ async fn answer(
     mut response: Response<Incoming>,
     connection: Checkout,
     tunnel: Option<oneshot::Receiver<Tunnel>>,
-    is_head: bool,
+    exchange: &Exchange,
+    asked: Asked,
 ) -> Result<Begun, Failure> {
     let bad = |why| Failure::new(StatusCode::BAD_GATEWAY, Cause::Server, Phase::Headers, why);
     let status = response.status();
     let switches = status == StatusCode::SWITCHING_PROTOCOLS;
     let is_agreed = switches && headers::is_websocket(response.headers());
     let fields: &mut HeaderMap = response.headers_mut();
-    let has_none = is_head || switches || status == StatusCode::NOT_MODIFIED;
+    let has_none =
+        exchange.method == Method::HEAD || switches || status == StatusCode::NOT_MODIFIED;
     if status == StatusCode::NO_CONTENT || switches {
         fields.remove(CONTENT_LENGTH);
     }
     length::judge(fields, !has_none && status != StatusCode::NO_CONTENT).map_err(bad)?;
     if !headers::strip_response(fields) {
         return Err(bad("response_connection_field"));
+    }
+    if asked == Asked::Stream && status.is_success() {
+        return Err(bad("websocket_refused"));
     }
     let tunnel = match (switches, tunnel) {
         (false, _) => None,

@@ -41,6 +41,7 @@ pub(super) async fn run(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
+            .enable_connect_protocol()
             .serve_connection(io, service)
     );
     let mut stop = pin!(client.frontend.stop.cancelled());

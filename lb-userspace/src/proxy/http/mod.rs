@@ -15,7 +15,7 @@
 //! | `mirror` | copies for other backends |
 //! | `choose`, `persist` | which server; cookies that bring a client back to it |
 //! | `body` | bodies on their way |
-//! | `tunnel` | WebSocket |
+//! | `upgrade`, `tunnel` | WebSocket: asking for one; being one |
 //! | `exchange` | one request and its response |
 //! | `outcome`, `respond`, `record` | how it ended; what the client and the log are told |
 
@@ -39,3 +39,4 @@ mod record;
 mod respond;
 mod route;
 mod tunnel;
+mod upgrade;

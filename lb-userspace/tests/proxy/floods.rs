@@ -1,0 +1,156 @@
+//! HTTP/2 clients that make work, frame by frame (RFC 9113, 6): each is cut off.
+
+use std::{io::Write, thread};
+
+use crate::rig::{OK, PATIENCE, Rig, Server};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// GET, http, /, and `:authority: a` as a literal (RFC 7541, 6).
+const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+/// The same with POST.
+const POST: &[u8] = &[0x83, 0x86, 0x84, 0x41, 0x01, b'a'];
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short frame").to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// Stream ids of a client.
+fn streams(count: u32) -> impl Iterator<Item = u32> {
+    (0..count).map(|number| 2 * number + 1)
+}
+
+/// Sends all of it after the preface and empty SETTINGS, and waits until the proxy closes:
+/// what it said, frame by frame, as type and payload.
+#[track_caller]
+fn cut_off(rig: &Rig, frames: impl Iterator<Item = Vec<u8>>) -> Vec<(u8, Vec<u8>)> {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(SETTINGS, 0, 0, &[]));
+    frames.for_each(|frame| bytes.extend(frame));
+    let client = rig.connect();
+    let mut writer = client.0.try_clone().expect("a descriptor is left");
+    let sending = thread::spawn(move || {
+        // It may be cut off in the middle.
+        let _ = writer.write_all(&bytes);
+    });
+    let mut answers = Vec::new();
+    let ended = std::io::Read::read_to_end(&mut &client.0, &mut answers);
+    let is_late = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(!is_late, "it is not cut off within {PATIENCE:?}");
+    drop(client);
+    sending.join().expect("the sender ends");
+    let mut said = Vec::new();
+    let mut rest = &answers[..];
+    while let [a, b, c, kind, _, _, _, _, _, after @ ..] = rest {
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        let Some((payload, next)) = after.split_at_checked(length) else { break };
+        said.push((*kind, payload.to_vec()));
+        rest = next;
+    }
+    said
+}
+
+/// Whether the proxy said that it is enough: GOAWAY with ENHANCE_YOUR_CALM.
+fn is_told(said: &[(u8, Vec<u8>)]) -> bool {
+    const GOAWAY: u8 = 7;
+    said.iter().any(|(kind, payload)| *kind == GOAWAY && payload.get(7) == Some(&0xb))
+}
+
+#[test]
+fn resets_of_streams_that_were_taken_up() {
+    let rig = Rig::new("limits: {resets: 10}", Server::new().address);
+    let reset = |stream| {
+        [
+            frame(HEADERS, END_STREAM | END_HEADERS, stream, GET),
+            frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]),
+        ]
+        .concat()
+    };
+    cut_off(&rig, streams(10_000).map(reset));
+    rig.logged("{resets}");
+}
+
+#[test]
+fn faults_for_which_the_proxy_resets_streams() {
+    let rig = Rig::new("limits: {resets: 10}", Server::new().address);
+    // No increment of a window is 0.
+    let fault = |stream| {
+        [frame(HEADERS, END_HEADERS, stream, POST), frame(WINDOW_UPDATE, 0, stream, &[0; 4])]
+            .concat()
+    };
+    assert!(is_told(&cut_off(&rig, streams(500).map(fault))));
+}
+
+#[test]
+fn frames_that_carry_nothing() {
+    let rig = Rig::new("limits: {control_frames: 100}", Server::new().address);
+    let floods: [(u8, u32, &[u8]); 5] = [
+        (PING, 0, &[0; 8]),
+        (SETTINGS, 0, &[0, 3, 0, 0, 0, 100]),
+        (PRIORITY, 1, &[0, 0, 0, 0, 1]),
+        (WINDOW_UPDATE, 0, &[0, 0, 0, 1]),
+        (0xbe, 0, &[]),
+    ];
+    for (kind, stream, payload) in floods {
+        cut_off(&rig, (0..100_000).map(|_| frame(kind, 0, stream, payload)));
+    }
+    rig.logged("{control_frames}");
+    let open = frame(HEADERS, END_HEADERS, 1, POST);
+    let empty = (0..100_000).map(|_| frame(DATA, 0, 1, &[]));
+    cut_off(&rig, std::iter::once(open).chain(empty));
+}
+
+#[test]
+fn a_header_that_never_ends() {
+    let rig = Rig::new("limits: {control_frames: 1000000}", Server::new().address);
+    for payload in [&b""[..], &[0; 1], &[0x82; 1000]] {
+        let start = frame(HEADERS, END_STREAM, 1, GET);
+        let more = (0..100_000).map(|_| frame(CONTINUATION, 0, 1, payload));
+        cut_off(&rig, std::iter::once(start).chain(more));
+    }
+}
+
+#[test]
+fn a_small_header_that_grows_when_it_is_read() {
+    let rig = Rig::new("", Server::new().address);
+    // A field of 4,000 bytes into the table, and then that field 10,000 times (RFC 7541, 6.1
+    // and 6.2.1): 40 MB out of 14 KB.
+    let mut block = [GET, &[0x40, 1, b'x', 0x7f]].concat();
+    // 4,000 less 127, in groups of seven bits.
+    block.extend([0xa1, 0x1e]);
+    block.extend([b'a'; 4000]);
+    block.extend([0xbe; 10_000]);
+    cut_off(&rig, [frame(HEADERS, END_STREAM | END_HEADERS, 1, &block)].into_iter());
+}
+
+#[test]
+fn a_header_that_is_too_large_is_answered() {
+    let rig = Rig::new("", Server::answering(OK));
+    let large = format!("X-Large: {}", "y".repeat(20_000));
+    let status = |fields: &[&str]| {
+        let output = std::process::Command::new("curl")
+            .args(["-sS", "--http2-prior-knowledge", "--noproxy", "*", "--max-time", "10"])
+            .args(["-o", "/dev/null", "-w", "%{http_code}"])
+            .args(fields.iter().flat_map(|field| ["-H", *field]))
+            .arg(format!("http://{}/", rig.address))
+            .output()
+            .expect("curl is installed");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert_eq!(status(&[&large]), "431");
+    assert_eq!(status(&["X-Small: y"]), "200");
+}
