@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use crate::rig::{PATIENCE, Rig, free};
+use crate::{
+    rig::{PATIENCE, Rig, free},
+    site::Site,
+};
 
 /// An nginx that serves and takes files in a directory, and ends with the test.
 struct Nginx {
@@ -96,6 +99,41 @@ fn curl_uploads_to_and_downloads_from_nginx() {
         curl(&[version, "--header", "Transfer-Encoding: chunked", "--upload-file", &from, &url]);
         assert!(fs::read(nginx.path("files").join(name)).unwrap() == fs::read(&sent).unwrap());
     }
+}
+
+#[test]
+fn uploads_and_downloads_are_whole_over_tls() {
+    let (nginx, site) = (Nginx::start(), Site::new());
+    let rig = Rig::on(&site.tls(), "", &format!("servers: {{s1: \"{}\"}}", nginx.address));
+    let sent = nginx.path("sent");
+    noise(&sent, 24 << 20);
+    let port = rig.address.port();
+    let (authority, resolve) =
+        (site.file("ca.crt").display().to_string(), format!("www.test:{port}:127.0.0.1"));
+    let common = ["--noproxy", "*", "--cacert", &authority, "--resolve", &resolve];
+    for (name, version) in [("one", "--http1.1"), ("two", "--http2")] {
+        let url = format!("https://www.test:{port}/{name}");
+        let (from, to) = (sent.display().to_string(), nginx.path(name).display().to_string());
+        curl(&[&common[..], &[version, "--upload-file", &from, &url]].concat());
+        assert!(fs::read(nginx.path("files").join(name)).unwrap() == fs::read(&sent).unwrap());
+        curl(&[&common[..], &[version, "--output", &to, &url]].concat());
+        assert!(fs::read(&to).unwrap() == fs::read(&sent).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn many_streams_of_many_connections_over_tls_are_all_answered() {
+    let (nginx, site) = (Nginx::start(), Site::new());
+    fs::write(nginx.path("files").join("page"), "page").expect("the directory is writable");
+    let rig = Rig::on(&site.tls(), "", &format!("servers: {{s1: \"{}\"}}", nginx.address));
+    let output = Command::new("h2load")
+        .args(["-n", "4000", "-c", "10", "-m", "20"])
+        .arg(format!("https://{}/page", rig.address))
+        .output()
+        .expect("h2load is installed");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("4000 succeeded, 0 failed, 0 errored, 0 timeout"), "{said}");
+    assert!(said.contains("Application protocol: h2"), "{said}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! An agent with a configuration, servers that tell what they were asked, and a client.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -12,10 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pointsman::{
-    config,
-    model::frontend::{Frontend, ListenAddress},
-};
+use pointsman::{config, model::frontend::ListenAddress};
 
 /// Longest time a step may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -194,8 +191,7 @@ impl Example {
         }
         let mut ports = BTreeMap::new();
         for (name, frontend) in &snapshot.frontends {
-            let Frontend::Http(frontend) = frontend else { continue };
-            for listen in &frontend.listen {
+            for listen in frontend.listen() {
                 let ListenAddress::Tcp(address) = &listen.address else { continue };
                 let port = free_port();
                 text = text.replace(&format!("\"{address}\""), &format!("\"127.0.0.1:{port}\""));
@@ -203,9 +199,14 @@ impl Example {
             }
         }
         let mut servers = BTreeMap::new();
+        let mut moved = HashSet::new();
         for (backend, config) in &snapshot.backends {
             for (name, server) in &config.servers {
                 let name = format!("{backend}/{name}");
+                // One machine may be a server of several backends.
+                if !moved.insert(server.address) {
+                    continue;
+                }
                 let started = Server::start(&name, Duration::ZERO);
                 let quoted = format!("\"{}\"", server.address);
                 assert!(text.contains(&quoted), "{file}: {quoted}");

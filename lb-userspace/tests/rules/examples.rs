@@ -2,10 +2,12 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
+    process::Command,
     time::{Duration, Instant},
 };
 
-use super::bed::{Example, get};
+use super::bed::{Example, Server, get};
 
 #[test]
 fn the_gateway_tells_services_apart_by_path_host_and_header() {
@@ -116,4 +118,61 @@ fn two_hundred_services_are_behind_one_port() {
         assert_eq!(by_path.server(), expected);
     }
     assert_eq!(get(port, "/none/", "svc.example.com", &[]).server(), "unknown/u1");
+}
+
+#[test]
+fn https_sends_each_kind_of_request_to_its_servers() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let issued = rcgen::generate_simple_self_signed(["www.example.com".to_owned()]);
+    let issued = issued.expect("a certificate");
+    let pem = directory.path().join("site.pem");
+    fs::write(&pem, issued.cert.pem() + &issued.signing_key.serialize_pem()).expect("it is ours");
+    let own = directory.path().display().to_string();
+    let example = Example::serve("https.yaml", &[("/etc/pointsman/certs", &own)]);
+
+    let moved = get(example.port("redirect"), "/x?y=1", "www.example.com", &[]);
+    assert_eq!((moved.status, moved.header("location")), (308, "https://www.example.com/x?y=1"));
+
+    let port = example.port("site");
+    let curl = |target: &str, arguments: &[&str]| {
+        let output = Command::new("curl")
+            .args(["-sS", "-i", "--noproxy", "*", "--max-time", "10", "--cacert"])
+            .arg(&pem)
+            .args(["--resolve", &format!("www.example.com:{port}:127.0.0.1")])
+            .args(arguments)
+            .arg(format!("https://www.example.com:{port}{target}"))
+            .output()
+            .expect("curl is installed");
+        let [out, err] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        out.to_lowercase() + &err
+    };
+    let check = |target: &str, arguments: &[&str], version: &str, backend: &str| {
+        let answer = curl(target, arguments);
+        assert!(answer.starts_with(&format!("{version} 200")), "{answer}");
+        assert!(answer.contains(&format!("\r\nx-server: {backend}/")), "{target}: {answer}");
+        assert!(answer.contains("\r\nx-forwarded-proto: https\r\n"), "{answer}");
+        let expected = "\r\nstrict-transport-security: max-age=31536000; includesubdomains\r\n";
+        assert!(answer.contains(expected) && !answer.contains("\r\nserver:"), "{answer}");
+    };
+    check("/", &["--http2"], "http/2", "web");
+    check("/api/users", &["--http1.1"], "http/1.1", "api");
+    let upgrade = ["--http1.1", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket"];
+    // The server of the test does not agree, and is asked all the same.
+    check("/socket/x", &upgrade, "http/1.1", "sockets");
+}
+
+#[test]
+fn postgresql_has_a_port_for_writes_and_one_for_reads() {
+    let patroni = Server::start("patroni", Duration::ZERO);
+    let port = format!("port: {}", patroni.address.port());
+    let example = Example::serve("postgres-split.yaml", &[("port: 8008", &port)]);
+    // Every machine says yes to both questions; what is joined is bytes.
+    let server = |frontend| get(example.port(frontend), "/", "a", &[]).server().to_owned();
+    assert_eq!([server("writes"), server("writes")], ["primary/pg1", "primary/pg1"]);
+    assert!(server("reads").starts_with("primary/pg"));
+    let asked = patroni.requests.lock().expect("no test panics with it");
+    for path in ["GET /primary ", "GET /replica?lag=1MB "] {
+        assert!(asked.iter().any(|line| line.starts_with(path)), "{path}: {asked:?}");
+    }
 }

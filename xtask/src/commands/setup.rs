@@ -44,10 +44,12 @@ const RUN: [Need; 4] = [
 ];
 
 /// Peers of the proxy in the agent's own tests, which need no privilege.
-const PEERS: [Need; 2] = [program("curl", "curl"), served("nginx", "nginx-light", "nginx")];
-
-/// Peers of the proxy in the bed.
-const BED_PEERS: [Need; 1] = [program("openssl", "openssl")];
+const PEERS: [Need; 4] = [
+    program("curl", "curl"),
+    served("nginx", "nginx-light", "nginx"),
+    program("openssl", "openssl"),
+    program("h2load", "nghttp2-client"),
+];
 
 /// Real servers behind the balancer, and their clients.
 const SERVERS: [Need; 6] = [
@@ -111,7 +113,7 @@ fn needs(level: Level) -> Vec<Need> {
         Level::Unit => PEERS.to_vec(),
         Level::Run => RUN.to_vec(),
         Level::Servers => [&RUN[..], &SERVERS[..]].concat(),
-        Level::Test => [&RUN[..], &SERVERS[..], &PEERS[..], &BED_PEERS[..]].concat(),
+        Level::Test => [&RUN[..], &SERVERS[..], &PEERS[..]].concat(),
         Level::Bench => [&RUN[..], &BENCH[..]].concat(),
     }
 }
