@@ -7,7 +7,7 @@ use crate::install::{
     bpffs,
     debian::{self, Need, program, python_module, served, versioned},
     python,
-    toolchain::{self, BPF_LINKER, CARGO_DENY},
+    toolchain::{self, BPF_LINKER, CARGO_DENY, HTTPWG},
 };
 
 /// Install what is missing on this machine: toolchain parts, programs, Debian packages
@@ -96,6 +96,9 @@ pub(crate) fn ensure(level: Level) -> Result<()> {
     toolchain::ensure_program(&BPF_LINKER)?;
     if matches!(level, Level::Unit | Level::Test) {
         toolchain::ensure_program(&CARGO_DENY)?;
+    }
+    if level == Level::Test {
+        toolchain::ensure_program(&HTTPWG)?;
     }
     debian::ensure(&needs(level))?;
     if matches!(level, Level::Servers | Level::Test) {

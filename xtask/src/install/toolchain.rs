@@ -12,7 +12,7 @@ const COMPONENTS: [&str; 3] = ["clippy", "rust-src", "rustfmt"];
 
 /// A program installed with `cargo install`, in one version that is known to work.
 pub(crate) struct CargoProgram {
-    /// Name of the package and of the program.
+    /// Name of the package.
     pub(crate) name: &'static str,
     /// The version; another one on the machine is replaced.
     pub(crate) version: &'static str,
@@ -23,6 +23,9 @@ pub(crate) const BPF_LINKER: CargoProgram = CargoProgram { name: "bpf-linker", v
 
 /// Checks licences, sources and bans of dependencies.
 pub(crate) const CARGO_DENY: CargoProgram = CargoProgram { name: "cargo-deny", version: "0.20.2" };
+
+/// Conformance cases of HTTP/2; its program is called `httpwg`.
+pub(crate) const HTTPWG: CargoProgram = CargoProgram { name: "httpwg-cli", version: "0.2.5" };
 
 /// Installs the pinned toolchain and its components if they are missing.
 ///
@@ -59,6 +62,11 @@ pub(crate) fn ensure_program(program: &CargoProgram) -> Result<()> {
     let CargoProgram { name, version } = program;
     let found = process::output(Command::new(name).arg("--version")).unwrap_or_default();
     if found.split_whitespace().last() == Some(version) {
+        return Ok(());
+    }
+    // Not every package has a program of its name that says its version.
+    let installed = process::output(&mut process::cargo(["install", "--list"]))?;
+    if installed.lines().any(|line| line == format!("{name} v{version}:")) {
         return Ok(());
     }
     println!("setup: installing {name} {version} with cargo (takes minutes, once)");

@@ -30,6 +30,8 @@ pub(super) enum Refused {
     TooManyFields,
     /// There is no `Host`, more than one, or one that names no host.
     Host,
+    /// A field of HTTP/2 whose value has white space around it (RFC 9113, 8.2.1).
+    Value,
     /// `Host` is not the host of the target.
     OtherHost,
     /// `Connection` can not be read, or names what it must not.
@@ -45,6 +47,7 @@ pub(super) fn admit(request: &mut Request<Incoming>, limits: &HttpLimits) -> Res
     let is_http2 = request.version() == Version::HTTP_2;
     if request.method() == Method::CONNECT {
         match request.extensions().get::<hyper::ext::Protocol>() {
+            None if is_http2 && request.uri().authority().is_none() => return Err(Refused::Host),
             None => return Err(Refused::Connect),
             // RFC 9220, 3.
             Some(protocol) if protocol.as_str() != "websocket" => return Err(Refused::Protocol),
@@ -53,6 +56,9 @@ pub(super) fn admit(request: &mut Request<Incoming>, limits: &HttpLimits) -> Res
     }
     if request.headers().len() > limits.header_count as usize {
         return Err(Refused::TooManyFields);
+    }
+    if is_http2 && request.headers().values().any(has_space_around) {
+        return Err(Refused::Value);
     }
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if target > limits.uri_bytes as usize {
@@ -80,6 +86,11 @@ pub(super) fn admit(request: &mut Request<Incoming>, limits: &HttpLimits) -> Res
         return Err(Refused::Connection);
     }
     Ok(())
+}
+
+fn has_space_around(value: &HeaderValue) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_space(value.as_bytes().first()) || is_space(value.as_bytes().last())
 }
 
 fn is_continue(value: &HeaderValue) -> bool {

@@ -27,6 +27,9 @@ pub(crate) enum BodyError {
     /// Why a request's body was given up.
     #[error("the request's body was given up")]
     Upload(UploadFailure),
+    /// The request was malformed, which HTTP/2 is told by an error of the stream.
+    #[error("the request was malformed")]
+    Malformed(#[source] h2::Error),
     /// The server kept it waiting for too long.
     #[error("the server sent nothing for too long")]
     ServerTimeout,
@@ -187,6 +190,9 @@ pub(crate) enum ResponseBody {
     Empty,
     /// Our own.
     Whole(Option<Bytes>),
+    /// Our own to a malformed request of HTTP/2: the stream ends in an error (RFC 9113,
+    /// 8.1.1).
+    Malformed(Option<Bytes>),
     /// From a server.
     Relayed(Box<RelayedResponse>),
 }
@@ -273,6 +279,10 @@ impl Body for ResponseBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Malformed(bytes) => Poll::Ready(Some(match bytes.take() {
+                Some(bytes) => Ok(Frame::data(bytes)),
+                None => Err(BodyError::Malformed(h2::Reason::PROTOCOL_ERROR.into())),
+            })),
             Self::Relayed(relayed) => relayed.poll(cx),
         }
     }
@@ -280,6 +290,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty | Self::Whole(None) => true,
+            Self::Malformed(_) => false,
             Self::Whole(Some(bytes)) => bytes.is_empty(),
             Self::Relayed(relayed) => relayed.incoming.is_end_stream(),
         }
@@ -288,6 +299,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty | Self::Whole(None) => SizeHint::with_exact(0),
+            Self::Malformed(_) => SizeHint::default(),
             Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relayed(relayed) => relayed.incoming.size_hint(),
         }

@@ -150,7 +150,13 @@ fn respond(
     failure: Failure,
     edits: &Edits<'_>,
 ) -> Response<ResponseBody> {
-    let response = failure.response(edits);
+    let mut response = failure.response(edits);
+    if exchange.version == Version::HTTP_2 && failure.is_of_malformed_request() {
+        let body = response.body_mut();
+        if let ResponseBody::Whole(bytes) = body {
+            *body = ResponseBody::Malformed(bytes.take());
+        }
+    }
     exchange.status = Some(failure.status);
     exchange.bytes_out = response.body().size_hint().exact().unwrap_or(0);
     if failure.closes {

@@ -36,6 +36,11 @@ impl Failure {
         Self { closes: true, ..self }
     }
 
+    /// Whether what came was no request at all.
+    pub(super) fn is_of_malformed_request(self) -> bool {
+        self.closes && self.status == StatusCode::BAD_REQUEST
+    }
+
     /// The response, or the page that a rule has for it.
     pub(super) fn response(self, edits: &Edits<'_>) -> Response<ResponseBody> {
         let (content_type, body) = page(self.status, edits);
@@ -118,6 +123,7 @@ impl From<Refused> for Failure {
             Refused::TooManyFields => {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Cause::Policy, "header_count")
             }
+            Refused::Value => (StatusCode::BAD_REQUEST, Cause::Client, "field_value"),
             Refused::Host => (StatusCode::BAD_REQUEST, Cause::Client, "host"),
             Refused::OtherHost => (StatusCode::BAD_REQUEST, Cause::Client, "other_host"),
             Refused::Connection => (StatusCode::BAD_REQUEST, Cause::Client, "connection_field"),
