@@ -13,7 +13,7 @@
 //! | `worker` | one worker: listeners, frontends, connections |
 //! | `http`, `rules` | requests, and where rules send them |
 //! | `tcp` | joined connections |
-//! | `upstream` | connections to servers |
+//! | `upstream`, `server_io` | connections to servers |
 //! | `listen`, `socket`, `stream`, `tls`, `proxy_protocol`, `sni` | bytes and who is at the other end |
 //! | `limits`, `timer`, `log`, `executor` | what all of them need |
 
@@ -26,6 +26,7 @@ pub mod material;
 pub mod plan;
 pub mod proxy_protocol;
 pub mod rules;
+mod server_io;
 pub mod sni;
 pub mod socket;
 mod stream;

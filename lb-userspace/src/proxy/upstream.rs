@@ -30,6 +30,7 @@ use super::{
     http::body::RequestBody,
     plan::BackendPlan,
     proxy_protocol::{self, Facts},
+    server_io::{Awaited, ServerIo},
     socket::Socket,
     stream::Stream,
     timer::Deadline,
@@ -68,8 +69,13 @@ enum Sender {
     Http2(http2::SendRequest<RequestBody>),
 }
 
-/// Whom to give the socket to if the server changes the protocol.
-type Handover = Rc<RefCell<Option<oneshot::Sender<Tunnel>>>>;
+/// What the requests of a connection have in common with its task.
+#[derive(Clone, Debug, Default)]
+struct Handover {
+    /// Whom to give the stream to if the server changes the protocol.
+    to: Rc<RefCell<Option<oneshot::Sender<Tunnel>>>>,
+    awaited: Awaited,
+}
 
 /// The stream of a server that has changed the protocol, and what it has sent already.
 #[derive(Debug)]
@@ -139,7 +145,7 @@ impl Upstreams {
             }
             if let Sender::Http2(shared) = &idle.sender {
                 let sender = Sender::Http2(shared.clone());
-                let handover = Rc::clone(&idle.handover);
+                let handover = idle.handover.clone();
                 kept.push(Idle { since: Instant::now(), ..idle });
                 return Some(self.lend(member, backend, sender, handover, Some(Duration::ZERO)));
             }
@@ -170,7 +176,7 @@ impl Upstreams {
             && checkout.is_shared
         {
             let shared = Sender::Http2(shared.clone());
-            let handover = Rc::clone(&checkout.handover);
+            let handover = checkout.handover.clone();
             let encryption = checkout.encryption.clone();
             self.keep(member.id(), &checkout.keep, shared, handover, encryption);
         }
@@ -261,7 +267,12 @@ impl Checkout {
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http1(sender) => {
+                self.handover.awaited.begin();
+                let response = sender.try_send_request(request).await;
+                self.handover.awaited.end();
+                response
+            }
             Sender::Http2(sender) => sender.try_send_request(request).await,
         }
     }
@@ -273,7 +284,7 @@ impl Checkout {
             && is_shared
             && !kept.is_closed()
         {
-            handover.take();
+            handover.to.take();
             upstreams.keep(server, &keep, sender, handover, encryption);
         }
     }
@@ -281,7 +292,7 @@ impl Checkout {
     /// The stream, once the server has changed the protocol.
     pub(crate) fn tunnel(&self) -> oneshot::Receiver<Tunnel> {
         let (sender, receiver) = oneshot::channel();
-        *self.handover.borrow_mut() = Some(sender);
+        *self.handover.to.borrow_mut() = Some(sender);
         receiver
     }
 }
@@ -326,19 +337,21 @@ fn introduction(version: SendProxy, client: &Facts<'_>) -> Vec<u8> {
 }
 
 async fn http1_connection(stream: Stream, handover: &Handover) -> hyper::Result<Sender> {
+    let io = ServerIo::new(stream, handover.awaited.clone());
     let (sender, mut connection) = http1::Builder::new()
         .max_headers(MAX_RESPONSE_FIELDS)
         .max_header_size(MAX_RESPONSE_HEADER as usize)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(io))
         .await?;
-    let handover = Rc::clone(handover);
+    let to = Rc::clone(&handover.to);
     task::spawn_local(async move {
         let ended = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
         // Errors are those of the request that had it.
-        let give = handover.borrow_mut().take().filter(|_| ended.is_ok());
+        let give = to.borrow_mut().take().filter(|_| ended.is_ok());
         if let Some(give) = give {
             let parts = connection.into_parts();
-            let tunnel = Tunnel { stream: parts.io.into_inner(), first: parts.read_buf };
+            let tunnel =
+                Tunnel { stream: parts.io.into_inner().into_stream(), first: parts.read_buf };
             // The client may have left.
             let _ = give.send(tunnel);
         }

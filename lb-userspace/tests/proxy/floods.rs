@@ -87,10 +87,13 @@ fn resets_of_streams_that_were_taken_up() {
 #[test]
 fn faults_for_which_the_proxy_resets_streams() {
     let rig = Rig::new("limits: {resets: 10}", Server::new().address);
-    // No increment of a window is 0.
+    // No window is that large.
     let fault = |stream| {
-        [frame(HEADERS, END_HEADERS, stream, POST), frame(WINDOW_UPDATE, 0, stream, &[0; 4])]
-            .concat()
+        [
+            frame(HEADERS, END_HEADERS, stream, POST),
+            frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff]),
+        ]
+        .concat()
     };
     assert!(is_told(&cut_off(&rig, streams(500).map(fault))));
 }

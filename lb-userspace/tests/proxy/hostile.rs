@@ -167,3 +167,36 @@ fn limits_are_told_apart() {
                    b\r\n12345678901\r\n0\r\n\r\n";
     refused(&rig, chunked, 413);
 }
+
+#[test]
+fn chunks_that_could_be_read_in_two_ways_end_the_connection() {
+    let server = Server::new();
+    let rig = Rig::new("", server.address);
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let bad = [
+        "3\nabc\r\n0\r\n\r\n",
+        "3\r\nabc\n0\r\n\r\n",
+        "3\r\nabcd\r\n0\r\n\r\n",
+        "3;x\ny\r\nabc\r\n0\r\n\r\n",
+        "3\rabc\r\n0\r\n\r\n",
+        "+3\r\nabc\r\n0\r\n\r\n",
+        "-3\r\nabc\r\n0\r\n\r\n",
+        "0x3\r\nabc\r\n0\r\n\r\n",
+        " 3\r\nabc\r\n0\r\n\r\n",
+        "g\r\nabc\r\n0\r\n\r\n",
+        "\r\nabc\r\n0\r\n\r\n",
+        "10000000000000003\r\nabc\r\n0\r\n\r\n",
+        "3 4\r\nabc\r\n0\r\n\r\n",
+        "0\r\nX y: 1\r\n\r\n",
+        "0\r\nX: a\0b\r\n\r\n",
+    ];
+    for body in bad {
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let answer = rig.exchange(format!("{head}{body}{smuggled}").as_bytes());
+        assert!(answer.matches("HTTP/1.1").count() <= 1, "{body:?}: {answer}");
+        assert!(!answer.contains("HTTP/1.1 2"), "{body:?}: {answer}");
+        let got = server.accept().rest();
+        assert!(!got.contains("smuggled"), "{body:?}: {got}");
+        assert!(!got.contains("\r\n0\r\n\r\n"), "it looks complete, {body:?}: {got}");
+    }
+}

@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::rig::{Client, OK, PATIENCE, Rig, Server};
+use crate::rig::{OK, PATIENCE, Rig, Server};
 
 /// A body whose frames the test sends one by one.
 struct Fed(mpsc::Receiver<Frame<Bytes>>);
@@ -195,9 +195,8 @@ fn connect_websocket() -> Request<Fed> {
     request
 }
 
-/// A client that knows the proxy's settings, and the connection to the server that it has
-/// used.
-async fn acquainted(rig: &Rig, server: &Server) -> (http2::SendRequest<Fed>, Client) {
+/// A client that knows the proxy's settings.
+async fn acquainted(rig: &Rig, server: &Server) -> http2::SendRequest<Fed> {
     let mut sender = connect(rig.address).await;
     let get = Request::builder().uri("http://a.test/").body(Fed(mpsc::channel(1).1));
     let request = sender.send_request(get.expect("a good request"));
@@ -209,7 +208,7 @@ async fn acquainted(rig: &Rig, server: &Server) -> (http2::SendRequest<Fed>, Cli
     assert_eq!(answer.status(), 200);
     let mut body = answer.into_body();
     while next(&mut body).await.is_some() {}
-    (sender, connection)
+    sender
 }
 
 #[test]
@@ -219,8 +218,9 @@ fn a_websocket_on_a_stream_is_an_upgrade_for_the_server() {
     let rig = Rig::new(rule, server.address);
     let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        let (mut sender, mut connection) = acquainted(&rig, &server).await;
+        let mut sender = acquainted(&rig, &server).await;
         let far = thread::spawn(move || {
+            let mut connection = server.accept();
             let head = connection.until("\r\n\r\n");
             connection.send(
                 b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
@@ -269,8 +269,9 @@ fn a_websocket_that_the_server_does_not_want_is_not_open() {
         let rig = Rig::new("", server.address);
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         runtime.expect("a runtime").block_on(async {
-            let (mut sender, mut connection) = acquainted(&rig, &server).await;
+            let mut sender = acquainted(&rig, &server).await;
             let far = thread::spawn(move || {
+                let mut connection = server.accept();
                 connection.until("\r\n\r\n");
                 connection.send(answer.as_bytes());
             });

@@ -1,7 +1,10 @@
 //! TLS that ends at a frontend, and clients that are introduced, with curl and openssl as the
 //! clients.
 
-use std::process::{Command, Stdio};
+use std::{
+    io::Write,
+    process::{Child, Command, Stdio},
+};
 
 use crate::{
     rig::{OK, Rig, Server, snapshot_on},
@@ -77,10 +80,20 @@ fn a_reload_brings_the_new_certificate() {
     assert_eq!(status(rig.address, "www.test"), Some(0));
     // 60: the certificate is not for this name.
     assert_eq!(status(rig.address, "new.test"), Some(60));
+    let mut before = start_s_client(&rig, &["-servername", "www.test"]);
+    let mut input = before.stdin.take().expect("it is piped");
+    let request = "HTTP/1.1\r\nHost: www.test\r\n";
+    write!(input, "GET /before {request}\r\n").expect("it reads");
+    rig.logged("GET /before");
     site.issue("new.test");
     rig.install(&snapshot_on(rig.address, &site.tls(), "", &servers));
     assert_eq!(status(rig.address, "new.test"), Some(0));
     assert_eq!(status(rig.address, "www.test"), Some(60));
+    // Who was there before is served on.
+    write!(input, "GET /after {request}Connection: close\r\n\r\n").expect("it reads");
+    let output = before.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said.matches("HTTP/1.1 200 OK").count(), 2, "{said}");
 }
 
 #[test]
@@ -119,19 +132,23 @@ fn a_request_in_the_clear_is_told_what_is_wrong() {
     assert!(line.contains(" 400 ") && line.contains(" CR-- "), "{line}");
 }
 
-/// What openssl s_client says, after this request.
-fn s_client(rig: &Rig, arguments: &[&str], request: &str) -> String {
-    let mut client = Command::new("openssl")
+fn start_s_client(rig: &Rig, arguments: &[&str]) -> Child {
+    Command::new("openssl")
         .args(["s_client", "-connect", &rig.address.to_string(), "-ign_eof"])
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .expect("openssl is installed");
+        .expect("openssl is installed")
+}
+
+/// What openssl s_client says, after this request.
+fn s_client(rig: &Rig, arguments: &[&str], request: &str) -> String {
+    let mut client = start_s_client(rig, arguments);
     let mut input = client.stdin.take().expect("it is piped");
     // It may have been refused already.
-    let _ = std::io::Write::write_all(&mut input, request.as_bytes());
+    let _ = input.write_all(request.as_bytes());
     let output = client.wait_with_output().expect("it ends");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -146,8 +163,9 @@ fn a_session_is_resumed_and_still_knows_the_client() {
         site.file("site.pem").display(),
         ca.display()
     );
-    let rules = "rules: [{if: {client_certificate: {common_name: alice}}, backend: app}, {deny: 403}], \
-                 timeouts: {keep_alive: 5s}";
+    let rules = "rules: [{set_response_header: {X-Client: \
+                 \"${tls.client.common_name} ${tls.sni} ${tls.version}\"}}, \
+                 {if: {client_certificate: {common_name: alice}}, backend: app}, {deny: 403}]";
     let rig = Rig::on(&bind, rules, &format!("servers: {{s1: \"{}\"}}", Server::answering(OK)));
     let session = site.file("session").display().to_string();
     let alice = site.file("alice.pem").display().to_string();
@@ -157,6 +175,9 @@ fn a_session_is_resumed_and_still_knows_the_client() {
     assert!(first.contains("HTTP/1.1 200 OK") && first.contains("\nNew, "), "{first}");
     let again = s_client(&rig, &[&common[..], &["-sess_in", &session]].concat(), request);
     assert!(again.contains("HTTP/1.1 200 OK") && again.contains("\nReused, "), "{again}");
+    for answer in [first, again] {
+        assert!(answer.contains("\r\nx-client: alice www.test TLSv1.3\r\n"), "{answer}");
+    }
     let nobody = s_client(&rig, &["-servername", "www.test"], request);
     assert!(!nobody.contains("HTTP/1.1 200"), "{nobody}");
 }

@@ -60,7 +60,9 @@ fn serve(stream: &TcpStream, seen: &Mutex<Vec<String>>, name: &str, delay: Durat
         let answer = format!(
             "HTTP/1.1 200 OK\r\nX-Server: {name}\r\nServer: echo\r\nContent-Length: {length}\r\n\r\n{head}"
         );
-        if (&*stream).write_all(answer.as_bytes()).is_err() {
+        // The proxy takes that field off; who is joined with a client sees it.
+        let is_last = head.contains("\r\nConnection: close\r\n");
+        if (&*stream).write_all(answer.as_bytes()).is_err() || is_last {
             return;
         }
     }

@@ -43,6 +43,7 @@ use crate::{
     proxy::{
         plan::BackendPlan,
         rules::{Answer, Edits},
+        server_io,
         timer::Deadline,
         tls::error::{Blame, HandshakeError},
         upstream::{Checkout, ConnectError, Tunnel},
@@ -427,7 +428,7 @@ fn broken(exchange: &Exchange, mut error: TrySendError<Request<RequestBody>>) ->
         return Failed { failure: failure.into(), unsent: None };
     }
     let error = error.into_error();
-    let why = if error.is_parse_too_large() {
+    let why = if error.is_parse_too_large() || server_io::is_too_much(&error) {
         "response_too_large"
     } else if error.is_parse() {
         "response_malformed"

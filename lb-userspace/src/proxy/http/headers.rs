@@ -65,19 +65,30 @@ pub(super) fn strip_response(fields: &mut HeaderMap) -> bool {
     strip_hop_by_hop(fields)
 }
 
-/// Takes off what a trailer must not say (RFC 9110, 6.5.1).
+/// Takes off what a trailer must not say (RFC 9110, 6.5.1), or could say to a reader that
+/// takes trailers for headers: framing, who the client is, what it may.
 pub(super) fn strip_trailers(fields: &mut HeaderMap) {
-    const NEVER: [&str; 10] = [
+    const NEVER: [&str; 20] = [
+        "authorization",
         "connection",
         "content-encoding",
         "content-length",
         "content-range",
         "content-type",
+        "cookie",
+        "forwarded",
         "host",
         "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "set-cookie",
+        "te",
         "trailer",
         "transfer-encoding",
         "upgrade",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
     ];
     for name in NEVER {
         fields.remove(name);
@@ -205,6 +216,19 @@ mod tests {
         assert!(strip_request(&mut request));
         assert_eq!(names(&request), ["accept", "host", "te"]);
         assert_eq!(request["te"], "trailers");
+    }
+
+    #[test]
+    fn trailers_say_nothing_that_headers_decide() {
+        let mut trailers = fields(&[
+            ("content-length", "1"),
+            ("transfer-encoding", "chunked"),
+            ("X-Forwarded-For", "1.1.1.1"),
+            ("Authorization", "x"),
+            ("x-sum", "7"),
+        ]);
+        strip_trailers(&mut trailers);
+        assert_eq!(names(&trailers), ["x-sum"]);
     }
 
     #[test]

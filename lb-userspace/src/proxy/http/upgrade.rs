@@ -79,7 +79,7 @@ fn key() -> HeaderValue {
 /// if that is one of HTTP/2, with the stream that `on_stream` gives.
 pub(super) fn agree(
     mut parts: response::Parts,
-    exchange: Box<Exchange>,
+    mut exchange: Box<Exchange>,
     server: Tunnel,
     on_stream: Option<OnUpgrade>,
 ) -> Response<ResponseBody> {
@@ -91,6 +91,7 @@ pub(super) fn agree(
         return Response::from_parts(parts, ResponseBody::Empty);
     };
     parts.status = StatusCode::OK;
+    exchange.status = Some(parts.status);
     // The key was ours.
     parts.headers.remove::<HeaderName>(SEC_WEBSOCKET_ACCEPT);
     task::spawn_local(async move {
