@@ -52,7 +52,7 @@ static SECTION: Section = Section {
     path: "frontends.NAME.rules[N].if",
     doc: "What a request must be: all keys that are given must hold, and of a list in a key, \
           one value. Conditions see the request as the client sent it, whatever earlier rules \
-          rewrite.\n\n\
+          rewrite, save for the headers that say who the client is (see `trusted_proxies`).\n\n\
           **Paths** are compared percent-decoded, with dot segments resolved and slashes \
           merged, so that `//admin/`, `/%61dmin/`, `/./admin/`, `/x/../admin/` and \
           `/admin%2F` are all `/admin/`; case counts. Requests whose path servers read in \
