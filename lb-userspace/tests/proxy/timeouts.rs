@@ -28,6 +28,21 @@ fn a_client_without_a_further_request_is_closed_in_silence() {
 }
 
 #[test]
+fn empty_lines_put_nothing_off() {
+    let rig = Rig::new("timeouts: {keep_alive: 200ms, http_request: 200ms}", Server::answering(OK));
+    let mut fresh = rig.connect();
+    fresh.send(b"\r\n");
+    let mut used = rig.connect();
+    used.send(GET.as_bytes());
+    assert_eq!(used.response().1, "ok");
+    used.send(b"\r\n\r\n");
+    for client in [&mut fresh, &mut used] {
+        let rest = client.rest();
+        assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 408 "), "{rest}");
+    }
+}
+
+#[test]
 fn a_body_that_stops_is_answered_408() {
     let server = Server::new();
     let rig = Rig::new("timeouts: {client: 200ms}", server.address);

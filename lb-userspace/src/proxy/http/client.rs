@@ -299,6 +299,7 @@ impl ClientIo {
     /// Lets the guard see what is in `buffer` from `start` on.
     fn judge(&mut self, buffer: &mut ReadBuf<'_>, start: usize) {
         let was_between = self.guard.is_between_messages();
+        let headers = self.guard.headers();
         let new = &mut buffer.filled_mut()[start..];
         if new.is_empty() || self.guard.is_opaque() {
             return;
@@ -318,7 +319,8 @@ impl ClientIo {
         }
         if self.guard.is_in_head() {
             self.client.header_begins();
-        } else {
+        } else if self.guard.headers() != headers {
+            // Anything else, empty lines above all, puts nothing off.
             self.client.header_ends(was_between);
         }
     }

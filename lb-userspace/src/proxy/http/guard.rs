@@ -73,6 +73,8 @@ pub(super) struct Guard {
     head: Head,
     /// The part of a line that came with earlier reads.
     partial: Vec<u8>,
+    /// Headers that were complete so far.
+    headers: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +112,7 @@ struct Head {
 
 impl Guard {
     pub(super) fn new() -> Self {
-        Self { state: State::Head, head: Head::default(), partial: Vec::new() }
+        Self { state: State::Head, head: Head::default(), partial: Vec::new(), headers: 0 }
     }
 
     /// One that lets everything pass.
@@ -125,6 +127,11 @@ impl Guard {
     /// Whether the last byte was the last of a message, or of nothing.
     pub(super) fn is_between_messages(&self) -> bool {
         self.state == State::Head && !self.head.has_request_line && self.partial.is_empty()
+    }
+
+    /// How many headers were complete so far.
+    pub(super) fn headers(&self) -> u64 {
+        self.headers
     }
 
     /// Whether a header has begun and not ended.
@@ -189,6 +196,7 @@ impl Guard {
         match judged {
             Ok(false) => Ok(end + 1),
             Ok(true) => {
+                self.headers += 1;
                 self.state = self.after_head();
                 if self.state == State::Head {
                     self.head = Head::default();
