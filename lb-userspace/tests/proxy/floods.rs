@@ -157,3 +157,25 @@ fn a_header_that_is_too_large_is_answered() {
     assert_eq!(status(&[&large]), "431");
     assert_eq!(status(&["X-Small: y"]), "200");
 }
+
+#[test]
+fn a_response_that_is_not_taken_does_not_hold_its_server() {
+    let server = Server::new();
+    let keys = "timeouts: {client: 200ms, keep_alive: 200ms, http_request: 200ms}";
+    let rig = Rig::new(keys, server.address);
+    // No stream has a window (RFC 9113, 6.5.2).
+    let closed = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let get = frame(HEADERS, END_STREAM | END_HEADERS, 1, GET);
+    let far = thread::spawn(move || {
+        let mut connection = server.accept();
+        connection.until("\r\n\r\n");
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
+        connection.send(head.as_bytes());
+        // Until nobody wants it.
+        while connection.0.write_all(&[b'x'; 1000]).is_ok() {}
+    });
+    cut_off(&rig, [closed, get].into_iter());
+    far.join().expect("the server is let go");
+    let line = rig.logged("{client_timeout}");
+    assert!(line.contains(" cD-- "), "{line}");
+}

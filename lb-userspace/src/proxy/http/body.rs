@@ -2,14 +2,17 @@
 //! faster than the other side takes it.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::{
+    Version,
+    body::{Body, Bytes, Frame, Incoming, SizeHint},
+};
 
 use super::{
     exchange::Exchange,
@@ -30,6 +33,9 @@ pub(crate) enum BodyError {
     /// The request was malformed, which HTTP/2 is told by an error of the stream.
     #[error("the request was malformed")]
     Malformed(#[source] h2::Error),
+    /// The client took nothing for too long.
+    #[error("the client took nothing for too long")]
+    ClientTimeout,
     /// The server kept it waiting for too long.
     #[error("the server sent nothing for too long")]
     ServerTimeout,
@@ -195,6 +201,34 @@ pub(crate) enum ResponseBody {
     Malformed(Option<Bytes>),
     /// From a server.
     Relayed(Box<RelayedResponse>),
+    /// From a server, on a stream of HTTP/2.
+    Watched(Rc<Watched>),
+}
+
+/// A response's body on a stream whose client may close its window and keep it so: hyper
+/// does not ask for the body then, and so the body does not notice.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    /// None once it was given up.
+    relayed: RefCell<Option<RelayedResponse>>,
+    was_asked_for: Cell<bool>,
+}
+
+impl Watched {
+    /// Gives it up if the client has taken nothing since this was last called. False once
+    /// there is nothing to watch any more.
+    pub(super) fn is_taken(&self) -> bool {
+        let mut relayed = self.relayed.borrow_mut();
+        let Some(inner) = relayed.as_mut() else { return false };
+        // Set, it is the server that is waited for.
+        let is_clients_turn = !inner.deadline.is_set();
+        if self.was_asked_for.replace(false) || !is_clients_turn {
+            return true;
+        }
+        inner.end(Outcome::new(Cause::ClientTimeout, Phase::Data, "client_timeout"));
+        *relayed = None;
+        false
+    }
 }
 
 /// The body of a response while it comes from the server. Dropped before its end, it is the
@@ -215,9 +249,18 @@ impl ResponseBody {
         connection: Checkout,
         silence: Duration,
     ) -> Self {
+        let watches = exchange.version == Version::HTTP_2;
+        let client = Rc::clone(&exchange.client);
         let rest = Some((exchange, connection));
         let deadline = Deadline::default();
-        Self::Relayed(Box::new(RelayedResponse { incoming, rest, deadline, silence }))
+        let relayed = RelayedResponse { incoming, rest, deadline, silence };
+        if !watches {
+            return Self::Relayed(Box::new(relayed));
+        }
+        let relayed = RefCell::new(Some(relayed));
+        let watched = Rc::new(Watched { relayed, was_asked_for: Cell::new(true) });
+        client.watch(&watched);
+        Self::Watched(watched)
     }
 }
 
@@ -284,12 +327,23 @@ impl Body for ResponseBody {
                 None => Err(BodyError::Malformed(h2::Reason::PROTOCOL_ERROR.into())),
             })),
             Self::Relayed(relayed) => relayed.poll(cx),
+            Self::Watched(watched) => {
+                watched.was_asked_for.set(true);
+                match watched.relayed.borrow_mut().as_mut() {
+                    Some(relayed) => relayed.poll(cx),
+                    None => Poll::Ready(Some(Err(BodyError::ClientTimeout))),
+                }
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty | Self::Whole(None) => true,
+            Self::Watched(watched) => {
+                let relayed = watched.relayed.borrow();
+                relayed.as_ref().is_some_and(|relayed| relayed.incoming.is_end_stream())
+            }
             Self::Malformed(_) => false,
             Self::Whole(Some(bytes)) => bytes.is_empty(),
             Self::Relayed(relayed) => relayed.incoming.is_end_stream(),
@@ -300,6 +354,10 @@ impl Body for ResponseBody {
         match self {
             Self::Empty | Self::Whole(None) => SizeHint::with_exact(0),
             Self::Malformed(_) => SizeHint::default(),
+            Self::Watched(watched) => {
+                let relayed = watched.relayed.borrow();
+                relayed.as_ref().map_or_else(SizeHint::default, |it| it.incoming.size_hint())
+            }
             Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relayed(relayed) => relayed.incoming.size_hint(),
         }

@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     io,
     pin::Pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::{Duration, Instant, SystemTime},
@@ -14,6 +14,7 @@ use hyper::{HeaderMap, StatusCode, Uri, Version, header::HeaderValue};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
+    body::Watched,
     exchange::Exchange,
     frames::{Flood, Frames},
     guard::{Ambiguity, Guard, Verdict},
@@ -71,6 +72,10 @@ pub(crate) struct Client {
     /// What was answered to a request for another protocol: with it, or not.
     decision: Cell<Option<bool>>,
     decided: RefCell<Option<Waker>>,
+    /// Responses on streams of HTTP/2 that are on their way.
+    watched: RefCell<Vec<Weak<Watched>>>,
+    /// Until they are looked at again.
+    looking: Deadline,
     /// The other side, once another protocol was agreed on.
     tunnel: RefCell<Option<(Box<Exchange>, Tunnel)>>,
 }
@@ -111,6 +116,8 @@ impl Client {
             flood: Cell::new(None),
             decision: Cell::new(None),
             decided: RefCell::new(None),
+            watched: RefCell::default(),
+            looking: Deadline::default(),
             tunnel: RefCell::new(None),
         };
         client.receiving.set(timeouts.http_request);
@@ -139,6 +146,37 @@ impl Client {
         let host = host.to_str().unwrap_or_default().to_ascii_lowercase();
         let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _port)| name);
         termination.is_misdirected(tls.sni.as_deref(), name.strip_suffix('.').unwrap_or(name))
+    }
+
+    /// Watches whether it takes a response.
+    pub(super) fn watch(&self, response: &Rc<Watched>) {
+        let mut watched = self.watched.borrow_mut();
+        if watched.len() == watched.capacity() {
+            // Those that have ended make room, or there are more at a time than ever.
+            watched.retain(|response| response.strong_count() > 0);
+            let room = watched.len().max(16);
+            watched.reserve(room);
+        }
+        watched.push(Rc::downgrade(response));
+        if !self.looking.is_set() {
+            self.looking.set(self.timeouts.client);
+        }
+    }
+
+    /// Gives up responses that it does not take, now and then.
+    pub(super) fn look_at_watched(&self, cx: &mut Context<'_>) {
+        while self.looking.poll(cx).is_ready() {
+            // What ends on the way wants to be watched no more.
+            let watched = self.watched.take();
+            let left = watched
+                .into_iter()
+                .filter(|response| response.upgrade().is_some_and(|response| response.is_taken()));
+            let left: Vec<_> = left.collect();
+            if !left.is_empty() {
+                self.looking.set(self.timeouts.client);
+            }
+            self.watched.borrow_mut().extend(left);
+        }
     }
 
     /// Whether no request is being worked on.

@@ -62,6 +62,7 @@ pub(super) async fn run(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
         if is_over {
             return Poll::Ready(());
         }
+        client.look_at_watched(cx);
         if client.sending.poll(cx).is_ready() {
             let why = Outcome::new(Cause::ClientTimeout, Phase::Data, "client_timeout");
             client.failure.set(Some(why));
