@@ -11,6 +11,11 @@ use pointsman::{
     cli::{COULD_NOT, Cli, Outcome, output::Output},
 };
 
+/// A request is many small pieces that live for microseconds on one thread
+/// (docs/decisions/0016-proxy-speed.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Prints usage faults itself and leaves with 2.
     let cli = Cli::parse();

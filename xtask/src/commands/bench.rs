@@ -55,6 +55,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     setup::ensure(level)?;
     build::agent(true)?;
+    if matches!(options.benchmark, Benchmark::L7) {
+        let bare = ["build", "--locked", "--release", "--package", "pointsman-tests"];
+        process::run(process::cargo(bare).args(["--bin", "bare_proxy"]))?;
+    }
     let mut command = process::cargo(["run", "--quiet", "--locked", "--release"]);
     command.args(["--package", "pointsman-tests", "--bin", program, "--"]);
     if let Some(file) = &options.json {

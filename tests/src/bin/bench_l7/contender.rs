@@ -1,8 +1,14 @@
 //! Who stands between load and server, each configured as a sensible operator would: one
 //! thread, connections kept open on both sides, the client's address passed on, timeouts
 //! set. HAProxy and nginx write no log; pointsman writes its access log to a file.
+//! `bare_proxy` has none of that: it is the floor of what a proxy on hyper costs.
 
-use std::{fs, net::TcpStream, path::Path, time::Duration};
+use std::{
+    fs,
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -31,11 +37,13 @@ pub(crate) enum Contender {
     Pointsman,
     /// nginx.
     Nginx,
+    /// The least that a proxy on hyper can do, next to this program.
+    Bare,
 }
 
 impl Contender {
     /// All, in the order of their turns.
-    pub(crate) const ALL: [Self; 3] = [Self::Haproxy, Self::Pointsman, Self::Nginx];
+    pub(crate) const ALL: [Self; 4] = [Self::Haproxy, Self::Pointsman, Self::Nginx, Self::Bare];
 
     /// The name in reports.
     pub(crate) const fn name(self) -> &'static str {
@@ -43,17 +51,15 @@ impl Contender {
             Self::Haproxy => "haproxy",
             Self::Pointsman => "pointsman",
             Self::Nginx => "nginx",
+            Self::Bare => "bare",
         }
     }
 
     /// Whether it can do what a scenario asks.
     pub(crate) const fn serves(self, scenario: Scenario) -> bool {
-        use Scenario::{H1Close, H1Kilobyte, H1Large, H1Small, Idle};
         match self {
-            Self::Haproxy | Self::Nginx => true,
-            Self::Pointsman => {
-                matches!(scenario, H1Small | H1Kilobyte | H1Close | H1Large | Idle)
-            }
+            Self::Haproxy | Self::Pointsman | Self::Nginx => true,
+            Self::Bare => !matches!(scenario, Scenario::TcpLarge),
         }
     }
 
@@ -63,30 +69,31 @@ impl Contender {
     /// When it can not be started or does not get ready.
     pub(crate) fn begin(self, site: &Site) -> Result<Process> {
         let directory = site.turn_directory()?;
-        let (file, text) = match self {
-            Self::Haproxy => (directory.join("haproxy.cfg"), haproxy(site)),
-            Self::Pointsman => (directory.join("pointsman.yaml"), pointsman(&directory)),
-            Self::Nginx => (directory.join("nginx.conf"), nginx(site)),
-        };
-        fs::write(&file, text).context("write a configuration")?;
-        let process = match self {
+        let mut command = match self {
             Self::Haproxy => {
-                let mut command = site.proxy_command("haproxy");
-                Process::start(command.arg("-db").arg("-f").arg(&file), &directory.join("log"))?
+                let file = written(directory.join("haproxy.cfg"), &haproxy(site))?;
+                site.proxy_command("haproxy", &["-db".as_ref(), "-f".as_ref(), file.as_ref()])
             }
             Self::Pointsman => {
-                let binary = binary()?;
-                let mut command = site.proxy_command(binary.to_str().context("a path")?);
-                command.args(["run", "--config"]).arg(&file);
-                Process::start(&mut command, &directory.join("log"))?
+                let file = written(directory.join("pointsman.yaml"), &pointsman(site, &directory))?;
+                let arguments = ["run".as_ref(), "--config".as_ref(), file.as_ref()];
+                site.proxy_command(binary()?, &arguments)
             }
             Self::Nginx => {
-                let command = site.proxy_command("nginx");
-                nginx::run(&site.namespace, command, &directory, &file, HTTP)?
+                let file = written(directory.join("nginx.conf"), &nginx(site))?;
+                let arguments = ["-p".as_ref(), directory.as_ref(), "-c".as_ref(), file.as_ref()];
+                site.proxy_command("nginx", &arguments)
+            }
+            Self::Bare => {
+                let mut command = site.proxy_command(binary()?.with_file_name("bare_proxy"), &[]);
+                command.arg(format!("--http={HTTP}")).arg(format!("--https={HTTPS}"));
+                command.arg(format!("--server={SERVER}"));
+                command.arg("--certificate").arg(site.certificate());
+                command
             }
         };
-        let all = [HTTP, HTTPS, TCP];
-        for address in if self == Self::Pointsman { &all[..1] } else { &all[..] } {
+        let process = Process::start(&mut command, &directory.join("log"))?;
+        for address in self.addresses() {
             let answered = wait_until(self.name(), PATIENCE, || {
                 site.namespace.run(|| Ok(TcpStream::connect(address)?))
             });
@@ -94,6 +101,20 @@ impl Contender {
         }
         Ok(process)
     }
+
+    /// Where it listens.
+    const fn addresses(self) -> &'static [SocketAddr] {
+        match self {
+            Self::Haproxy | Self::Pointsman | Self::Nginx => &[HTTP, HTTPS, TCP],
+            Self::Bare => &[HTTP, HTTPS],
+        }
+    }
+}
+
+/// A configuration file.
+fn written(file: PathBuf, text: &str) -> Result<PathBuf> {
+    fs::write(&file, text).context("write a configuration")?;
+    Ok(file)
 }
 
 /// It reserves two descriptors for each connection and would not start under a limit that
@@ -111,14 +132,18 @@ fn haproxy(site: &Site) -> String {
     )
 }
 
-fn pointsman(directory: &Path) -> String {
-    let directory = directory.display();
+fn pointsman(site: &Site, directory: &Path) -> String {
+    let (directory, certificate) = (directory.display(), site.certificate());
+    let certificate = certificate.display();
+    let limits = "limits: {connections: 20000, connections_per_source: 20000}";
     format!(
         "datapath: {{mode: off}}\nadmin: {{socket: {directory}/admin.sock}}\n\
          log: {{access: {{target: {directory}/access.log}}}}\n\
          defaults: {{timeouts: {{client: 60s, server: 60s}}}}\n\
-         frontends:\n  web:\n    mode: http\n    bind: [\"{HTTP}\"]\n    backend: web\n    \
-         limits: {{connections: 20000, connections_per_source: 20000}}\n\
+         frontends:\n  web:\n    mode: http\n    bind: [\"{HTTP}\", \
+         {{address: \"{HTTPS}\", tls: {{certificates: {certificate}, alpn: [h2, http/1.1]}}}}]\n    \
+         backend: web\n    \
+         {limits}\n  tcp:\n    mode: tcp\n    bind: [\"{TCP}\"]\n    backend: web\n    {limits}\n\
          backends:\n  web:\n    balance: round-robin\n    \
          idle_connections: {{most: 1024, timeout: 30s}}\n    servers: {{s1: \"{SERVER}\"}}\n"
     )

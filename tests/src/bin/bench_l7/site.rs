@@ -2,6 +2,7 @@
 //! a certificate, and the server behind the proxy.
 
 use std::{
+    ffi::OsStr,
     fs,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::{Path, PathBuf},
@@ -105,9 +106,14 @@ impl Site {
     }
 
     /// A command that will run inside, on the proxy's processor, as the process itself.
-    pub(crate) fn proxy_command(&self, program: &str) -> Command {
+    pub(crate) fn proxy_command(
+        &self,
+        program: impl AsRef<OsStr>,
+        arguments: &[&OsStr],
+    ) -> Command {
         let mut command = self.namespace.command("taskset");
-        command.args(["--cpu-list", &PROXY_PROCESSOR.to_string(), program]);
+        command.args(["--cpu-list", &PROXY_PROCESSOR.to_string()]);
+        command.arg(program).args(arguments);
         command
     }
 }
