@@ -3,7 +3,8 @@
 //! `RetryBudget`). Time and counts are parameters; one atomic number is all its state.
 //!
 //! What was earned is a function of how many requests there were and how long it has been,
-//! so a request does not touch the bucket: only retries do.
+//! so a request does not touch the bucket: only retries do. It begins with what [`SAVED`]
+//! brings, or the first request to a server that is down would fail.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -32,7 +33,8 @@ impl Budget {
     pub(super) fn withdraw(&self, rules: &Retries, requests: u64, elapsed: Duration) -> bool {
         let percent = u64::from(rules.budget_percent) * RETRY / 100;
         let floor = u64::from(rules.budget_floor) * RETRY;
-        let earned = requests.saturating_mul(percent).saturating_add(over(floor, elapsed));
+        let time = elapsed.saturating_add(SAVED);
+        let earned = requests.saturating_mul(percent).saturating_add(over(floor, time));
         let most = (SAVED_REQUESTS * percent + over(floor, SAVED)).max(RETRY);
         let take = |spent: u64| {
             let from = spent.max(earned.saturating_sub(most));
@@ -65,7 +67,7 @@ mod tests {
     #[test]
     fn requests_and_time_earn_retries() {
         let budget = Budget::default();
-        assert_eq!(drain(&budget, &RULES, 0, 0), 0);
+        assert_eq!(drain(&budget, &RULES, 0, 0), 10);
         assert_eq!(drain(&budget, &RULES, 100, 0), 20);
         assert_eq!(drain(&budget, &RULES, 100, 3), 3);
         assert_eq!(drain(&budget, &RULES, 105, 4), 2);
