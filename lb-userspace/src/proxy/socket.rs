@@ -41,6 +41,12 @@ impl Addresses {
         destination: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
     };
 
+    /// As the kernel has them, but IPv4 in its own form, also where a listener has both.
+    #[must_use]
+    pub fn new(source: SocketAddr, destination: SocketAddr) -> Self {
+        Self { source: canonical(source), destination: canonical(destination) }
+    }
+
     /// Whether they are of one family and can be handed on to a server.
     #[must_use]
     pub fn are_known(&self) -> bool {
@@ -59,30 +65,16 @@ impl fmt::Display for Addresses {
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
 
 impl Socket {
-    /// The addresses as the kernel has them, IPv4 in its own form.
-    ///
-    /// # Errors
-    /// If the connection is gone already.
-    pub fn addresses(&self) -> io::Result<Addresses> {
-        match self {
-            Self::Unix(_) => Ok(Addresses::NONE),
-            Self::Tcp(stream) => Ok(Addresses {
-                source: canonical(stream.peer_addr()?),
-                destination: canonical(stream.local_addr()?),
-            }),
-        }
-    }
-
-    /// Sends small writes at once and probes an idle peer.
+    /// Sends small writes at once and probes an idle peer. Connections that were accepted
+    /// have that of their listener.
     ///
     /// # Errors
     /// If the connection is gone already.
     pub fn tune(&self) -> io::Result<()> {
-        let Self::Tcp(stream) = self else { return Ok(()) };
-        stream.set_nodelay(true)?;
-        let (idle, between) = KEEPALIVE;
-        let probes = TcpKeepalive::new().with_time(idle).with_interval(between);
-        SockRef::from(stream).set_tcp_keepalive(&probes)
+        match self {
+            Self::Tcp(stream) => tune(&SockRef::from(stream)),
+            Self::Unix(_) => Ok(()),
+        }
     }
 
     /// Makes closing it an abort: the peer sees a reset and can not take what came for all
@@ -147,6 +139,13 @@ impl Socket {
             }
         }
     }
+}
+
+/// What every TCP socket of the proxy has: small writes go at once, an idle peer is probed.
+pub(super) fn tune(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    let (idle, between) = KEEPALIVE;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(between))
 }
 
 /// IPv4 out of its IPv6 form, as a dual-stack listener has it.

@@ -8,7 +8,7 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// How often deadlines are looked at.
@@ -16,21 +16,29 @@ pub const TICK: Duration = Duration::from_millis(100);
 
 /// No deadline.
 const NEVER: u64 = u64::MAX;
+/// Deadlines that nobody has and that are kept all the same.
+const FREE: usize = 64;
 
 thread_local! {
     static WHEEL: Wheel = Wheel {
         started: Instant::now(),
+        wall: Cell::new((Instant::now(), SystemTime::now())),
         now_ms: Cell::new(0),
         entries: RefCell::default(),
+        free: RefCell::default(),
     };
 }
 
 /// The deadlines of a worker.
 struct Wheel {
     started: Instant,
+    /// Both clocks as of the last tick.
+    wall: Cell<(Instant, SystemTime)>,
     /// As of the last tick.
     now_ms: Cell<u64>,
     entries: RefCell<Vec<Rc<Entry>>>,
+    /// Those that nobody has, the last one used last: it is still in the caches.
+    free: RefCell<Vec<Rc<Entry>>>,
 }
 
 #[derive(Debug)]
@@ -46,9 +54,24 @@ pub struct Deadline(Rc<Entry>);
 
 impl Default for Deadline {
     fn default() -> Self {
-        let entry = Rc::new(Entry { at: Cell::new(NEVER), waker: RefCell::default() });
-        WHEEL.with(|wheel| wheel.entries.borrow_mut().push(Rc::clone(&entry)));
-        Self(entry)
+        WHEEL.with(|wheel| {
+            if let Some(entry) = wheel.free.borrow_mut().pop() {
+                return Self(entry);
+            }
+            let entry = Rc::new(Entry { at: Cell::new(NEVER), waker: RefCell::default() });
+            wheel.entries.borrow_mut().push(Rc::clone(&entry));
+            Self(entry)
+        })
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.clear();
+        // A waker keeps the memory of its task.
+        self.0.waker.take();
+        // The thread may be ending.
+        let _ = WHEEL.try_with(|wheel| wheel.free.borrow_mut().push(Rc::clone(&self.0)));
     }
 }
 
@@ -92,6 +115,25 @@ impl Deadline {
     }
 }
 
+/// The time as of the last tick, at most [`TICK`] ago: for what need not be exact.
+#[must_use]
+pub fn coarse_now() -> Instant {
+    WHEEL.with(|wheel| wheel.started + Duration::from_millis(wheel.now_ms.get()))
+}
+
+/// The wall time of a moment that was not long ago. It may lag behind a clock that is set
+/// by a tick.
+#[must_use]
+pub fn wall(at: Instant) -> SystemTime {
+    WHEEL.with(|wheel| {
+        let (then, wall) = wheel.wall.get();
+        match at.checked_duration_since(then) {
+            Some(since) => wall + since,
+            None => wall.checked_sub(then - at).unwrap_or(SystemTime::UNIX_EPOCH),
+        }
+    })
+}
+
 /// Looks at the deadlines of this worker for ever.
 pub async fn run() {
     let mut tick = tokio::time::interval(TICK);
@@ -104,9 +146,11 @@ pub async fn run() {
 
 impl Wheel {
     fn turn(&self) {
+        self.wall.set((Instant::now(), SystemTime::now()));
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(NEVER - 1);
         self.now_ms.set(now);
         let mut due = Vec::new();
+        self.forget_half();
         self.entries.borrow_mut().retain(|entry| {
             if entry.at.get() <= now {
                 due.extend(entry.waker.borrow_mut().take());
@@ -115,6 +159,13 @@ impl Wheel {
             Rc::strong_count(entry) > 1
         });
         due.into_iter().for_each(Waker::wake);
+    }
+
+    /// Lets go of some that nobody has, so that a crowd leaves nothing behind.
+    fn forget_half(&self) {
+        let mut free = self.free.borrow_mut();
+        let surplus = free.len().saturating_sub(FREE) / 2;
+        free.drain(..surplus);
     }
 }
 
@@ -140,12 +191,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_that_are_dropped_are_forgotten() {
-        drop([Deadline::default(), Deadline::default()]);
+    async fn those_that_are_dropped_are_used_again() {
+        let first = Deadline::default();
+        first.set(Duration::ZERO);
+        drop(first);
+        let second = Deadline::default();
+        assert!(!second.is_set());
+        WHEEL.with(|wheel| assert_eq!(wheel.entries.borrow().len(), 1));
+    }
+
+    #[tokio::test]
+    async fn a_crowd_that_has_left_is_forgotten() {
+        let crowd: Vec<_> = (0..10 * FREE).map(|_| Deadline::default()).collect();
         let kept = Deadline::default();
+        drop(crowd);
         WHEEL.with(|wheel| {
-            wheel.turn();
-            assert_eq!(wheel.entries.borrow().len(), 1);
+            (0..20).for_each(|_| wheel.turn());
+            assert!((1..=FREE + 2).contains(&wheel.entries.borrow().len()));
         });
         assert!(!kept.is_set());
     }

@@ -33,7 +33,7 @@ use super::{
     server_io::{Awaited, ServerIo},
     socket::Socket,
     stream::Stream,
-    timer::Deadline,
+    timer::{Deadline, coarse_now},
     tls::{encryption::Encryption, error::HandshakeError},
 };
 use crate::{
@@ -41,8 +41,7 @@ use crate::{
     model::backend::{IdleConnections, SendProxy, ServerProtocol},
 };
 
-/// Most fields and bytes in the header of a response.
-const MAX_RESPONSE_FIELDS: usize = 128;
+/// Most bytes in the header of a response; of fields hyper takes 100.
 const MAX_RESPONSE_HEADER: u32 = 64 * 1024;
 
 /// The connections of one worker that no request has.
@@ -146,10 +145,10 @@ impl Upstreams {
             if let Sender::Http2(shared) = &idle.sender {
                 let sender = Sender::Http2(shared.clone());
                 let handover = idle.handover.clone();
-                kept.push(Idle { since: Instant::now(), ..idle });
+                kept.push(Idle { since: coarse_now(), ..idle });
                 return Some(self.lend(member, backend, sender, handover, Some(Duration::ZERO)));
             }
-            let age = idle.since.elapsed();
+            let age = coarse_now().saturating_duration_since(idle.since);
             return Some(self.lend(member, backend, idle.sender, idle.handover, Some(age)));
         }
         None
@@ -185,9 +184,11 @@ impl Upstreams {
 
     /// Closes connections that have been idle for too long, or were given up.
     pub(crate) fn evict(&self) {
-        let now = Instant::now();
+        let now = coarse_now();
         self.idle.borrow_mut().retain(|_, kept| {
-            kept.retain(|idle| !idle.is_closed() && now - idle.since < idle.timeout);
+            kept.retain(|idle| {
+                !idle.is_closed() && now.saturating_duration_since(idle.since) < idle.timeout
+            });
             !kept.is_empty()
         });
     }
@@ -203,7 +204,7 @@ impl Upstreams {
         let mut all = self.idle.borrow_mut();
         let kept = all.entry(server).or_default();
         if kept.len() < limits.most as usize {
-            let (since, timeout) = (Instant::now(), limits.timeout);
+            let (since, timeout) = (coarse_now(), limits.timeout);
             kept.push(Idle { sender, handover, encryption, since, timeout });
         }
     }
@@ -339,7 +340,6 @@ fn introduction(version: SendProxy, client: &Facts<'_>) -> Vec<u8> {
 async fn http1_connection(stream: Stream, handover: &Handover) -> hyper::Result<Sender> {
     let io = ServerIo::new(stream, handover.awaited.clone());
     let (sender, mut connection) = http1::Builder::new()
-        .max_headers(MAX_RESPONSE_FIELDS)
         .max_header_size(MAX_RESPONSE_HEADER as usize)
         .handshake(TokioIo::new(io))
         .await?;

@@ -18,10 +18,9 @@ use nix::{
     unistd::Pid,
 };
 use tokio::{
-    runtime,
+    runtime::{self, LocalOptions},
     sync::mpsc,
-    task::{self, LocalSet},
-    time,
+    task, time,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -100,6 +99,8 @@ pub(crate) struct FrontendSlot {
     plan: RefCell<Arc<HttpPlan>>,
     /// The frontend is gone, or the worker ends.
     pub(crate) stop: CancellationToken,
+    /// Whether that was said: asking the token takes a lock.
+    stopped: Cell<bool>,
 }
 
 impl Shared {
@@ -124,13 +125,24 @@ impl FrontendSlot {
     pub(crate) fn plan(&self) -> Arc<HttpPlan> {
         Arc::clone(&self.plan.borrow())
     }
+
+    /// Whether the frontend is gone, or the worker ends.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
+    fn stop(&self) {
+        self.stopped.set(true);
+        self.stop.cancel();
+    }
 }
 
 /// The thread of a worker. Ends when it was told to and nothing is left, or when nobody can
 /// tell it anything any more.
 pub fn run(index: usize, shared: Arc<Shared>, messages: mpsc::UnboundedReceiver<Message>) {
     pin_to_core(index);
-    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+    let mut runtime = runtime::Builder::new_current_thread();
+    let runtime = match runtime.enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!("a worker of the proxy can not start: {error}");
@@ -149,7 +161,7 @@ pub fn run(index: usize, shared: Arc<Shared>, messages: mpsc::UnboundedReceiver<
         connections: Cell::new(0),
         mirrored: RefCell::default(),
     });
-    LocalSet::new().block_on(&runtime, worker.serve(messages));
+    runtime.block_on(worker.serve(messages));
 }
 
 /// Keeps the thread on one core of those the process may use. It runs without, too.
@@ -230,7 +242,7 @@ impl Worker {
         slots.retain(|name, slot| {
             let stays = plan.http.contains_key(name);
             if !stays {
-                slot.stop.cancel();
+                slot.stop();
             }
             stays
         });
@@ -246,7 +258,8 @@ impl Worker {
         for (name, frontend) in &plan.http {
             let slot = slots.entry(name.clone()).or_insert_with(|| {
                 let plan = RefCell::new(Arc::clone(frontend));
-                Rc::new(FrontendSlot { plan, stop: CancellationToken::new() })
+                let (stop, stopped) = (CancellationToken::new(), Cell::new(false));
+                Rc::new(FrontendSlot { plan, stop, stopped })
             });
             slot.plan.replace(Arc::clone(frontend));
             for (key, door) in &frontend.doors {

@@ -28,6 +28,27 @@ fn a_client_without_a_further_request_is_closed_in_silence() {
 }
 
 #[test]
+fn a_connection_that_rested_is_served_again() {
+    // Longer than it takes a connection to give back what only requests need.
+    const REST: Duration = Duration::from_millis(1500);
+    let rig = Rig::new("timeouts: {keep_alive: 3s}", Server::answering(OK));
+    let mut client = rig.connect();
+    for part in [&GET[..7], GET] {
+        client.send(GET.as_bytes());
+        assert_eq!(client.response().1, "ok");
+        assert!(client.is_silent(REST));
+        // The next one comes in pieces, or whole.
+        client.send(part.as_bytes());
+        client.send(if part == GET { b"" } else { &GET.as_bytes()[7..] });
+        assert_eq!(client.response().1, "ok");
+    }
+    // What is left of the time counts, not a new one.
+    let since = std::time::Instant::now();
+    assert_eq!(client.rest(), "");
+    assert!((2..8).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
+}
+
+#[test]
 fn empty_lines_put_nothing_off() {
     let rig = Rig::new("timeouts: {keep_alive: 200ms, http_request: 200ms}", Server::answering(OK));
     let mut fresh = rig.connect();

@@ -1,5 +1,7 @@
 //! Which server gets a request, and the wait for one with room.
 
+use std::time::{Duration, Instant};
+
 use hyper::{HeaderMap, StatusCode, Uri, header::COOKIE};
 
 use super::{
@@ -17,14 +19,14 @@ use crate::{
     proxy::{plan::BackendPlan, upstream::within},
 };
 
-/// A place at a server for the request; `hash` is [`hash`]'s, `tried` are servers that it
-/// has had in vain.
+/// A place at a server for the request, and how long it waited for it; `hash` is [`hash`]'s,
+/// `tried` are servers that it has had in vain.
 pub(super) async fn choose(
     exchange: &mut Exchange,
     backend: &BackendPlan,
     hash: Option<u64>,
     tried: &[u64],
-) -> Result<Lease, Failure> {
+) -> Result<(Lease, Duration), Failure> {
     let facts = PickFacts {
         hash,
         random: fastrand::u64(..),
@@ -36,7 +38,7 @@ pub(super) async fn choose(
     let unavailable =
         |cause, phase, why| Failure::new(StatusCode::SERVICE_UNAVAILABLE, cause, phase, why);
     let ticket = match backend.pool.pick(&facts) {
-        Ok(Picked::Server(lease)) => return Ok(lease),
+        Ok(Picked::Server(lease)) => return Ok((lease, Duration::ZERO)),
         Ok(Picked::Queued(ticket)) => ticket,
         Err(PickError::NoServer | PickError::OwnServer) => {
             return Err(unavailable(Cause::Server, Phase::Connect, "no_server"));
@@ -46,8 +48,9 @@ pub(super) async fn choose(
         }
     };
     exchange.phase.set(Phase::Queue);
-    match within(exchange.timeouts.queue(backend), ticket).await {
-        Some(Ok(lease)) => Ok(lease),
+    let began = Instant::now();
+    match Box::pin(within(exchange.timeouts.queue(backend), ticket)).await {
+        Some(Ok(lease)) => Ok((lease, began.elapsed())),
         Some(Err(_abandoned)) => Err(unavailable(Cause::Server, Phase::Queue, "no_server")),
         None => Err(unavailable(Cause::ServerTimeout, Phase::Queue, "queue_timeout")),
     }

@@ -29,12 +29,15 @@ use crate::{
         proxy_protocol::Facts,
         socket::Addresses,
         stream::Stream,
-        timer::Deadline,
+        timer::{Deadline, coarse_now},
         tls::{facts::TlsFacts, termination::Termination},
         upstream::Tunnel,
         worker::{FrontendSlot, Worker},
     },
 };
+
+/// After so long without a request a connection gives back what only requests need.
+const REST: Duration = Duration::from_secs(1);
 
 /// One connection of a client.
 #[derive(Debug)]
@@ -62,6 +65,10 @@ pub(crate) struct Client {
     header_time: Cell<Option<Duration>>,
     /// Requests that are being worked on.
     running: Cell<u32>,
+    /// Since when there are none.
+    idle_since: Cell<Instant>,
+    /// The last byte that came was the last of a message.
+    is_between: Cell<bool>,
     /// Requests so far.
     pub(super) requests: Cell<u64>,
     lingers: Cell<bool>,
@@ -109,6 +116,8 @@ impl Client {
             header_since: Cell::new(None),
             header_time: Cell::new(None),
             running: Cell::new(0),
+            idle_since: Cell::new(coarse_now()),
+            is_between: Cell::new(false),
             requests: Cell::new(0),
             lingers: Cell::new(false),
             failure: Cell::new(None),
@@ -202,8 +211,25 @@ impl Client {
     pub(super) fn finish(&self) {
         self.running.set(self.running.get().saturating_sub(1));
         if self.is_idle() && !self.is_in_header() {
-            self.receiving.set(self.timeouts.keep_alive);
+            self.idle_since.set(coarse_now());
+            self.receiving.set(self.timeouts.keep_alive.min(REST));
         }
+    }
+
+    /// How long there may be no request from now on; none if that time is over.
+    pub(super) fn idleness_left(&self) -> Option<Duration> {
+        let idle = coarse_now().saturating_duration_since(self.idle_since.get());
+        let most = match self.requests.get() {
+            0 => self.timeouts.http_request,
+            _ => self.timeouts.keep_alive,
+        };
+        most.checked_sub(idle).filter(|left| !left.is_zero())
+    }
+
+    /// Whether nothing is under way in either direction: all that came were whole requests,
+    /// and all of the responses has gone.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.is_idle() && self.is_between.get() && !self.sending.is_set()
     }
 
     /// How long the header of the request took that just came.
@@ -213,7 +239,7 @@ impl Client {
 
     /// The connection is to end after the responses that are due.
     pub(super) fn is_leaving(&self) -> bool {
-        self.frontend.stop.is_cancelled()
+        self.frontend.has_stopped()
     }
 
     /// The client may go on sending although it was refused.
@@ -290,7 +316,6 @@ impl Client {
         } else if in_one_piece {
             self.header_time.set(Some(Duration::ZERO));
         }
-        self.receiving.clear();
     }
 }
 
@@ -355,6 +380,7 @@ impl ClientIo {
                 new[good..].fill(0);
             }
         }
+        self.client.is_between.set(self.guard.is_between_messages());
         if self.guard.is_in_head() {
             self.client.header_begins();
         } else if self.guard.headers() != headers {

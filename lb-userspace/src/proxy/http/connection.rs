@@ -31,6 +31,9 @@ use crate::proxy::{
 
 /// Room for the first bytes of a client; most requests fit.
 const FIRST: usize = 1024;
+/// As many fields hyper reads without being told, and without allocating room for them.
+/// A lower limit is `admit`'s alone.
+const USUAL_FIELDS: usize = 100;
 /// What every HTTP/2 client says first (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long, and for how many bytes, a client that was refused may go on talking, so that
@@ -55,7 +58,8 @@ pub(crate) async fn run(
     let client = Client::new(&worker, &slot, addresses, tls);
     let Some(first) = first_bytes(&client, &mut stream, keep_alive).await else { return };
     if agreed.unwrap_or_else(|| first.starts_with(PREFACE)) {
-        super::http2::run(&client, stream, first).await;
+        // Boxed, so that connections of the other kind are not as large.
+        Box::pin(super::http2::run(&client, stream, first)).await;
     } else {
         http1(&client, stream, first).await;
     }
@@ -88,26 +92,67 @@ enum End {
     Done(hyper::Result<()>),
     /// A header was begun and not finished in time.
     HeaderTimeout,
+    /// There was no further request for a while.
+    Rest,
     /// There was no further request.
     Idle,
     /// The client took nothing for too long.
     Stalled,
 }
 
-async fn http1(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
+/// While no request comes the connection is a socket and little else: hyper's buffers are
+/// many times as large as what has to be known of it.
+async fn http1(client: &Rc<Client>, mut stream: Stream, mut first: Vec<u8>) {
+    while let Some(resting) = Box::pin(requests(client, stream, first)).await {
+        (stream, first) = resting;
+        if first.is_empty() && !rest(client, &stream).await {
+            let _ = within(LINGER, stream.shutdown()).await;
+            return;
+        }
+    }
+}
+
+/// Waits for the next request; false if none may come any more.
+async fn rest(client: &Client, stream: &Stream) -> bool {
+    let Some(left) = client.idleness_left() else { return false };
+    client.receiving.set(left);
+    let mut stop = pin!(client.frontend.stop.cancelled());
+    poll_fn(|cx| {
+        if stop.as_mut().poll(cx).is_ready() || client.receiving.poll(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        // What there is to read, be it the end or an error, is for whoever reads it.
+        stream.socket().poll_readable(cx).map(|_| true)
+    })
+    .await
+}
+
+/// Serves requests until the connection has ended, or rests: then it is given back, with
+/// what has come of the next request.
+async fn requests(
+    client: &Rc<Client>,
+    stream: Stream,
+    first: Vec<u8>,
+) -> Option<(Stream, Vec<u8>)> {
     let io = TokioIo::new(ClientIo::new(stream, Rc::clone(client), first));
     let limits = client.frontend.plan().config.limits;
     let service = service_fn(|request| serve(Rc::clone(client), request));
-    let mut connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    if limits.header_count as usize > USUAL_FIELDS {
+        builder.max_headers(limits.header_count as usize);
+    }
+    let mut connection = builder
         .header_read_timeout(None)
-        .max_headers(limits.header_count as usize)
         .max_header_size(limits.header_bytes as usize)
         .max_buf_size((limits.header_bytes as usize).max(64 * 1024))
         .serve_connection(io, service);
     let mut stop = pin!(client.frontend.stop.cancelled());
-    let mut is_told = false;
+    let (mut is_told, mut is_watching) = (false, false);
     let end = poll_fn(|cx| {
-        if !is_told && stop.as_mut().poll(cx).is_ready() {
+        // Polled once, the token wakes this task.
+        let is_news = !is_watching || client.frontend.has_stopped();
+        is_watching = true;
+        if !is_told && is_news && stop.as_mut().poll(cx).is_ready() {
             is_told = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
@@ -120,7 +165,13 @@ async fn http1(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
         while client.receiving.poll(cx).is_ready() {
             match (client.is_idle(), client.is_in_header()) {
                 (true, true) => return Poll::Ready(End::HeaderTimeout),
-                (true, false) => return Poll::Ready(End::Idle),
+                (true, false) => match client.idleness_left() {
+                    None => return Poll::Ready(End::Idle),
+                    Some(_) if client.is_at_rest() && !is_told => {
+                        return Poll::Ready(End::Rest);
+                    }
+                    Some(left) => client.receiving.set(left),
+                },
                 // The header of the next request comes while this one is worked on.
                 (false, _) => client.receiving.set(LINGER),
             }
@@ -145,6 +196,11 @@ async fn http1(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
             let _ = within(LINGER, stream.write_all(TIMED_OUT)).await;
             linger(stream).await;
         }
+        End::Rest => {
+            let parts = connection.into_parts();
+            let (stream, held) = parts.io.into_inner().into_parts();
+            return Some((stream, [&parts.read_buf[..], &held].concat()));
+        }
         End::Idle => {
             let mut stream = connection.into_parts().io.into_inner().stream;
             let _ = within(LINGER, stream.shutdown()).await;
@@ -156,6 +212,7 @@ async fn http1(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
             stream.socket().abort_on_close();
         }
     }
+    None
 }
 
 /// Every response was given in full.

@@ -48,7 +48,8 @@ pub(super) async fn pass(
     door: &Door,
     accepted: Accepted,
 ) -> Option<Entered> {
-    slot.stop.run_until_cancelled(enter(worker, slot, door, accepted)).await?
+    // Boxed, so that connections are not as large for good as a handshake is.
+    slot.stop.run_until_cancelled(Box::pin(enter(worker, slot, door, accepted))).await?
 }
 
 async fn enter(
@@ -58,7 +59,6 @@ async fn enter(
     accepted: Accepted,
 ) -> Option<Entered> {
     let Accepted { mut socket, addresses } = accepted;
-    socket.tune().ok()?;
     let plan = slot.plan();
     let refuse = |addresses, why, status| {
         Client::new(worker, slot, addresses, None).log_refused(why, status);

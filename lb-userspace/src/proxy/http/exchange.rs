@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use hyper::{Method, Request, StatusCode, Uri, Version, body::Incoming};
@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     balance::{Lease, Member},
-    proxy::plan::{BackendPlan, HttpPlan},
+    proxy::{
+        plan::{BackendPlan, HttpPlan},
+        timer,
+    },
 };
 
 /// One request and its response. Dropped before [`Self::end`], the client has left.
@@ -122,7 +125,7 @@ impl Exchange {
         Record {
             client: self.client.addresses.source,
             destination: self.client.addresses.destination,
-            received: SystemTime::now() - total,
+            received: timer::wall(self.received),
             frontend: self.frontend.name.as_str(),
             is_tls: self.client.is_tls(),
             backend: self.backend.as_ref().map(|backend| backend.name.as_str()),

@@ -224,20 +224,32 @@ async fn forward(
     let mut message = Request::from_parts(parts, body);
     let mut tried = Vec::new();
     let mut only_new = false;
+    // The clock is read where there was something to wait for.
+    let mut at = exchange.received;
     loop {
-        let began = Instant::now();
-        let lease = choose::choose(exchange, &backend, hash, &tried).await?;
-        let chosen = Instant::now();
-        exchange.queue_time = Some(chosen - began);
+        let (lease, waited) = choose::choose(exchange, &backend, hash, &tried).await?;
+        exchange.queue_time = Some(waited);
         exchange.phase.set(Phase::Connect);
         let upstreams = &exchange.client.worker.upstreams;
         let kept = upstreams.reuse(lease.server(), &backend).filter(|_| !only_new);
         let connected = match kept {
-            Some(kept) => Ok(kept),
+            Some(kept) => {
+                exchange.connect_time = Some(Duration::ZERO);
+                if !waited.is_zero() {
+                    at = Instant::now();
+                }
+                Ok(kept)
+            }
             None => {
                 let after = exchange.timeouts.connect(&backend);
                 let client = exchange.client.introduction();
-                upstreams.connect(lease.server(), &backend, &client, after).await
+                let began = Instant::now();
+                // A large future that few requests need.
+                let connect = upstreams.connect(lease.server(), &backend, &client, after);
+                let connected = Box::pin(connect).await;
+                at = Instant::now();
+                exchange.connect_time = Some(at - began);
+                connected
             }
         };
         let mut connection = match connected {
@@ -256,14 +268,12 @@ async fn forward(
         };
         exchange.lease = Some(lease);
         exchange.reused = connection.idle().is_some();
-        let sent = Instant::now();
-        exchange.connect_time = Some(sent - chosen);
         exchange.phase.set(Phase::Headers);
         let spare = spare(&message, &connection);
         let tunnel = asked.is_websocket().then(|| connection.tunnel());
         match send(exchange, &backend, &mut connection, message).await {
             Ok(response) => {
-                exchange.response_time = Some(sent.elapsed());
+                exchange.response_time = Some(at.elapsed());
                 return answer(response, connection, tunnel, exchange, asked).await;
             }
             Err(failed) => {
@@ -275,6 +285,7 @@ async fn forward(
                 // Whatever broke it, a new connection tells.
                 only_new = true;
                 exchange.lease = None;
+                at = Instant::now();
             }
         }
     }
@@ -313,7 +324,6 @@ fn edit(parts: &mut request::Parts, edits: &Edits<'_>) -> Result<(), Failure> {
 
 /// The header as a server of the backend gets it.
 pub(super) fn prepare(parts: &mut request::Parts, backend: &BackendPlan, is_websocket: bool) {
-    let host = parts.headers.get(HOST).cloned();
     match backend.settings.protocol {
         ServerProtocol::Http1 => {
             parts.version = Version::HTTP_11;
@@ -324,8 +334,8 @@ pub(super) fn prepare(parts: &mut request::Parts, backend: &BackendPlan, is_webs
         ServerProtocol::Http2 => {
             parts.version = Version::HTTP_2;
             let scheme = if backend.encryption.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+            let host = parts.headers.remove(HOST);
             parts.uri = with_authority(&parts.uri, scheme, host.as_ref());
-            parts.headers.remove(HOST);
         }
     }
 }

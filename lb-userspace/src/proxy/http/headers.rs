@@ -25,33 +25,68 @@ const MAX_NOMINATED: usize = 32;
 const NEEDED: [&str; 6] =
     ["host", "content-length", "content-type", "authorization", "cookie", "x-forwarded-for"];
 
-/// Takes off what is for one connection: the fields of the standard and those that
-/// `Connection` names. False if that is not done because the message makes no sense.
-#[must_use]
-pub(super) fn strip_hop_by_hop(fields: &mut HeaderMap) -> bool {
-    if fields.contains_key(CONNECTION) {
+/// Fields that are for one connection, in the order of the bits of [`of_connection`].
+const OF_CONNECTION: [HeaderName; 8] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    TE,
+    PROXY_AUTHORIZATION,
+    PROXY_AUTHENTICATE,
+];
+/// Those that only requests, and only responses, have for one connection.
+const REQUEST_ONLY: u8 = 1 << 5 | 1 << 6;
+const RESPONSE_ONLY: u8 = 1 << 7;
+
+/// Which of [`OF_CONNECTION`] there are, a bit for each. One pass instead of a look-up for
+/// each: most messages have none or one.
+fn of_connection(fields: &HeaderMap) -> u8 {
+    let bit = |name: &HeaderName| match name.as_str() {
+        "connection" => 1,
+        "keep-alive" => 1 << 1,
+        "proxy-connection" => 1 << 2,
+        "transfer-encoding" => 1 << 3,
+        "upgrade" => 1 << 4,
+        "te" => 1 << 5,
+        "proxy-authorization" => 1 << 6,
+        "proxy-authenticate" => 1 << 7,
+        _ => 0,
+    };
+    fields.keys().map(bit).fold(0, |all, bit| all | bit)
+}
+
+/// Takes off those of `found`, and the fields that `Connection` names. False if that is not
+/// done because the message makes no sense.
+fn strip(fields: &mut HeaderMap, found: u8) -> bool {
+    if found & 1 != 0 {
         let Some(nominated) = nominated(fields) else { return false };
         for name in nominated {
             fields.remove(name);
         }
-        fields.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
-        fields.remove(name);
+    for (bit, name) in OF_CONNECTION.iter().enumerate() {
+        if found >> bit & 1 != 0 {
+            fields.remove(name);
+        }
     }
     true
 }
 
-/// The same for requests: what is for this proxy goes too, and of `TE` only that trailers
-/// are welcome stays.
+/// Takes off what is for one connection: the fields of the standard, those that
+/// `Connection` names, and what is for this proxy. Of `TE` only that trailers are welcome
+/// stays. False if that is not done because the message makes no sense.
 #[must_use]
 pub(super) fn strip_request(fields: &mut HeaderMap) -> bool {
+    let found = of_connection(fields);
+    if found == 0 {
+        return true;
+    }
     let wants_trailers = fields.get(TE).is_some_and(|te| list(te).any(|item| item == "trailers"));
-    if !strip_hop_by_hop(fields) {
+    if !strip(fields, found & !RESPONSE_ONLY) {
         return false;
     }
-    fields.remove(PROXY_AUTHORIZATION);
-    fields.remove(TE);
     if wants_trailers {
         fields.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -61,8 +96,8 @@ pub(super) fn strip_request(fields: &mut HeaderMap) -> bool {
 /// The same for responses.
 #[must_use]
 pub(super) fn strip_response(fields: &mut HeaderMap) -> bool {
-    fields.remove(PROXY_AUTHENTICATE);
-    strip_hop_by_hop(fields)
+    let found = of_connection(fields);
+    strip(fields, found & !REQUEST_ONLY)
 }
 
 /// Takes off what a trailer must not say (RFC 9110, 6.5.1), or could say to a reader that
@@ -136,8 +171,12 @@ fn list(value: &HeaderValue) -> impl Iterator<Item = &str> {
 
 /// Says who the client is and how it connected, in place of what it says of itself.
 pub(super) fn set_forwarded(fields: &mut HeaderMap, client: &HeaderValue, is_tls: bool) {
-    for name in [FORWARDED, X_FORWARDED_PORT, X_REAL_IP] {
-        fields.remove(name);
+    let is_claim =
+        |name: &HeaderName| matches!(name.as_str(), "forwarded" | "x-forwarded-port" | "x-real-ip");
+    if fields.keys().any(is_claim) {
+        for name in [FORWARDED, X_FORWARDED_PORT, X_REAL_IP] {
+            fields.remove(name);
+        }
     }
     fields.insert(X_FORWARDED_FOR, client.clone());
     fields.insert(X_FORWARDED_PROTO, scheme(is_tls));

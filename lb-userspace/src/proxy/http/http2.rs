@@ -69,6 +69,11 @@ pub(super) async fn run(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
             return Poll::Ready(());
         }
         if client.is_idle() && client.receiving.poll(cx).is_ready() {
+            if let Some(left) = client.idleness_left().filter(|_| !is_told) {
+                client.receiving.set(left);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if is_told {
                 return Poll::Ready(());
             }

@@ -3,6 +3,7 @@
 //! unescaped.
 
 use std::{
+    cell::RefCell,
     fmt::{self, Display, Write},
     net::SocketAddr,
     time::{Duration, SystemTime},
@@ -149,16 +150,34 @@ impl Display for Timer {
     }
 }
 
+thread_local! {
+    /// The last second that was written, and how: lines come many a second.
+    static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+}
+
 impl Display for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MONTHS: [&str; 12] =
-            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-        let text = clock::rfc3339(self.0);
-        let part = |range| text.get(range).unwrap_or_default();
-        let month = part(5..7).parse::<usize>().ok().and_then(|month| MONTHS.get(month - 1));
-        let month = month.copied().unwrap_or_default();
-        write!(f, "{}/{month}/{}:{}", part(8..10), part(0..4), part(11..23))
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        SECOND.with_borrow_mut(|(second, text)| {
+            if *second != since.as_secs() {
+                *second = since.as_secs();
+                *text = day_and_time(self.0);
+            }
+            f.write_str(text)
+        })?;
+        write!(f, ".{:03}", since.subsec_millis())
     }
+}
+
+/// `14/Nov/2023:22:13:20`.
+fn day_and_time(time: SystemTime) -> String {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let text = clock::rfc3339(time);
+    let part = |range| text.get(range).unwrap_or_default();
+    let month = part(5..7).parse::<usize>().ok().and_then(|month| MONTHS.get(month - 1));
+    let month = month.copied().unwrap_or_default();
+    format!("{}/{month}/{}:{}", part(8..10), part(0..4), part(11..19))
 }
 
 /// The target of a request, as far as it is in the `Uri`.

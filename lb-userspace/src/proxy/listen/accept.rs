@@ -1,6 +1,6 @@
 //! A worker's end of a listening socket.
 
-use std::{io, os::fd::OwnedFd, time::Duration};
+use std::{io, net::SocketAddr, os::fd::OwnedFd, time::Duration};
 
 use socket2::{Domain, SockRef};
 use tokio::{
@@ -8,7 +8,7 @@ use tokio::{
     time,
 };
 
-use crate::proxy::socket::{Addresses, Socket};
+use crate::proxy::socket::{Addresses, Socket, tune};
 
 /// How long a worker lets a host recover that is out of descriptors or memory. Connections
 /// wait in the kernel meanwhile.
@@ -17,8 +17,8 @@ const RECOVERY: Duration = Duration::from_millis(50);
 /// A listening socket in a worker's runtime.
 #[derive(Debug)]
 pub enum Listener {
-    /// Over IP.
-    Tcp(TcpListener),
+    /// Over IP. With the address that all connections went to, if there is but one.
+    Tcp(TcpListener, Option<SocketAddr>),
     /// Within the host.
     Unix(UnixListener),
 }
@@ -33,13 +33,23 @@ pub struct Accepted {
 }
 
 impl Listener {
-    /// Of a listening stream socket that does not block.
+    /// Of a listening stream socket that does not block. What is set here, connections
+    /// inherit from it: none has to be set up by itself.
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
-        if SockRef::from(&socket).domain()? == Domain::UNIX {
-            Ok(Self::Unix(UnixListener::from_std(socket.into())?))
-        } else {
-            Ok(Self::Tcp(TcpListener::from_std(socket.into())?))
+        let options = SockRef::from(&socket);
+        if options.domain()? == Domain::UNIX {
+            return Ok(Self::Unix(UnixListener::from_std(socket.into())?));
         }
+        tune(&options)?;
+        // A transparent socket takes what was sent to others.
+        let is_transparent = match options.domain()? {
+            Domain::IPV6 => true,
+            _ => options.ip_transparent_v4().unwrap_or(true),
+        };
+        let listener = TcpListener::from_std(socket.into())?;
+        let address = listener.local_addr().ok();
+        let only = address.filter(|address| !is_transparent && !address.ip().is_unspecified());
+        Ok(Self::Tcp(listener, only))
     }
 
     /// The next connection. Connections that are gone before they are accepted are passed
@@ -54,11 +64,7 @@ impl Listener {
         let mut is_told = false;
         loop {
             let error = match self.accept_any().await {
-                Ok(socket) => match socket.addresses() {
-                    Ok(addresses) => return Ok(Accepted { socket, addresses }),
-                    // Gone already.
-                    Err(_) => continue,
-                },
+                Ok(accepted) => return Ok(accepted),
                 Err(error) => error,
             };
             match error.raw_os_error() {
@@ -78,10 +84,22 @@ impl Listener {
         }
     }
 
-    async fn accept_any(&self) -> io::Result<Socket> {
+    async fn accept_any(&self) -> io::Result<Accepted> {
         match self {
-            Self::Tcp(listener) => Ok(Socket::Tcp(listener.accept().await?.0)),
-            Self::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0)),
+            Self::Tcp(listener, only) => {
+                let (stream, source) = listener.accept().await?;
+                let destination = match only {
+                    Some(only) => *only,
+                    // Of a connection that is gone already.
+                    None => stream.local_addr().map_err(|_| io::ErrorKind::NotConnected)?,
+                };
+                let addresses = Addresses::new(source, destination);
+                Ok(Accepted { socket: Socket::Tcp(stream), addresses })
+            }
+            Self::Unix(listener) => {
+                let socket = Socket::Unix(listener.accept().await?.0);
+                Ok(Accepted { socket, addresses: Addresses::NONE })
+            }
         }
     }
 }

@@ -190,8 +190,6 @@ impl Session {
         site: &Site,
         held: &mut Held,
     ) -> Result<(Stream, Vec<u8>), Outcome> {
-        // A socket that is gone says so when it is read.
-        let _ = socket.tune();
         self.introduce(&mut socket, site).await?;
         match site.connections.admit(self.addresses.source.ip(), &site.limits) {
             Ok(admission) => held.admission = Some(admission),

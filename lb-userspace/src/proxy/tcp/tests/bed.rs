@@ -137,8 +137,9 @@ impl Bed {
         task::spawn_local(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
+                let (source, own) = (stream.peer_addr().unwrap(), stream.local_addr().unwrap());
+                let addresses = Addresses::new(source, own);
                 let socket = Socket::Tcp(stream);
-                let addresses: Addresses = socket.addresses().unwrap();
                 let accepted = Accepted { socket, addresses };
                 let (site, worker) = (Arc::clone(&site), worker.clone());
                 let stopping = stopping.clone();
