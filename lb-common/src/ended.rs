@@ -16,8 +16,9 @@ use crate::{
     tcp_state::Progress,
 };
 
-/// Places of a processor's ring; a power of two.
-pub const PLACES: u32 = 8192;
+/// Places of a processor's ring; a power of two. Few, so that what leaves is still in the
+/// processor's caches.
+pub const PLACES: u32 = 512;
 /// Places that are one element of the map.
 pub const PLACES_PER_LINE: u32 = 32;
 /// Elements of `ENDED4` and of `ENDED6`.
@@ -264,7 +265,7 @@ mod tests {
     #[test]
     fn tables_of_any_size_have_room_for_what_waits() {
         assert_eq!(places(524_288, 2), PLACES);
-        assert_eq!(places(524_288, 128), 1024);
+        assert_eq!(places(524_288, 512), 256);
         assert_eq!(places(128, 2), 16);
         assert_eq!(places(2, 64), 1);
         assert_eq!(places(0, 0), 1);

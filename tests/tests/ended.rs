@@ -77,8 +77,8 @@ fn a_small_table_takes_any_number_of_connections() -> Result<()> {
 
 #[test]
 fn connections_leave_after_their_timeout() -> Result<()> {
-    const CONNECTIONS: u64 = 2000;
-    const MORE: u64 = 500;
+    const CONNECTIONS: u64 = 800;
+    const MORE: u64 = 200;
     let options = [
         format!("timeouts: {{closed: {}ms}}", CLOSED.as_millis()),
         "sweep_interval: 1h".to_owned(),
