@@ -36,6 +36,7 @@ enum Command {
     Docs(docs::Options),
     Tidy(tidy::Options),
     Dist(dist::Options),
+    Packets(commands::packets::Options),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Docs(options) => docs::run(&options),
         Command::Tidy(options) => tidy::run(&options),
         Command::Dist(options) => dist::run(&options),
+        Command::Packets(options) => commands::packets::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,6 +8,7 @@
 mod ends;
 pub mod fields;
 pub mod icmp;
+pub mod reference;
 pub mod serialise;
 pub mod verify;
 
