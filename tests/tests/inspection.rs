@@ -116,7 +116,7 @@ fn bpftool_prints_named_and_typed_fields_of_every_map() -> Result<()> {
 /// A datagram that the server does not answer leaves a half-open flow.
 fn half_open(bed: &Bed, family: Family) -> Result<()> {
     let vip = Bed::vip(family, port::UDP);
-    bed.client.run(|| Ok(UdpConversation::open(vip)?.send_unanswered()?))
+    bed.client.run(|| Ok(UdpConversation::open(vip)?.send_unanswered(0)?))
 }
 
 #[test]

@@ -35,13 +35,32 @@ impl UdpConversation {
         }
     }
 
-    /// Sends one datagram that no server answers: a flow seen from one side only.
+    /// Sends one datagram with `payload_bytes` of padding that no server answers: a flow seen
+    /// from one side only.
     ///
     /// # Errors
     /// [`Failure`] when the kernel refuses.
-    pub fn send_unanswered(&self) -> Result<(), Failure> {
-        let sent = self.socket.send(UNANSWERED);
+    pub fn send_unanswered(&self, payload_bytes: usize) -> Result<(), Failure> {
+        let sent = self.socket.send(&[UNANSWERED, &vec![b'x'; payload_bytes]].concat());
         sent.map(drop).map_err(|error| Failure::io("send", &error))
+    }
+
+    /// Waits for the kernel to say what an ICMP error told it; an answer is a failure.
+    ///
+    /// # Errors
+    /// The error, or [`super::FailureKind::TimedOut`].
+    pub fn hear(&self) -> Result<(), Failure> {
+        let mut buffer = [0; 64];
+        match self.socket.recv(&mut buffer) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Failure::io("receive", &error)),
+        }
+    }
+
+    /// The socket, for its options.
+    #[must_use]
+    pub const fn socket(&self) -> &UdpSocket {
+        &self.socket
     }
 
     /// Sends a datagram with `payload_bytes` of padding and returns who answered it.

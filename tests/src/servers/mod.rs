@@ -38,7 +38,7 @@ pub mod port {
     pub const HTTP: u16 = 8080;
 }
 
-/// The datagram that [`port::UDP`] takes and does not answer.
+/// How datagrams start that [`port::UDP`] takes and does not answer.
 pub const UNANSWERED: &[u8] = b"do not answer";
 
 /// A running server. Dropping it ends it as a killed process would: listeners and

@@ -22,7 +22,7 @@ pub(super) fn answer(shared: &Shared, socket: &UdpSocket) {
 fn answer_one(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<()> {
     let (length, from) = socket.recv_from(buffer)?;
     let datagram = buffer.get(..length).unwrap_or_default();
-    if datagram == UNANSWERED {
+    if datagram.starts_with(UNANSWERED) {
         return Ok(());
     }
     let answer = [format!("{} ", shared.name).as_bytes(), datagram].concat();
