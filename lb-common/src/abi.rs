@@ -5,13 +5,16 @@
 
 /// Version of every layout in this crate. Raise it with any change to a map's key,
 /// value or meaning; the agent refuses to adopt maps of another version.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Default directory of all pins.
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/pointsman";
 
 /// Name of the XDP program.
 pub const PROGRAM: &str = "pointsman";
+
+/// Name of the program that the agent runs to count down what its sweep has ended.
+pub const SETTLE: &str = "settle";
 
 /// Names of the pinned maps.
 pub mod map {
@@ -23,6 +26,14 @@ pub mod map {
     pub const VIPS: &str = "VIPS";
     /// `BACKENDS`: array of [`crate::backend::BackendEntry`] by backend id; the agent's memory.
     pub const BACKENDS: &str = "BACKENDS";
+    /// `ACCESS4`: trie of [`crate::access::AccessKey4`] to [`crate::access::AccessRule`].
+    pub const ACCESS4: &str = "ACCESS4";
+    /// `ACCESS6`: trie of [`crate::access::AccessKey6`] to [`crate::access::AccessRule`].
+    pub const ACCESS6: &str = "ACCESS6";
+    /// `ADMISSION`: array of [`crate::access::AdmissionEntry`] by VIP id.
+    pub const ADMISSION: &str = "ADMISSION";
+    /// `SOURCES`: LRU hash of [`crate::sources::SourceKey`] to [`crate::sources::SourceEntry`].
+    pub const SOURCES: &str = "SOURCES";
     /// `SERVERS`: array of [`crate::server::ServerEntry`] by server id.
     pub const SERVERS: &str = "SERVERS";
     /// `RINGS`: array of maps by backend id; each an array of
@@ -53,10 +64,14 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
 
     /// Every pinned map, in the order they are documented.
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 21] = [
         SETTINGS,
         ADDRESS_FILTER,
         VIPS,
+        ACCESS4,
+        ACCESS6,
+        ADMISSION,
+        SOURCES,
         BACKENDS,
         SERVERS,
         RINGS,
@@ -88,5 +103,9 @@ pub const FILTER_WORDS: u32 = 1024;
 pub const DEFAULT_FLOW_ENTRIES: u32 = 524_288;
 /// Default capacity of `HALF_OPEN4` and of `HALF_OPEN6`, in buckets of four flows.
 pub const DEFAULT_HALF_OPEN_BUCKETS: u32 = 16_384;
+/// Default capacity of `ACCESS4` and of `ACCESS6`, in prefixes; memory is taken as they come.
+pub const DEFAULT_PREFIXES: u32 = 262_144;
+/// Default capacity of `SOURCES`, in entries.
+pub const DEFAULT_SOURCES: u32 = 65_536;
 /// Size of the `EVENTS` ring buffer in bytes; a power of two and a multiple of the page size.
 pub const EVENT_BYTES: u32 = 1 << 20;

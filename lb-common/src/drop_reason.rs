@@ -60,11 +60,23 @@ drop_reasons! {
     EventLost = 13, "event_lost";
     /// An ICMP error about a packet from a VIP whose flow is not known here.
     IcmpNoFlow = 14, "icmp_no_flow";
+    /// The source is on a deny list, the frontend's or the node's.
+    Denied = 15, "denied";
+    /// There is an allow list, and the source is not on it.
+    NotAllowed = 16, "not_allowed";
+    /// The operator blocks the source (`pointsman blocks`).
+    Blocked = 17, "blocked";
+    /// The source opens flows faster than its frontend allows.
+    NewRate = 18, "new_rate";
+    /// The source sends packets faster than its frontend allows.
+    PacketRate = 19, "packet_rate";
+    /// The source has as many flows as its frontend allows.
+    FlowsPerSource = 20, "flows_per_source";
 }
 
 impl DropReason {
     /// How many reasons there are; the size of `DROP_COUNTERS`.
-    pub const COUNT: u32 = 15;
+    pub const COUNT: u32 = 21;
 
     /// From the index into `DROP_COUNTERS`.
     #[must_use]

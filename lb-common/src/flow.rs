@@ -158,8 +158,11 @@ pub struct FlowEntry<A> {
     pub direction: u8,
     /// IP protocol number, as in the key.
     pub protocol: u8,
-    /// Zero.
-    pub padding: [u8; 2],
+    /// Packets of a client that may pass until its source's bucket is looked at again; 0 in
+    /// a reply entry.
+    pub credit: u8,
+    /// How many that were when it was last looked at.
+    pub last_credit: u8,
 }
 
 /// What a packet becomes. Addresses are references into the table, because BPF code has no

@@ -214,7 +214,7 @@ impl<A: Address> HalfOpenFlow<A> {
         entry.progress = self.progress;
         entry.direction = direction.to_raw();
         entry.protocol = self.from_client.protocol;
-        entry.padding = [0; 2];
+        (entry.credit, entry.last_credit) = (0, 0);
         match direction {
             Direction::Forward => {
                 entry.packets = u64::from(self.forward_packets);

@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod access;
 pub mod address;
 pub mod backend;
 pub mod bench;
@@ -26,6 +27,8 @@ pub mod rst;
 pub mod server;
 pub mod settings;
 pub mod source;
+pub mod sources;
 pub mod tcp_state;
 pub mod timeouts;
+pub mod token_bucket;
 pub mod vip;

@@ -30,12 +30,27 @@ pub struct Settings {
     pub ended_places: u32,
     /// Zero.
     pub padding: u32,
+    /// When the lists of sources last changed, nanoseconds of `CLOCK_MONOTONIC`; a flow whose
+    /// client was last heard before that is judged anew.
+    pub access_changed_ns: u64,
 }
 
 /// Bits of [`Settings::flags`].
 pub mod flag {
     /// Report finished flows through `EVENTS`.
     pub const FLOW_EVENTS: u32 = 1;
+    /// There is a list of sources, or something is blocked: packets of new flows are judged.
+    pub const ACCESS: u32 = 2;
+    /// The node has a list of its own.
+    pub const NODE_LIST: u32 = 4;
+    /// Who is not on that list is not let in.
+    pub const NODE_ALLOW_ONLY: u32 = 8;
+    /// Something is blocked for the whole node.
+    pub const NODE_BLOCKS: u32 = 16;
+    /// Some frontend limits the packets of a source.
+    pub const PACKET_RATES: u32 = 32;
+    /// Some frontend limits the flows of a source.
+    pub const FLOW_COUNTS: u32 = 64;
 }
 
 impl Default for Settings {
@@ -52,11 +67,12 @@ impl Default for Settings {
             closed_ms: 10_000,
             ended_places: ended::PLACES,
             padding: 0,
+            access_changed_ns: 0,
         }
     }
 }
 
-const _: () = assert!(core::mem::size_of::<Settings>() == 32);
+const _: () = assert!(core::mem::size_of::<Settings>() == 40);
 
 // SAFETY: repr(C), explicit padding, every bit pattern is valid, no pointers.
 #[cfg(feature = "user")]

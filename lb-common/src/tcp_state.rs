@@ -114,6 +114,9 @@ impl Progress {
     pub const REPORTED: u32 = 512;
     /// The client was reset because the server died; set by whoever resets it.
     pub const SERVER_DOWN: u32 = 1024;
+    /// The flow counts among those of its source (`SOURCES`); set when it is confirmed, for
+    /// UDP too.
+    pub const COUNTED: u32 = 2048;
 
     /// The first bits of a flow that a FIN was the first packet of: carried to its end, and
     /// neither counted nor reported.

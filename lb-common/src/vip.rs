@@ -56,7 +56,7 @@ pub struct VipEntry {
     pub on_down: u8,
     /// What selects the ring slot: [`hash_by`].
     pub hash_by: u8,
-    /// Zero in a VIP; bits of [`address_flag`] in an address record.
+    /// Bits of [`vip_flag`] in a VIP; bits of [`address_flag`] in an address record.
     pub flags: u32,
     /// Zero.
     pub padding: u32,
@@ -78,6 +78,12 @@ pub mod hash_by {
     pub const TUPLE: u8 = 0;
     /// The client's address alone.
     pub const SOURCE: u8 = 1;
+}
+
+/// Bits of [`VipEntry::flags`] in a VIP.
+pub mod vip_flag {
+    /// Its `ADMISSION` entry limits new flows.
+    pub const LIMITS_FLOWS: u32 = 1;
 }
 
 /// Bits of [`VipEntry::flags`] in an address record.

@@ -6,16 +6,16 @@ use lb_common::{
     flow::{Direction, Handle},
     hash, source,
     tcp_state::{self, FirstPacket, Progress},
-    vip::{VipEntry, VipKey, hash_by, on_down},
+    vip::{VipEntry, VipKey, hash_by, on_down, vip_flag},
 };
 
 use crate::{
-    clock,
+    access, clock,
     context::Context,
     counters,
     family::Family,
-    hit,
-    maps::VIPS,
+    hit, limits,
+    maps::{SETTINGS, VIPS},
     parse::{Segment, TCP},
     rewrite, select,
     track::{self, Opened, Opening},
@@ -40,16 +40,25 @@ pub fn admit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
 
 #[inline(always)]
 fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result<Step, Step> {
+    let vip_handle = Handle { id: vip.id, generation: vip.generation };
+    let settings = SETTINGS.get(0).ok_or(drop(DropReason::Internal))?;
+    if let Some(reason) = access::screen_new(segment, vip_handle, settings) {
+        return Err(drop(reason));
+    }
     let progress = first_progress(segment)?;
     if !source::can_be_client(segment.key.source) || segment.key.source == segment.key.destination {
         return Err(drop(DropReason::BadSource));
     }
     rewrite::check_ttl(segment).map_err(Step::Settled)?;
+    if vip.flags & vip_flag::LIMITS_FLOWS != 0
+        && let Some(reason) = limits::open_flow(segment, vip_handle)
+    {
+        return Err(drop(reason));
+    }
     let draft = F::scratch().ok_or(drop(DropReason::Internal))?;
     let tuple_hash = draft.hash;
     let ring_hash =
         if vip.hash_by == hash_by::SOURCE { hash::source_hash(&segment.key) } else { tuple_hash };
-    let vip_handle = Handle { id: vip.id, generation: vip.generation };
     let Some((handle, server)) = select::select(vip.backend, ring_hash) else {
         return Err(no_server(segment, vip, vip_handle));
     };

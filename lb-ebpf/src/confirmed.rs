@@ -10,9 +10,10 @@ use lb_common::{
     flow::{FlowEntry, FlowKey},
     half_open,
     settings::Settings,
+    tcp_state::Progress,
 };
 
-use crate::{atomic, family::Family};
+use crate::{atomic, family::Family, limits};
 
 /// The right to add and remove the entries of clients of one bucket of tuples.
 pub struct Guard(*mut u32);
@@ -60,12 +61,20 @@ pub fn partner<F: Family>(
     entry::<F>(server).filter(|entry| entry.answers(client))
 }
 
-/// Removes the entries of a flow. The caller holds the guard of `client` and has seen there
-/// what is to leave; `both` says that the entry at `server` is the flow's.
+/// Removes the entries of a flow, and counts it down where it was counted. The caller holds
+/// the guard of `client` and has seen there what is to leave; `reply` is the entry at
+/// `server`, if that is the flow's.
 #[inline(always)]
-pub fn remove<F: Family>(client: &FlowKey<F::Address>, server: &FlowKey<F::Address>, both: bool) {
+pub fn remove<F: Family>(
+    client: &FlowKey<F::Address>,
+    server: &FlowKey<F::Address>,
+    reply: Option<&FlowEntry<F::Address>>,
+) {
     let _absent = F::flows().remove(client);
-    if both {
-        let _absent = F::flows().remove(server);
+    let Some(reply) = reply else { return };
+    let (vip, counted) = (reply.vip, reply.progress & Progress::COUNTED != 0);
+    // Whoever removes the server's half ends the flow.
+    if F::flows().remove(server).is_ok() && counted {
+        limits::forget_flow::<F>(&client.source, vip);
     }
 }

@@ -8,10 +8,12 @@ use lb_common::{
     ended::{self, EndedLine},
     flow::{FlowEntry, FlowKey},
     half_open::Bucket,
+    sources::SourceKey,
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
+    access, handshake,
     maps::{Draft, ENDED4, ENDED6, FLOWS4, FLOWS6, HALF_OPEN4, HALF_OPEN6, SCRATCH},
     track,
 };
@@ -35,6 +37,8 @@ pub trait Family: Sized + 'static {
     const AF: u8;
     /// Its cursor in `ENDED`.
     const CURSOR: u32;
+    /// 4 or 6.
+    const NUMBER: u32;
 
     /// Flows confirmed by both sides.
     fn flows() -> &'static Flows<Self::Address>;
@@ -46,6 +50,17 @@ pub trait Family: Sized + 'static {
     fn scratch() -> Option<&'static mut Draft<Self::Address>>;
     /// Tries one candidate for the source port of the flow under construction (`track`).
     fn try_port(attempt: u32, hash: u64, now_ns: u64) -> u32;
+    /// Judges a source that sends to a VIP (`access`).
+    fn judge(source: &Self::Address, vip: u32) -> u32;
+    /// Judges a source that sends to a VIP unless that is done, and takes a packet out of its
+    /// bucket (`access`).
+    fn screen(source: &Self::Address, vip: u32, is_judged: u32) -> u32;
+    /// Adds the flow of the draft to the confirmed ones (`handshake`).
+    fn enter(client_hash: u64) -> u32;
+    /// Judges a source by the address and TCP port that it sends to (`access`).
+    fn judge_first(source: &Self::Address, destination: &Self::Address, port: u32) -> u32;
+    /// What stands for a source in `SOURCES`.
+    fn source_bits(source: &Self::Address) -> u64;
     /// TTL or hop limit.
     fn ttl(header: &Self::Header) -> u8;
     /// Writes both addresses, counts the TTL or hop limit down by one, and repairs the
@@ -69,6 +84,7 @@ impl Family for V4 {
     const HEADER_BYTES: usize = 20;
     const AF: u8 = 2;
     const CURSOR: u32 = ended::CURSOR4;
+    const NUMBER: u32 = 4;
 
     #[inline(always)]
     fn flows() -> &'static Flows<Address4> {
@@ -97,6 +113,32 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn judge(source: &Address4, vip: u32) -> u32 {
+        access::judge4(vip, u32::from_ne_bytes(source.octets))
+    }
+
+    #[inline(always)]
+    fn screen(source: &Address4, vip: u32, is_judged: u32) -> u32 {
+        access::screen4(vip, u32::from_ne_bytes(source.octets), is_judged)
+    }
+
+    #[inline(always)]
+    fn enter(client_hash: u64) -> u32 {
+        handshake::enter4(client_hash)
+    }
+
+    #[inline(always)]
+    fn judge_first(source: &Address4, destination: &Address4, port: u32) -> u32 {
+        let word = |address: &Address4| u32::from_ne_bytes(address.octets);
+        access::judge_first4(word(source), word(destination), port)
+    }
+
+    #[inline(always)]
+    fn source_bits(source: &Address4) -> u64 {
+        SourceKey::v4(0, *source).address
+    }
+
+    #[inline(always)]
     fn ttl(header: &Ipv4Hdr) -> u8 {
         header.ttl
     }
@@ -117,6 +159,7 @@ impl Family for V6 {
     const HEADER_BYTES: usize = 40;
     const AF: u8 = 10;
     const CURSOR: u32 = ended::CURSOR6;
+    const NUMBER: u32 = 6;
 
     #[inline(always)]
     fn flows() -> &'static Flows<Address6> {
@@ -145,6 +188,35 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn judge(source: &Address6, vip: u32) -> u32 {
+        let [high, low] = words(source);
+        access::judge6(vip, high, low)
+    }
+
+    #[inline(always)]
+    fn screen(source: &Address6, vip: u32, is_judged: u32) -> u32 {
+        let [high, low] = words(source);
+        access::screen6(vip, high, low, is_judged)
+    }
+
+    #[inline(always)]
+    fn enter(client_hash: u64) -> u32 {
+        handshake::enter6(client_hash)
+    }
+
+    #[inline(always)]
+    fn judge_first(source: &Address6, destination: &Address6, port: u32) -> u32 {
+        let ([high, low], [to_high, to_low]) = (words(source), words(destination));
+        access::judge_first6(high, low, to_high, to_low, port)
+    }
+
+    #[inline(always)]
+    fn source_bits(source: &Address6) -> u64 {
+        let [network, _] = words(source);
+        network
+    }
+
+    #[inline(always)]
     fn ttl(header: &Ipv6Hdr) -> u8 {
         header.hop_limit
     }
@@ -155,4 +227,11 @@ impl Family for V6 {
         header.src_addr = source.octets;
         header.dst_addr = destination.octets;
     }
+}
+
+/// The two halves of an address in memory order.
+#[inline(always)]
+fn words(address: &Address6) -> [u64; 2] {
+    // SAFETY: sixteen octets, aligned for words, are two of them.
+    unsafe { *address.octets.as_ptr().cast() }
 }

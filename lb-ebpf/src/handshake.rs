@@ -7,20 +7,20 @@ use lb_common::{
     flow::{Direction, FlowEntry},
     hash,
     server::state,
-    settings::Settings,
     tcp_state::Progress,
 };
 
 use crate::{
-    clock,
+    access, clock,
     confirmed::Guard,
     context::Context,
     counters,
     dead::{self, Settlement},
     event,
-    family::Family,
+    family::{Family, V4, V6},
     half_open::{self, Found, Note, Noted, Now},
     hit,
+    limits::{self, Counted},
     maps::{Draft, SERVERS, SETTINGS},
     parse::{Segment, TCP},
     rewrite, transmit,
@@ -57,6 +57,9 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
     found.read(draft);
     let hop = match direction {
         Direction::Forward => {
+            if let Some(reason) = access::screen_new(segment, draft.flow.vip, settings) {
+                return Step::Settled(Verdict::Drop(reason));
+            }
             let server = SERVERS
                 .get(u32::from(draft.flow.server.id))
                 .filter(|server| server.generation == draft.flow.server.generation);
@@ -100,12 +103,12 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
         ),
         Noted::Seen { ends: false } => {}
     }
-    counters::count_packet(draft.flow.vip, draft.flow.server, direction, segment.bytes);
     rewrite::translate(segment, &draft.flow.translation(direction));
     let verdict = transmit::transmit(ctx, segment, &hop);
-    if draft.is_confirmed(direction) {
-        promote::<F>(&found, draft, direction, settings);
+    if draft.is_confirmed(direction) && !promote::<F>(&found, draft, direction) {
+        return Step::Settled(Verdict::Drop(DropReason::FlowsPerSource));
     }
+    counters::count_packet(draft.flow.vip, draft.flow.server, direction, segment.bytes);
     Step::Settled(verdict)
 }
 
@@ -148,23 +151,25 @@ fn report<A: Address>(draft: &Draft<A>, cause: u8) {
 ///
 /// Other packets of the flow may be noted in its old place until it has left that; they
 /// are added then, so that none is missing from the flow's count.
+///
+/// False if its source has as many flows as it may have.
 #[inline(always)]
 fn promote<F: Family>(
     found: &Found<F::Address>,
     draft: &mut Draft<F::Address>,
     direction: Direction,
-    settings: &Settings,
-) {
+) -> bool {
     let client_hash = match direction {
         Direction::Forward => draft.hash,
         Direction::Reply => hash::tuple_hash(&draft.flow.from_client),
     };
-    // If it is not to be had, the next packet tries again.
-    let Some(guard) = Guard::take::<F>(client_hash, settings) else { return };
-    let entered = enter::<F>(draft);
-    guard.release();
-    if !entered || !found.leave(draft) {
-        return;
+    match F::enter(client_hash) {
+        ENTERED => {}
+        TOO_MANY => return false,
+        _ => return true,
+    }
+    if !found.leave(draft) {
+        return true;
     }
     let late = &draft.flow;
     if late.forward_packets != 0
@@ -179,6 +184,62 @@ fn promote<F: Family>(
         // SAFETY: as above.
         unsafe { add(entry, late.reply_packets, late.reply_bytes, late.progress) };
     }
+    true
+}
+
+/// The flow is not a confirmed one; its next packet may make it one.
+const LEFT_OUT: u32 = 0;
+/// The flow is a confirmed one.
+const ENTERED: u32 = 1;
+/// Its source has as many flows as it may have.
+const TOO_MANY: u32 = 2;
+
+// BPF functions of their own, without packet pointers, because the stages have no stack to
+// spare.
+
+/// Adds the IPv4 flow of this CPU's draft to the confirmed ones.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn enter4(client_hash: u64) -> u32 {
+    enter_guarded::<V4>(client_hash).unwrap_or(LEFT_OUT)
+}
+
+/// Adds the IPv6 flow of this CPU's draft to the confirmed ones.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn enter6(client_hash: u64) -> u32 {
+    enter_guarded::<V6>(client_hash).unwrap_or(LEFT_OUT)
+}
+
+/// Counts the flow among those of its source, if those are counted, and adds both entries.
+#[inline(always)]
+fn enter_guarded<F: Family>(client_hash: u64) -> Option<u32> {
+    let (settings, draft) = (SETTINGS.get(0)?, F::scratch()?);
+    let counted = limits::count_flow::<F>(&draft.flow.from_client.source, draft.flow.vip, settings);
+    match counted {
+        Counted::TooMany => return Some(TOO_MANY),
+        Counted::No => {}
+        Counted::Yes => {
+            draft.forward.progress |= Progress::COUNTED;
+            draft.reply.progress |= Progress::COUNTED;
+        }
+    }
+    // If the guard is not to be had, the next packet tries again.
+    let entered = match Guard::take::<F>(client_hash, settings) {
+        None => false,
+        Some(guard) => {
+            let entered = enter::<F>(draft);
+            guard.release();
+            entered
+        }
+    };
+    if entered {
+        return Some(ENTERED);
+    }
+    if counted == Counted::Yes {
+        limits::forget_flow::<F>(&draft.flow.from_client.source, draft.flow.vip);
+    }
+    None
 }
 
 /// Adds both entries. Under the guard of the client's tuple.

@@ -10,14 +10,14 @@ use lb_common::{
 };
 
 use crate::{
-    atomic, clock,
+    access, atomic, clock,
     confirmed::{self, Guard},
     context::Context,
     counters,
     dead::{self, Settlement},
     ended, event,
     family::Family,
-    handshake,
+    handshake, limits,
     maps::{SERVERS, SETTINGS},
     parse::{Segment, TCP},
     rewrite, transmit,
@@ -29,6 +29,9 @@ use crate::{
 /// it has just ended, and left word of that (`ended`).
 #[inline(always)]
 pub fn find_and_hit<F: Family>(ctx: Context, segment: &Segment<F>) -> (Step, bool) {
+    if let Some(reason) = access::screen_syn(segment) {
+        return (Step::Settled(Verdict::Drop(reason)), false);
+    }
     let Some(entry) = F::flows().get_ptr_mut(&segment.key) else {
         return (handshake::look_further(segment), false);
     };
@@ -43,6 +46,9 @@ fn hit<F: Family>(
     segment: &Segment<F>,
     entry: &mut FlowEntry<F::Address>,
 ) -> (Step, bool) {
+    if let Some(reason) = refuse(segment, entry) {
+        return (Step::Settled(Verdict::Drop(reason)), false);
+    }
     let mut ended = false;
     if segment.key.protocol == TCP && Progress(entry.progress).needs_attention(segment.flags) {
         if recycles(segment, entry) {
@@ -52,6 +58,23 @@ fn hit<F: Family>(
     }
     let step = forward(ctx, segment, entry, &mut ended);
     (step, ended)
+}
+
+/// Why a packet is not let through, before its flow takes note of it: its client may not be
+/// one any more, or sends too many.
+#[inline(always)]
+fn refuse<F: Family>(
+    segment: &Segment<F>,
+    entry: &mut FlowEntry<F::Address>,
+) -> Option<DropReason> {
+    if entry.direction() == Direction::Reply {
+        return None;
+    }
+    let Some(settings) = SETTINGS.get(0) else { return Some(DropReason::Internal) };
+    if let Some(reason) = access::screen(segment, entry, settings) {
+        return Some(reason);
+    }
+    limits::is_too_many(segment, entry, settings).then_some(DropReason::PacketRate)
 }
 
 /// A client opens a new connection on a tuple whose last one is over.
@@ -217,7 +240,7 @@ fn forget<F: Family>(segment: &Segment<F>, seen: &FlowEntry<F::Address>, cause: 
             if progress.0 & Progress::REPORTED == 0 {
                 event::report(&segment.key, entry, partner, cause);
             }
-            confirmed::remove::<F>(&segment.key, &partner_key, partner.is_some());
+            confirmed::remove::<F>(&segment.key, &partner_key, partner);
         }
     }
     guard.release();

@@ -20,6 +20,7 @@
 )]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod access;
 pub mod admit;
 pub mod atomic;
 pub mod balance;
@@ -35,6 +36,7 @@ pub mod half_open;
 pub mod handshake;
 pub mod hit;
 pub mod icmp;
+pub mod limits;
 pub mod maps;
 pub mod packet;
 pub mod parse;
@@ -42,6 +44,7 @@ pub mod related;
 pub mod reset;
 pub mod rewrite;
 pub mod select;
+pub mod settle;
 pub mod track;
 pub mod transmit;
 pub mod verdict;

@@ -2,11 +2,12 @@
 //! the agent pins all but [`SCRATCH`] and may load the tables with other capacities.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use lb_common::{
     abi,
+    access::{AccessKey4, AccessKey6, AccessRule, AdmissionEntry},
     address::{Address4, Address6},
     backend::{self, BackendEntry, RingLine},
     counters::{DropCounter, TrafficCounters},
@@ -17,6 +18,7 @@ use lb_common::{
     half_open::{Bucket, HalfOpenFlow},
     server::ServerEntry,
     settings::Settings,
+    sources::{SourceEntry, SourceKey},
     vip::{FilterWord, VipEntry, VipKey},
 };
 
@@ -36,6 +38,34 @@ pub static ADDRESS_FILTER: Array<FilterWord, { abi::FILTER_WORDS as usize }> = A
 /// VIPs, and one address record per VIP address. Two entries a VIP at most.
 #[btf_map]
 pub static VIPS: HashMap<VipKey, VipEntry, { 2 * abi::MAX_VIPS as usize }> = HashMap::new();
+
+/// What `access::AccessKey` has behind the length of the prefix.
+#[repr(C)]
+pub struct Place<const N: usize> {
+    /// Whose list it is on.
+    pub scope: u32,
+    /// The network.
+    pub address: [u8; N],
+}
+
+/// Lists of IPv4 sources, and what is blocked of them.
+#[btf_map]
+pub static ACCESS4: LpmTrie<Place<4>, AccessRule, { abi::DEFAULT_PREFIXES as usize }> =
+    LpmTrie::new();
+
+/// Lists of IPv6 sources, and what is blocked of them.
+#[btf_map]
+pub static ACCESS6: LpmTrie<Place<16>, AccessRule, { abi::DEFAULT_PREFIXES as usize }> =
+    LpmTrie::new();
+
+/// What the frontends of VIPs ask of sources, by VIP id.
+#[btf_map]
+pub static ADMISSION: Array<AdmissionEntry, { abi::MAX_VIPS as usize }> = Array::new();
+
+/// What sources have used up of their limits; the longest silent give way.
+#[btf_map]
+pub static SOURCES: LruHashMap<SourceKey, SourceEntry, { abi::DEFAULT_SOURCES as usize }> =
+    LruHashMap::new();
 
 /// The agent's memory of backends; not read here.
 #[btf_map]
@@ -108,6 +138,12 @@ pub struct Scratch {
     pub draft6: Draft<Address6>,
     /// Parameters of `bpf_fib_lookup`; 64 bytes, as the kernel has them.
     pub fib: [u64; 8],
+    /// A source that is looked for in `ACCESS4`.
+    pub access4: AccessKey4,
+    /// Zero.
+    pub padding4: u32,
+    /// A source that is looked for in `ACCESS6`.
+    pub access6: AccessKey6,
     /// The clock of this CPU.
     pub tick: Tick,
     /// A cell through which values pass that the verifier is to forget.

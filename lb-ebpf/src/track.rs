@@ -166,7 +166,7 @@ fn holder<F: Family>(
     let Some(guard) = Guard::take::<F>(client_hash, settings) else { return FAILED };
     let stranded = confirmed::entry::<F>(&flow.from_client).is_none();
     if stranded {
-        let own = confirmed::partner::<F>(&flow.from_client, &flow.from_server).is_some();
+        let own = confirmed::partner::<F>(&flow.from_client, &flow.from_server);
         confirmed::remove::<F>(&flow.from_client, &flow.from_server, own);
     }
     guard.release();

@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -30,13 +30,15 @@ use crate::{
         server::{AdminServer, Limits, Listener},
         socket::{AdminSocket, SocketFile},
     },
+    clock::Moment,
     config::Loaded,
     control::{
         Control, Inputs, Outputs, Start,
-        book::{Memory, ServerBook},
+        blocks::BlockBook,
+        book::ServerBook,
         kernel::Kernel,
         log_lines::LogLines,
-        memory::StateFile,
+        memory::{Remembered, StateFile},
         notify,
         reload::{missing_interfaces, override_interfaces},
         server_addresses,
@@ -170,7 +172,7 @@ impl Agent {
         let proxy = Proxy::new(inherited, Arc::new(LogLines(access_log_seen.clone())));
         let kernel = load(&snapshot)?;
         let state_file = StateFile::beside(&snapshot.admin.socket);
-        let book = open_book(&snapshot, &state_file, kernel.as_ref());
+        let (book, blocks) = open_books(&snapshot, &state_file, kernel.as_ref());
 
         let mut tasks = Tasks::default();
         let (snapshots, snapshots_seen) = watch::channel(Arc::clone(&snapshot));
@@ -193,6 +195,7 @@ impl Agent {
             let (ends, ended) = mpsc::channel(FLOW_END_QUEUE);
             let sweeper = Sweeper {
                 tables: kernel.flow_tables()?,
+                settler: kernel.settler()?,
                 interval: snapshot.datapath.sweep_interval,
                 timeouts: timeouts_seen,
                 ends: ends.clone(),
@@ -220,6 +223,7 @@ impl Agent {
             snapshot,
             warnings,
             book,
+            blocks,
             next_hops: known,
             kernel,
             proxy,
@@ -292,20 +296,26 @@ fn load(snapshot: &Snapshot) -> anyhow::Result<Option<Kernel>> {
     Ok(Some(kernel))
 }
 
-/// What an earlier agent knew of the servers, from its state file, or from its maps if
-/// there is none.
-fn open_book(snapshot: &Snapshot, file: &StateFile, kernel: Option<&Kernel>) -> ServerBook {
-    let now = SystemTime::now();
-    let from_maps = || kernel.map(|kernel| kernel.memories(snapshot, now)).unwrap_or_default();
-    let memories: Vec<Memory> = match file.read() {
-        Ok(memories) if memories.is_empty() => from_maps(),
-        Ok(memories) => memories,
-        Err(error) => {
-            tracing::warn!("{:#}", anyhow::Error::from(error));
-            from_maps()
-        }
-    };
-    ServerBook::new(snapshot, memories, now)
+/// What an earlier agent knew of the servers and of what is blocked, from its state file, or
+/// from its maps if there is none.
+fn open_books(
+    snapshot: &Snapshot,
+    file: &StateFile,
+    kernel: Option<&Kernel>,
+) -> (ServerBook, BlockBook) {
+    let now = Moment::now();
+    let remembered = file.read(now).unwrap_or_else(|error| {
+        tracing::warn!("{:#}", anyhow::Error::from(error));
+        Remembered::default()
+    });
+    let mut memories = remembered.servers;
+    if memories.is_empty() {
+        memories = kernel.map(|kernel| kernel.memories(snapshot, now.wall)).unwrap_or_default();
+    }
+    let from_maps = || BlockBook::found(snapshot, kernel.iter().flat_map(|k| k.blocks()), now);
+    let mut blocks = remembered.blocks.unwrap_or_else(from_maps);
+    blocks.configure(snapshot);
+    (ServerBook::new(snapshot, memories, now.wall), blocks)
 }
 
 /// The way to the servers for the first comparison: what the maps remember and what the

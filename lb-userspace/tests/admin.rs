@@ -5,7 +5,7 @@ use std::{io::ErrorKind, net::SocketAddr, path::PathBuf, time::Duration};
 
 use pointsman::{
     admin::{
-        api::{DropView, DropsView, FlowQuery, FlowsView, ReloadResult},
+        api::{BlocksView, DropView, DropsView, FlowQuery, FlowsView, ReloadResult},
         client::{Client, ClientError},
         command::{Command, CommandError, Commands, QUEUE},
         server::{AdminServer, Limits, Listener},
@@ -100,6 +100,18 @@ fn answer(command: Command) {
                 .send(Ok(ReloadResult { accepted: true, ..ReloadResult::default() }))
                 .expect("the server waits");
         }
+        Command::Block(order, reply) => {
+            assert_eq!(order.time, Some(Duration::from_secs(60)));
+            reply.send(Err(CommandError::NoRoom(7))).expect("the server waits");
+        }
+        Command::Unblock(order, reply) => {
+            let (network, frontend) = (order.network.to_string(), None);
+            let error = CommandError::NotBlocked { network, frontend };
+            reply.send(Err(error)).expect("the server waits");
+        }
+        Command::Blocks(reply) => {
+            reply.send(Ok(BlocksView::default())).expect("the server waits");
+        }
         // Dropped: the control loop is stopping.
         Command::Status(_) => {}
     }
@@ -119,6 +131,22 @@ async fn commands_reach_the_control_loop_and_answers_come_back() {
     assert!(flows.truncated);
     let reload: ReloadResult = client.post("/v1/reload", &serde_json::json!({})).await.unwrap();
     assert!(reload.accepted);
+}
+
+#[tokio::test]
+async fn blocks_are_ordered_refused_and_listed() {
+    let bed = Bed::answering(Limits::default()).await;
+    let client = Client::new(&bed.socket);
+    let order = serde_json::json!({"source": "192.0.2.0/24", "for_s": 60});
+    let result: Result<serde_json::Value, _> = client.post("/v1/block", &order).await;
+    let Err(ClientError::Refused(error)) = result else { panic!("got {result:?}") };
+    assert!(error.error.contains("(7 at most)"), "{error:?}");
+    let order = serde_json::json!({"source": "192.0.2.1"});
+    let result: Result<serde_json::Value, _> = client.post("/v1/unblock", &order).await;
+    let Err(ClientError::Refused(error)) = result else { panic!("got {result:?}") };
+    assert_eq!(error.error, "192.0.2.1/32 is not blocked");
+    let blocks: BlocksView = client.get("/v1/blocks").await.unwrap();
+    assert!(blocks.blocks.is_empty());
 }
 
 #[tokio::test]

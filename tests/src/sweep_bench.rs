@@ -47,7 +47,10 @@ pub fn run(flows: u32) -> Result<SweepFigures> {
     bpffs::mount_if_missing()?;
     let directory = PinDirectory::unique();
     let pins = LockedPins::acquire(Pins::new(directory.path()))?;
-    let plane = DataPlane::load(pins, Capacities { flows: 2 * flows, half_open: 256 })?;
+    let plane = DataPlane::load(
+        pins,
+        Capacities { flows: 2 * flows, half_open: 256, prefixes: 1024, sources: 1024 },
+    )?;
     let confirmed = MapData::from_pin(plane.pins().map(map::FLOWS4))?;
     fill(&BatchMap::new(map::FLOWS4, confirmed)?, flows)?;
     let tables = FlowTables::open(plane.pins())?;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::MapData;
 use lb_common::{
     abi::{ABI_VERSION, MAX_VIPS, RING_SLOTS, map},
+    access::AdmissionEntry,
     address::{Address4, Address6, Be16},
     backend::{BackendEntry, RingSlot},
     event::{FlowEnd, cause},
@@ -42,7 +43,7 @@ use testbed::{
     sweep_bench,
 };
 
-const SMALL: Capacities = Capacities { flows: 4096, half_open: 256 };
+const SMALL: Capacities = Capacities { flows: 4096, half_open: 256, prefixes: 1024, sources: 1024 };
 
 /// A pin directory and a namespace with the device `here0`, all removed at the end.
 struct Bench {
@@ -373,7 +374,7 @@ fn a_plan_carried_out_on_the_maps_leaves_nothing_to_plan() -> Result<()> {
     let mut maps = plane.maps()?;
     let mut desired = desired("10.0.0.100:5432".parse()?, &["10.0.1.1:5432", "10.0.1.2:5432"])?;
     converge(&mut maps, &desired)?;
-    let actual = Actual::read(&maps)?;
+    let actual = Actual::read(&maps, None)?;
     let left = plan(&desired, &actual)?;
     ensure!(left.complete && left.operations.is_empty(), "{left:?}");
     let ring = maps.ring(0)?.context("a ring")?;
@@ -392,7 +393,7 @@ fn a_plan_carried_out_on_the_maps_leaves_nothing_to_plan() -> Result<()> {
 
     let nothing = Desired { vips: [].into(), backends: [].into(), ..desired };
     converge(&mut maps, &nothing)?;
-    let actual = Actual::read(&maps)?;
+    let actual = Actual::read(&maps, None)?;
     ensure!(actual.rings.is_empty() && actual.filter.is_empty(), "{actual:?}");
     ensure!(plan(&nothing, &actual)?.operations.is_empty());
     Ok(())
@@ -504,7 +505,7 @@ fn a_finished_flow_is_read_from_the_ring_buffer() -> Result<()> {
 
 /// One round of the control loop.
 fn converge(maps: &mut Maps, desired: &Desired) -> Result<()> {
-    let Plan { operations, complete } = plan(desired, &Actual::read(maps)?)?;
+    let Plan { operations, complete } = plan(desired, &Actual::read(maps, None)?)?;
     ensure!(complete, "there are ids enough");
     Ok(apply(maps, &operations)?)
 }
@@ -542,7 +543,12 @@ fn udp_flow(port: u16, last_seen_ns: u64, progress: u32) -> (FlowKey4, FlowEntry
 fn desired(vip: SocketAddr, servers: &[&str]) -> Result<Desired> {
     let backend = Name::new("pg")?;
     let bind = Bind { address: vip, protocol: Protocol::Tcp };
-    let wanted = DesiredVip { backend: backend.clone(), on_down: on_down::RESET, hash_by: 0 };
+    let wanted = DesiredVip {
+        backend: backend.clone(),
+        on_down: on_down::RESET,
+        hash_by: 0,
+        admission: AdmissionEntry::default(),
+    };
     let next_hop = NextHop {
         ifindex: 1,
         own: [2, 0, 0, 0, 0, 1],
@@ -559,6 +565,7 @@ fn desired(vip: SocketAddr, servers: &[&str]) -> Result<Desired> {
     let servers = servers.iter().map(|address| Ok((address.parse()?, server)));
     Ok(Desired {
         settings: Settings { half_open_buckets: SMALL.half_open, ..Settings::default() },
+        rules: [].into(),
         vips: [(bind, wanted)].into(),
         backends: [(backend, servers.collect::<Result<_>>()?)].into(),
     })

@@ -31,11 +31,10 @@ static MEASUREMENT: Array<Measurement, 1> = Array::new();
 #[btf_map]
 static CALIBRATION: LruHashMap<CalibrationKey, u64, 2_097_152> = LruHashMap::new();
 
-/// What the loop hands to each of its iterations.
+/// What the loop hands to each of its iterations; no more, because what is measured needs
+/// nearly all of the stack.
 struct Loop {
     context: Context,
-    order: *const Order,
-    measurement: *mut Measurement,
     /// Flow of the next packet.
     number: u32,
 }
@@ -82,7 +81,7 @@ fn run(ctx: &XdpContext, iteration: *mut c_void) -> u32 {
     // SAFETY: the kernel's own argument, and live map values.
     unsafe {
         let context = Context::new(ctx.ctx);
-        let mut state = Loop { context, order, measurement, number: (*order).first };
+        let mut state = Loop { context, number: (*order).first };
         let start = bpf_ktime_get_ns();
         bpf_loop((*order).iterations, iteration, (&raw mut state).cast(), 0);
         (*measurement).elapsed_ns = bpf_ktime_get_ns() - start;
@@ -93,17 +92,20 @@ fn run(ctx: &XdpContext, iteration: *mut c_void) -> u32 {
 /// Restores the packet, measures one call, and counts its verdict.
 #[inline(always)]
 fn iterate(state: *mut Loop, measured: impl Fn(Context) -> u32) -> i64 {
-    // SAFETY: `run` passes its own state, whose pointers are live map values.
+    let (Some(order), Some(measurement)) = (ORDER.get_ptr(0), MEASUREMENT.get_ptr_mut(0)) else {
+        return 1;
+    };
+    // SAFETY: `run` passes its own state, and the pointers are live map values.
     unsafe {
         let state = &mut *state;
-        let order = &*state.order;
+        let order = &*order;
         if !restore(&Packet::new(state.context), order, state.number) {
             return 1;
         }
         // Consecutive packets belong to distant flows, as they do on a wire.
         state.number = order.after(state.number);
         let verdict = measured(state.context);
-        let verdicts = &mut (*state.measurement).verdicts;
+        let verdicts = &mut (*measurement).verdicts;
         if let Some(count) = verdicts.get_mut((verdict & 7) as usize) {
             *count += 1;
         }

@@ -1,4 +1,5 @@
-//! The BPF object of the product: one XDP program, `pointsman`.
+//! The BPF object of the product: the XDP program `pointsman`, and `settle`, which the agent
+//! runs.
 #![no_std]
 #![no_main]
 
@@ -17,6 +18,14 @@ fn pointsman(ctx: XdpContext) -> u32 {
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(&ctx, "interface {}: action {}", ctx.ingress_ifindex(), action);
     action
+}
+
+/// Counts down what ended outside of the data plane; attached to nothing.
+#[xdp]
+#[expect(clippy::needless_pass_by_value, reason = "the macro's calling convention")]
+fn settle(ctx: XdpContext) -> u32 {
+    // SAFETY: the kernel's own argument.
+    lb_ebpf::settle::settle(unsafe { Context::new(ctx.ctx) })
 }
 
 /// GPL-only helpers are used.

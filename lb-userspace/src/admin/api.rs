@@ -79,8 +79,21 @@ pub struct DatapathView {
     pub interfaces: Vec<InterfaceView>,
     /// How full the tables of flows are.
     pub tables: Vec<TableView>,
+    /// Rules for sources of packets.
+    pub rules: RulesView,
     /// Why the maps are not what they should be; none if they are.
     pub apply_error: Option<String>,
+}
+
+/// How many rules there are for sources of packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulesView {
+    /// Networks on lists of the configuration.
+    pub listed: usize,
+    /// Networks that the operator blocks.
+    pub blocked: usize,
+    /// Most rules of each family.
+    pub capacity: u64,
 }
 
 /// One interface the program is attached to.
@@ -271,6 +284,65 @@ pub struct ServerSet {
 impl ServerSet {
     /// Greatest weight of a server.
     pub const MAX_WEIGHT: u16 = 256;
+}
+
+/// Body of `POST /v1/block`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockSet {
+    /// An address or a network: `192.0.2.7`, `2001:db8::/32`.
+    pub source: String,
+    /// Seconds until it ends by itself; none until it is taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_s: Option<u64>,
+    /// A frontend of layer 4; none for all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontend: Option<String>,
+    /// Why, for those who look at it later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl BlockSet {
+    /// Longest time of a block, seconds; longer ones have no end.
+    pub const MAX_SECONDS: u64 = 366 * 86_400;
+    /// Longest reason, bytes.
+    pub const MAX_REASON: usize = 256;
+}
+
+/// Body of `POST /v1/unblock`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnblockSet {
+    /// What was blocked.
+    pub source: String,
+    /// The frontend that it was blocked for, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontend: Option<String>,
+}
+
+/// Answer to `GET /v1/blocks` and `POST /v1/unblock`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlocksView {
+    /// Everything that is blocked.
+    pub blocks: Vec<BlockView>,
+}
+
+/// One block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockView {
+    /// An address or a network.
+    pub source: String,
+    /// The frontend; none if it is blocked for all of layer 4.
+    pub frontend: Option<String>,
+    /// When it was ordered, RFC 3339, UTC.
+    pub since: String,
+    /// When it ends by itself; none if it does not.
+    pub expires: Option<String>,
+    /// Seconds until then.
+    pub left_s: Option<u64>,
+    /// Why; may be empty.
+    pub reason: String,
 }
 
 /// Answer to `POST /v1/reload`.

@@ -1,14 +1,40 @@
 //! What the admin interface asks of the control loop, and how it gets the answer.
 
+use std::time::Duration;
+
+use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 
 use super::api::{
-    DropsView, FlowQuery, FlowsView, ReloadResult, ServerSet, ServerView, StatusView,
+    BlockView, BlocksView, DropsView, FlowQuery, FlowsView, ReloadResult, ServerSet, ServerView,
+    StatusView,
 };
-use crate::model::state::ServerId;
+use crate::model::{name::Name, state::ServerId};
 
 /// Commands waiting for the control loop at most; more are refused at once.
 pub const QUEUE: usize = 32;
+
+/// A block, asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockOrder {
+    /// Who; in canonical form.
+    pub network: IpNet,
+    /// For one frontend; none for all of layer 4.
+    pub frontend: Option<Name>,
+    /// For how long; none until it is taken back.
+    pub time: Option<Duration>,
+    /// Why; may be empty.
+    pub reason: String,
+}
+
+/// The end of a block, asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnblockOrder {
+    /// Who; in canonical form.
+    pub network: IpNet,
+    /// The frontend it was blocked for.
+    pub frontend: Option<Name>,
+}
 
 /// One question to the control loop, with the way back.
 #[derive(Debug)]
@@ -21,6 +47,12 @@ pub enum Command {
     Drops(Reply<DropsView>),
     /// The operator's word about one server.
     SetServer(ServerId, ServerSet, Reply<ServerView>),
+    /// What is blocked.
+    Blocks(Reply<BlocksView>),
+    /// Block a source.
+    Block(BlockOrder, Reply<BlockView>),
+    /// Do not block it any more.
+    Unblock(UnblockOrder, Reply<BlocksView>),
     /// Load the configuration again.
     Reload(Reply<ReloadResult>),
 }
@@ -60,6 +92,17 @@ pub enum CommandError {
         /// The name.
         name: String,
     },
+    /// Nothing of the kind is blocked.
+    #[error("{network} is not blocked{}", .frontend.as_ref().map(|name| format!(" for frontend '{name}'")).unwrap_or_default())]
+    NotBlocked {
+        /// The network asked for.
+        network: String,
+        /// The frontend asked for.
+        frontend: Option<String>,
+    },
+    /// There is no room for another block.
+    #[error("there is no room for another block ({0} at most)")]
+    NoRoom(usize),
     /// The data plane could not be read.
     #[error("can not read the data plane: {0}")]
     Datapath(String),

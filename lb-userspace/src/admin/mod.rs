@@ -6,6 +6,7 @@
 //! it hands a [`command::Command`] to the control loop and waits for the answer.
 
 pub mod api;
+mod blocks;
 pub mod client;
 pub mod command;
 pub mod flow_query;

@@ -6,7 +6,11 @@
 
 use hyper::{Method, StatusCode};
 
-use super::api::{ErrorView, FlowQuery, ServerSet};
+use super::{
+    api::{ErrorView, FlowQuery, ServerSet},
+    blocks,
+    command::{BlockOrder, UnblockOrder},
+};
 use crate::model::{name::Name, state::ServerId};
 
 /// A request that made sense.
@@ -20,6 +24,12 @@ pub enum ApiRequest {
     Drops,
     /// `POST /v1/servers/{backend}/{server}`
     SetServer(ServerId, ServerSet),
+    /// `GET /v1/blocks`
+    Blocks,
+    /// `POST /v1/block`
+    Block(BlockOrder),
+    /// `POST /v1/unblock`
+    Unblock(UnblockOrder),
     /// `POST /v1/reload`
     Reload,
 }
@@ -72,8 +82,8 @@ pub fn read(
         Refusal::new(
             StatusCode::NOT_FOUND,
             format!("there is nothing at {path}"),
-            "there are GET /v1/status, /v1/flows, /v1/drops and POST /v1/reload, \
-             /v1/servers/BACKEND/SERVER",
+            "there are GET /v1/status, /v1/flows, /v1/drops, /v1/blocks and POST /v1/reload, \
+             /v1/block, /v1/unblock, /v1/servers/BACKEND/SERVER",
         )
     })?;
     let allowed = route.method();
@@ -97,6 +107,9 @@ pub fn read(
         Route::Status => Ok(ApiRequest::Status),
         Route::Drops => Ok(ApiRequest::Drops),
         Route::Reload => Ok(ApiRequest::Reload),
+        Route::Blocks => Ok(ApiRequest::Blocks),
+        Route::Block => blocks::read_block(body).map(ApiRequest::Block),
+        Route::Unblock => blocks::read_unblock(body).map(ApiRequest::Unblock),
         Route::Flows => read_flow_query(query.unwrap_or_default()).map(ApiRequest::Flows),
         Route::Server(backend, server) => {
             let id = (read_name("backend", backend)?, read_name("server", server)?);
@@ -110,6 +123,9 @@ enum Route<'a> {
     Flows,
     Drops,
     Reload,
+    Blocks,
+    Block,
+    Unblock,
     Server(&'a str, &'a str),
 }
 
@@ -120,6 +136,9 @@ impl<'a> Route<'a> {
             "flows" => Some(Self::Flows),
             "drops" => Some(Self::Drops),
             "reload" => Some(Self::Reload),
+            "blocks" => Some(Self::Blocks),
+            "block" => Some(Self::Block),
+            "unblock" => Some(Self::Unblock),
             other => {
                 let (backend, server) = other.strip_prefix("servers/")?.split_once('/')?;
                 (!server.contains('/')).then_some(Self::Server(backend, server))
@@ -129,13 +148,13 @@ impl<'a> Route<'a> {
 
     fn method(&self) -> Method {
         match self {
-            Self::Status | Self::Flows | Self::Drops => Method::GET,
-            Self::Reload | Self::Server(..) => Method::POST,
+            Self::Status | Self::Flows | Self::Drops | Self::Blocks => Method::GET,
+            Self::Reload | Self::Block | Self::Unblock | Self::Server(..) => Method::POST,
         }
     }
 }
 
-fn read_name(what: &str, text: &str) -> Result<Name, Refusal> {
+pub(super) fn read_name(what: &str, text: &str) -> Result<Name, Refusal> {
     Name::new(text).map_err(|error| {
         Refusal::new(
             StatusCode::BAD_REQUEST,

@@ -159,6 +159,11 @@ impl AdminServer {
             Ok(ApiRequest::SetServer(id, set)) => {
                 self.ask(|reply| Command::SetServer(id, set, reply)).await
             }
+            Ok(ApiRequest::Blocks) => self.ask(Command::Blocks).await,
+            Ok(ApiRequest::Block(order)) => self.ask(|reply| Command::Block(order, reply)).await,
+            Ok(ApiRequest::Unblock(order)) => {
+                self.ask(|reply| Command::Unblock(order, reply)).await
+            }
             Ok(ApiRequest::Reload) => self.ask(Command::Reload).await,
         };
         answer.unwrap_or_else(|refusal| refused(&refusal))
@@ -255,6 +260,12 @@ fn refusal_of(error: &CommandError) -> Refusal {
         }
         CommandError::Unknown { .. } => {
             (StatusCode::NOT_FOUND, "see the names with `pointsman status`")
+        }
+        CommandError::NotBlocked { .. } => {
+            (StatusCode::NOT_FOUND, "see what is with `pointsman blocks`")
+        }
+        CommandError::NoRoom(_) => {
+            (StatusCode::CONFLICT, "unblock something, or put long lists into a file (`deny_file`)")
         }
         CommandError::Datapath(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "see the agent's log for more")

@@ -1,6 +1,7 @@
 //! The command line. One file a command; each prints a table for people or, with `--json`,
 //! the same as JSON, and says by its exit code how it went.
 
+pub mod block;
 pub mod check;
 pub mod completions;
 pub mod doctor;
@@ -53,6 +54,12 @@ pub enum Command {
     Flows(flows::FlowsArgs),
     /// Show how many packets were dropped and why
     Drops(drops::DropsArgs),
+    /// Keep a source of packets away from layer-4 frontends
+    Block(block::BlockArgs),
+    /// Let a blocked source in again
+    Unblock(block::UnblockArgs),
+    /// List what is blocked, why, and for how long
+    Blocks(block::BlocksArgs),
     /// Make the agent load its configuration again
     Reload(reload::ReloadArgs),
     /// Look for what keeps packets from being forwarded, and say what mends it
@@ -106,6 +113,9 @@ impl Cli {
             Command::Server(command) => server::run(&command, output),
             Command::Flows(args) => flows::run(&args, output),
             Command::Drops(args) => drops::run(&args, output),
+            Command::Block(args) => block::block(&args, output),
+            Command::Unblock(args) => block::unblock(&args, output),
+            Command::Blocks(args) => block::blocks(&args, output),
             Command::Reload(args) => reload::run(&args, output),
             Command::Doctor(args) => doctor::run(&args, output),
             Command::Completions(args) => completions::run(&args, output),
@@ -142,5 +152,9 @@ mod tests {
         assert!(parse("pointsman server set pg/pg1 --weight 257").is_err());
         assert!(parse("pointsman server set pg/pg1 --weight 0 --state ready --json").is_ok());
         assert!(parse("pointsman flows --limit 0").is_err());
+        assert!(parse("pointsman block 10.0.0.0/8 --for 10m --frontend web").is_ok());
+        assert!(parse("pointsman block").is_err());
+        assert!(parse("pointsman block 10.0.0.1/8").is_err());
+        assert!(parse("pointsman unblock 192.0.2.7 --json").is_ok());
     }
 }

@@ -113,6 +113,11 @@ fn datapath(datapath: &DatapathView) -> String {
     if !tables.is_empty() {
         text += &format!("table entries, two a flow: {}\n", tables.join(", "));
     }
+    let rules = datapath.rules;
+    if rules.listed + rules.blocked > 0 {
+        let (listed, blocked) = (units::count(rules.listed as u64), rules.blocked);
+        text += &format!("sources: {listed} networks on lists, {blocked} blocked\n");
+    }
     if let Some(error) = &datapath.apply_error {
         text += &format!("WARNING: the maps are not up to date: {error}\n");
     }

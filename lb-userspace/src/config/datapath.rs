@@ -3,6 +3,7 @@
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use super::{
+    access::{ALLOW, ALLOW_FILE, DENY, DENY_FILE, decode_list},
     decode::Entries,
     duration::Period,
     fault::{Refusal, quoted},
@@ -26,6 +27,12 @@ pub(super) static SECTION: Section = Section {
         &SNAT_PORTS,
         &MAX_FLOWS,
         &MAX_HALF_OPEN,
+        &ALLOW,
+        &DENY,
+        &ALLOW_FILE,
+        &DENY_FILE,
+        &MAX_PREFIXES,
+        &MAX_SOURCES,
         &TIMEOUTS,
         &SWEEP_INTERVAL,
     ],
@@ -93,6 +100,23 @@ static MAX_HALF_OPEN: Key<Integer<u32>> = Key {
     presence: Presence::Default("65536"),
     doc: "Most flows of each family whose handshake is not finished. When full, the least \
           recently used one goes; established flows are never touched.",
+};
+
+static MAX_PREFIXES: Key<Integer<u32>> = Key {
+    name: "max_prefixes",
+    shape: Integer { min: 1024, max: 16_777_216 },
+    presence: Presence::Default("262144"),
+    doc: "Most networks of each family on all lists of sources together with what is blocked. \
+          Memory is taken as they come: 100,000 take about 10 MB.",
+};
+
+static MAX_SOURCES: Key<Integer<u32>> = Key {
+    name: "max_sources",
+    shape: Integer { min: 1024, max: 16_777_216 },
+    presence: Presence::Default("65536"),
+    doc: "Most sources whose use of `limits` is remembered, 100 bytes each. When full, the \
+          source that was silent for longest is forgotten: its rates start anew and its flows \
+          are not counted any more.",
 };
 
 static TIMEOUTS: Key<Nested<FlowTimeouts>> = Key {
@@ -177,6 +201,8 @@ fn decode(entries: &Entries<'_>) -> Option<Datapath> {
     }
     let max_flows = entries.get(&MAX_FLOWS);
     let max_half_open = entries.get(&MAX_HALF_OPEN);
+    let access = decode_list(entries);
+    let (max_prefixes, max_sources) = (entries.get(&MAX_PREFIXES), entries.get(&MAX_SOURCES));
     let timeouts = entries.get(&TIMEOUTS);
     let sweep_interval = entries.get(&SWEEP_INTERVAL);
     Some(Datapath {
@@ -187,6 +213,9 @@ fn decode(entries: &Entries<'_>) -> Option<Datapath> {
         snat_ports: snat_ports?,
         max_flows: max_flows?,
         max_half_open: max_half_open?,
+        max_prefixes: max_prefixes?,
+        max_sources: max_sources?,
+        access: access?,
         timeouts: timeouts?,
         sweep_interval: sweep_interval?,
     })

@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 
 use super::{
+    access::{self, ALLOW, ALLOW_FILE, DENY, DENY_FILE, decode_list},
     address::{BindAddress, bind_address},
     decode::{Cursor, Entries},
     fault::{Located, Refusal, quoted},
@@ -17,6 +18,7 @@ use super::{
     tls::{BIND_TLS, RawBindTls, whole},
 };
 use crate::model::{
+    access::{AccessList, SourceLimits},
     frontend::{AcceptProxy, Listen, SniPattern},
     name::Name,
     snapshot::{Bind, Protocol},
@@ -37,7 +39,7 @@ impl RawFrontend {
     /// Its VIPs, if it is of layer 4.
     pub(super) fn vips(&self) -> Option<&ListItems<Bind>> {
         match &self.mode {
-            Some(RawMode::L4(vips)) => Some(vips),
+            Some(RawMode::L4(layer_4)) => Some(&layer_4.vips),
             _ => None,
         }
     }
@@ -56,12 +58,23 @@ impl RawFrontend {
 /// A frontend's mode, and what only that mode has.
 #[derive(Debug)]
 pub(super) enum RawMode {
-    /// `mode: l4`: its VIPs; none in place of one that is at fault.
-    L4(ListItems<Bind>),
+    /// `mode: l4`.
+    L4(RawL4),
     /// `mode: tcp`.
     Tcp(RawTcp),
     /// `mode: http`.
     Http(RawHttp),
+}
+
+/// A frontend of `mode: l4`.
+#[derive(Debug)]
+pub(super) struct RawL4 {
+    /// Its VIPs; none in place of one that is at fault.
+    pub(super) vips: ListItems<Bind>,
+    /// Who may be its client; none if at fault.
+    pub(super) access: Option<AccessList>,
+    /// What it takes from a source; none if at fault.
+    pub(super) limits: Option<SourceLimits>,
 }
 
 /// A frontend of `mode: tcp`.
@@ -106,7 +119,21 @@ static SECTION: Section = Section {
     path: "frontends.NAME",
     doc: "What clients connect to. A name has 1 to 63 letters, digits, `-`, `_` and `.`, and \
           starts with a letter or a digit.",
-    keys: &[&MODE, &BIND, &BACKEND, &FORWARD, &RULES, &SNI, &TRUSTED_PROXIES, &TIMEOUTS, &LIMITS],
+    keys: &[
+        &MODE,
+        &BIND,
+        &BACKEND,
+        &FORWARD,
+        &RULES,
+        &SNI,
+        &TRUSTED_PROXIES,
+        &ALLOW,
+        &DENY,
+        &ALLOW_FILE,
+        &DENY_FILE,
+        &TIMEOUTS,
+        &LIMITS,
+    ],
     unbuilt: &[Unbuilt { name: "tls", hint: "it is a key of the entries of `bind`" }],
 };
 
@@ -144,7 +171,7 @@ static LIMITS: Key<Nested<RawLimits>> = Key {
     name: "limits",
     shape: limits::SHAPE,
     presence: Presence::Default("{}"),
-    doc: "`mode: tcp` and `http`: what the proxy takes from clients.",
+    doc: "What is taken from clients.",
 };
 
 static FORWARD: Key<Choice<()>> = Key {
@@ -342,16 +369,18 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
     let bind = bind.unwrap_or_default();
     let mode = match mode {
         Some(Mode::L4) => {
-            refuse(entries, &[&TIMEOUTS, &LIMITS, &RULES], "needs `mode: http`");
+            refuse(entries, &[&TIMEOUTS, &RULES], "needs `mode: http`");
             refuse(entries, &[&SNI, &TRUSTED_PROXIES], "is not for `mode: l4`");
             let vips = judge(entries, bind, RawBind::vip);
-            entries.get(&FORWARD).map(|()| RawMode::L4(vips))
+            let (access, limits) = (decode_list(entries), limits_of_layer_4(entries));
+            entries.get(&FORWARD).map(|()| RawMode::L4(RawL4 { vips, access, limits }))
         }
         Some(Mode::Tcp) => {
             refuse(entries, &[&FORWARD], "needs `mode: l4`");
+            refuse(entries, &access::KEYS, "needs `mode: l4`");
             refuse(entries, &[&RULES, &TRUSTED_PROXIES], "needs `mode: http`");
             let timeouts = entries.get(&TIMEOUTS);
-            let limits = entries.get(&LIMITS);
+            let limits = limits_of_proxy(entries);
             if limits.is_some_and(|limits| limits.is_about_requests) {
                 let refusal = Refusal::new("is about requests, which `mode: tcp` does not see");
                 entries.reject(&LIMITS, refusal.hint("connections, connections_per_source"));
@@ -364,9 +393,10 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
         }
         Some(Mode::Http) => {
             refuse(entries, &[&FORWARD], "needs `mode: l4`");
+            refuse(entries, &access::KEYS, "needs `mode: l4`; a rule with `source` denies here");
             refuse(entries, &[&SNI], "needs `mode: tcp`");
             let timeouts = entries.get(&TIMEOUTS);
-            let limits = entries.get(&LIMITS);
+            let limits = limits_of_proxy(entries);
             let listen = judge(entries, bind, RawBind::listen_http);
             let trusted_proxies = entries.get(&TRUSTED_PROXIES).and_then(whole);
             Some(RawMode::Http(RawHttp { listen, timeouts, limits, trusted_proxies }))
@@ -377,6 +407,26 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
         }
     };
     Some(RawFrontend { mode, backend, rules })
+}
+
+/// `limits` of a frontend of layer 4.
+fn limits_of_layer_4(entries: &Entries<'_>) -> Option<SourceLimits> {
+    let limits = entries.get(&LIMITS)?;
+    if limits.is_about_requests || limits.is_about_connections {
+        let refusal = Refusal::new("says something that `mode: l4` does not limit");
+        entries.reject(&LIMITS, refusal.hint("connections_per_source, new_flows, packets"));
+    }
+    Some(limits.source)
+}
+
+/// `limits` of a frontend of the proxy.
+fn limits_of_proxy(entries: &Entries<'_>) -> Option<RawLimits> {
+    let limits = entries.get(&LIMITS)?;
+    if limits.is_about_packets {
+        let refusal = Refusal::new("new_flows and packets need `mode: l4`");
+        entries.reject(&LIMITS, refusal.hint("connections, connections_per_source"));
+    }
+    Some(limits)
 }
 
 /// Keys that another mode has.

@@ -1,11 +1,16 @@
-//! `frontends.NAME.limits`: what the proxy takes from clients. Nothing is unlimited.
+//! `frontends.NAME.limits`: what is taken from clients. In the proxy nothing is unlimited; layer
+//! 4 limits what it is asked to.
 
 use super::{
+    access,
     decode::Entries,
     schema::{Integer, Key, Nested, Presence, Section},
     size::Size,
 };
-use crate::model::frontend::{ConnectionLimits, HttpLimits};
+use crate::model::{
+    access::{RateLimit, SourceLimits},
+    frontend::{ConnectionLimits, HttpLimits},
+};
 
 /// The section as a shape.
 pub(super) const SHAPE: Nested<RawLimits> = Nested { section: &SECTION, decode };
@@ -17,14 +22,23 @@ pub(super) struct RawLimits {
     pub(super) http: HttpLimits,
     /// Something is said of requests, which `mode: tcp` does not have.
     pub(super) is_about_requests: bool,
+    /// Limits of a source in layer 4.
+    pub(super) source: SourceLimits,
+    /// Something is said that layer 4 alone has.
+    pub(super) is_about_packets: bool,
+    /// Something is said that layer 4 does not have.
+    pub(super) is_about_connections: bool,
 }
 
 static SECTION: Section = Section {
     path: "frontends.NAME.limits",
-    doc: "What the proxy takes from clients. `mode: tcp` has the first two alone.",
+    doc: "What is taken from clients. `mode: tcp` has the first two alone, `mode: l4` \
+          `connections_per_source`, `new_flows` and `packets`.",
     keys: &[
         &CONNECTIONS,
         &PER_SOURCE,
+        &NEW_FLOWS,
+        &PACKETS,
         &HEADER_BYTES,
         &HEADER_COUNT,
         &URI_BYTES,
@@ -48,7 +62,23 @@ static PER_SOURCE: Key<Integer<u32>> = Key {
     name: "connections_per_source",
     shape: Integer { min: 1, max: 1_000_000 },
     presence: Presence::Default("5000"),
-    doc: "Open connections of one IPv4 address or IPv6 /64; further ones are reset.",
+    doc: "Open connections of one IPv4 address or IPv6 /64; further ones are reset. `mode: l4`: \
+          established flows, without limit if it is not given; further ones are dropped.",
+};
+
+static NEW_FLOWS: Key<Nested<RateLimit>> = Key {
+    name: "new_flows",
+    shape: access::RATE,
+    presence: Presence::Optional("no limit"),
+    doc: "`mode: l4`: new flows of one IPv4 address or IPv6 /64; further ones are dropped.",
+};
+
+static PACKETS: Key<Nested<RateLimit>> = Key {
+    name: "packets",
+    shape: access::RATE,
+    presence: Presence::Optional("no limit"),
+    doc: "`mode: l4`: packets of one IPv4 address or IPv6 /64 to the frontend; further ones are \
+          dropped.",
 };
 
 static HEADER_BYTES: Key<Size> = Key {
@@ -113,13 +143,23 @@ static CONTROL_FRAMES: Key<Integer<u32>> = Key {
 };
 
 fn decode(entries: &Entries<'_>) -> Option<RawLimits> {
-    let of_requests = &SECTION.keys[2..];
+    let of_requests = &SECTION.keys[4..];
     let is_about_requests = of_requests.iter().any(|key| entries.has(*key));
     let (total, per_source) = (entries.get(&CONNECTIONS), entries.get(&PER_SOURCE));
     let (header_bytes, header_count) = (entries.get(&HEADER_BYTES), entries.get(&HEADER_COUNT));
     let (uri_bytes, body_bytes) = (entries.get(&URI_BYTES), entries.get(&BODY_BYTES));
     let (body_rate, streams) = (entries.get(&BODY_RATE), entries.get(&STREAMS));
     let (resets, control_frames) = (entries.get(&RESETS), entries.get(&CONTROL_FRAMES));
+    let (new_flows, packets) = (entries.get(&NEW_FLOWS), entries.get(&PACKETS));
+    let is_bad = |given: bool, value: Option<RateLimit>| given && value.is_none();
+    if is_bad(entries.has(&NEW_FLOWS), new_flows) || is_bad(entries.has(&PACKETS), packets) {
+        return None;
+    }
+    let source = SourceLimits {
+        flows: per_source.filter(|_| entries.has(&PER_SOURCE)),
+        flow_rate: new_flows,
+        packet_rate: packets,
+    };
     let connections = ConnectionLimits { total: total?, per_source: per_source? };
     let http = HttpLimits {
         header_bytes: u32::try_from(header_bytes?).ok()?,
@@ -131,5 +171,12 @@ fn decode(entries: &Entries<'_>) -> Option<RawLimits> {
         resets: resets?,
         control_frames: control_frames?,
     };
-    Some(RawLimits { connections, http, is_about_requests })
+    Some(RawLimits {
+        connections,
+        http,
+        is_about_requests,
+        source,
+        is_about_packets: entries.has(&NEW_FLOWS) || entries.has(&PACKETS),
+        is_about_connections: entries.has(&CONNECTIONS),
+    })
 }

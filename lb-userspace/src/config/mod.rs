@@ -7,6 +7,7 @@
 //! | `position` | where keys and values stand; faults of the YAML itself |
 //! | `schema` | how keys are declared |
 //! | `decode` | holding a file against the declarations |
+//! | `access` | lists of sources and limits of a source |
 //! | `datapath`, `admin`, `log`, `defaults`, `timeouts`, `frontend`, `limits`, `backend`, `spread`, `check`, `http_check`, `persistence`, `passive` | a section each: its keys and what they become |
 //! | `rules` | routing rules and named conditions |
 //! | `resolve` | what can only be judged together |
@@ -14,6 +15,7 @@
 //!
 //! It must not look at the machine: whether an interface exists is for who attaches to it.
 
+mod access;
 mod address;
 mod admin;
 mod backend;

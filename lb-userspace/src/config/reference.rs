@@ -51,7 +51,10 @@ fn write_section(page: &mut String, section: &'static Section) {
             section.unbuilt.iter().map(|unbuilt| format!("`{}`", unbuilt.name)).collect();
         let _ = write!(page, "\nNot built in this version: {}.\n", names.join(", "));
     }
-    for part in section.keys.iter().filter_map(|key| key.section()) {
+    let mut parts: Vec<&Section> = section.keys.iter().filter_map(|key| key.section()).collect();
+    // Two keys of one shape.
+    parts.dedup_by_key(|part| part.path);
+    for part in parts {
         write_section(page, part);
     }
 }

@@ -11,6 +11,7 @@ use std::{
 use lb_common::abi::{MAX_BACKENDS, MAX_SERVERS, MAX_VIPS};
 
 use super::{
+    access::judge_room,
     address::{judge_proxied, judge_server, judge_vip},
     backend::RawBackend,
     defaults::Defaults,
@@ -68,6 +69,7 @@ impl Raw {
                 judge_servers(backend, place, &vips, proxied.contains(name), sink);
             }
         }
+        self.judge_lists(sink);
         let (mut resolved, resolver) = self.judge_rules(sink);
         if let (Some(frontends), Some(backends)) = (&self.frontends, &self.backends) {
             judge_references(&frontends.value, &backends.value, &resolver, sink);
@@ -82,6 +84,20 @@ impl Raw {
             frontends: frontends?,
             backends: backends?,
         })
+    }
+
+    /// Lists of sources against the room for them.
+    fn judge_lists(&self, sink: &Sink) {
+        let (Some(datapath), Some(frontends)) = (&self.datapath, &self.frontends) else { return };
+        let read = frontends.value.values().filter_map(|frontend| frontend.value.as_ref());
+        let own = read.filter_map(|frontend| match &frontend.mode {
+            Some(RawMode::L4(layer_4)) => layer_4.access.as_ref(),
+            _ => None,
+        });
+        let lists = own.chain([&datapath.access]);
+        if let Some(refusal) = judge_room(lists, datapath.max_prefixes) {
+            sink.fault(&frontends.place, refusal);
+        }
     }
 
     /// Rules against backends and conditions: those of each frontend, none if at fault.
@@ -113,7 +129,12 @@ fn resolve_frontends(
         let raw = raw.value?;
         let backend = raw.backend?.value;
         let frontend = match raw.mode? {
-            RawMode::L4(bind) => Frontend::L4(L4Frontend { bind: all(bind)?, backend }),
+            RawMode::L4(layer_4) => Frontend::L4(L4Frontend {
+                bind: all(layer_4.vips)?,
+                backend,
+                access: layer_4.access?,
+                limits: layer_4.limits?,
+            }),
             RawMode::Tcp(tcp) => {
                 let sni = tcp.sni?.into_iter();
                 Frontend::Tcp(TcpFrontend {

@@ -29,6 +29,15 @@ impl Control {
                 let answer = self.set_server(&id, set).await;
                 send(reply, answer);
             }
+            Command::Blocks(reply) => send(reply, Ok(self.blocks_view())),
+            Command::Block(order, reply) => {
+                let answer = self.block(order).await;
+                send(reply, answer);
+            }
+            Command::Unblock(order, reply) => {
+                let answer = self.unblock(order).await;
+                send(reply, answer);
+            }
             Command::Reload(reply) => {
                 let answer = self.reload().await;
                 send(reply, Ok(answer));
@@ -78,6 +87,7 @@ impl Control {
             pin_directory: config.pin_directory.display().to_string(),
             interfaces: kernel.map(|kernel| kernel.interfaces(config)).unwrap_or_default(),
             tables: view::tables(&self.sweeps.borrow().fill),
+            rules: self.rules_view(),
             apply_error: self.apply_error.clone(),
         }
     }

@@ -8,7 +8,8 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::server::state;
+use ipnet::IpNet;
+use lb_common::{access::action, server::state};
 use nix::net::if_::if_nametoindex;
 
 use super::{book::Memory, flows::FlowLister, view::TrafficBook};
@@ -16,14 +17,14 @@ use crate::{
     admin::api::{DropView, InterfaceView, Traffic},
     datapath::{
         Attachment, Capacities, DataPlane, DatapathError, EventReader, FlowTables, LockedPins,
-        Maps, Pins, error::MapAccessError, loader,
+        Maps, Pins, Settler, error::MapAccessError, loader,
     },
     model::{
         next_hop::NextHop,
         snapshot::{AttachMode, Datapath, Snapshot},
         state::AdminState,
     },
-    reconcile::{self, Actual, ApplyError, Desired, ExecuteError, PlanError},
+    reconcile::{self, Actual, ApplyError, Desired, ExecuteError, PlanError, Rules},
 };
 
 /// The loaded data plane and what is known of it.
@@ -33,6 +34,8 @@ pub struct Kernel {
     maps: Maps,
     /// What the maps hold, as of the last reconciliation.
     actual: Actual,
+    /// The rules for sources that the maps hold; none if that is not known for sure.
+    rules: Option<Rules>,
     attachments: BTreeMap<String, Attachment>,
     flows: FlowLister,
 }
@@ -60,9 +63,9 @@ impl Kernel {
         let pins = LockedPins::acquire(Pins::new(&config.pin_directory))?;
         let plane = DataPlane::load(pins, Capacities::of(config))?;
         let maps = plane.maps()?;
-        let actual = Actual::read(&maps)?;
+        let actual = Actual::read(&maps, None)?;
         let flows = FlowLister::new(FlowTables::open(plane.pins())?);
-        Ok(Self { plane, maps, actual, attachments: BTreeMap::new(), flows })
+        Ok(Self { plane, maps, actual, rules: None, attachments: BTreeMap::new(), flows })
     }
 
     /// The tables of flows, to be listed.
@@ -80,6 +83,14 @@ impl Kernel {
     /// Outside a tokio runtime.
     pub fn events(&self) -> Result<EventReader, KernelError> {
         Ok(EventReader::open(self.plane.pins())?)
+    }
+
+    /// What counts down what swept flows counted for.
+    ///
+    /// # Errors
+    /// If it can not be loaded.
+    pub fn settler(&self) -> Result<Settler, KernelError> {
+        Ok(Settler::load(self.plane.pins())?)
     }
 
     /// The tables of flows, to be swept.
@@ -147,8 +158,10 @@ impl Kernel {
     /// is safe; calling again goes on.
     pub fn reconcile(&mut self, desired: &Desired) -> Result<usize, KernelError> {
         let mut changes = 0;
+        let known = self.rules.take();
+        let (was_known, mut known) = (known.is_some(), known);
         loop {
-            self.actual = Actual::read(&self.maps)?;
+            self.actual = Actual::read(&self.maps, known)?;
             let plan = reconcile::plan(desired, &self.actual)?;
             reconcile::apply(&mut self.maps, &plan.operations).map_err(Box::new)?;
             for operation in &plan.operations {
@@ -156,9 +169,17 @@ impl Kernel {
                 self.actual.apply(operation);
             }
             changes += plan.operations.len();
+            // Equal to what they were made; this one is the one that plans compare with.
+            self.actual.rules = Rules::clone(&desired.rules);
+            known = Some(Rules::clone(&desired.rules));
             // Otherwise ids were short, and some are free now. Each plan frees some or is
             // an error, so this ends.
             if plan.complete {
+                if !was_known {
+                    // An agent may have ended between a change of the lists and this.
+                    self.maps.judge_anew().map_err(DatapathError::from)?;
+                }
+                self.rules = known;
                 return Ok(changes);
             }
         }
@@ -276,6 +297,19 @@ impl Kernel {
             }
         }
         Ok(traffic)
+    }
+
+    /// Room for rules of each family.
+    #[must_use]
+    pub fn max_rules(&self) -> u32 {
+        self.plane.max_rules()
+    }
+
+    /// What the maps remember of blocks, for want of a better memory: scope, network, and
+    /// the second of the data plane's clock when it expires, 0 for never.
+    pub fn blocks(&self) -> impl Iterator<Item = (u32, IpNet, u32)> {
+        let rules = self.actual.rules.iter().filter(|(_, rule)| rule.action == action::BLOCK);
+        rules.map(|(prefix, rule)| (prefix.scope, prefix.network, rule.expires_s))
     }
 
     /// Dropped packets by reason.

@@ -1,5 +1,5 @@
-//! What outlives the agent besides the maps: the operator's words and what the checks
-//! found, in a JSON file beside the admin socket.
+//! What outlives the agent besides the maps: the operator's words (of servers, and of sources
+//! that are blocked) and what the checks found, in a JSON file beside the admin socket.
 //!
 //! A restarted agent goes on where the last one stopped: a dead server stays evicted until
 //! a check says otherwise, a healthy one is not put to the test anew, a drained one stays
@@ -15,10 +15,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::book::{Memory, Record, ServerBook};
+use super::{
+    blocks::{BlockBook, BlockId, BlockRecord, Expiry},
+    book::{Memory, Record, ServerBook},
+};
 use crate::{
-    clock::rfc3339,
+    clock::{Moment, rfc3339},
     model::{
+        access::canonical,
         name::Name,
         snapshot::Server,
         state::{AdminState, Health, ServerStatus},
@@ -70,6 +74,27 @@ pub enum StateFileError {
 struct Content {
     version: u32,
     servers: Vec<Line>,
+    /// Agents that could not block wrote none.
+    #[serde(default)]
+    blocks: Vec<BlockLine>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct BlockLine {
+    network: String,
+    frontend: Option<String>,
+    since: String,
+    expires: Option<String>,
+    reason: String,
+}
+
+/// What an earlier process knew.
+#[derive(Debug, Default)]
+pub struct Remembered {
+    /// Of servers.
+    pub servers: Vec<Memory>,
+    /// Of what the operator blocks; none if there was no file.
+    pub blocks: Option<BlockBook>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -97,10 +122,12 @@ impl StateFile {
     ///
     /// # Errors
     /// [`StateFileError`] if the file can not be read or makes no sense.
-    pub fn read(&self) -> Result<Vec<Memory>, StateFileError> {
+    pub fn read(&self, now: Moment) -> Result<Remembered, StateFileError> {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Remembered::default());
+            }
             Err(error) => return Err(self.failed("read")(error)),
         };
         let content: Content = serde_json::from_slice(&bytes)
@@ -110,15 +137,24 @@ impl StateFile {
             return Err(StateFileError::Version { path, found: content.version });
         }
         // A line with a name that can not be configured belongs to no server.
-        Ok(content.servers.into_iter().filter_map(memory_of).collect())
+        let servers = content.servers.into_iter().filter_map(memory_of).collect();
+        let mut blocks = BlockBook::default();
+        for (id, record) in content.blocks.into_iter().filter_map(|line| block_of(line, now)) {
+            blocks.insert(id, record);
+        }
+        Ok(Remembered { servers, blocks: Some(blocks) })
     }
 
     /// Writes what is known, in one step, if it differs from what was last written.
     ///
     /// # Errors
     /// [`StateFileError`] if the file system refuses; the old file is still there.
-    pub fn write(&mut self, book: &ServerBook) -> Result<(), StateFileError> {
-        let content = Content { version: VERSION, servers: book.iter().map(line_of).collect() };
+    pub fn write(&mut self, book: &ServerBook, blocks: &BlockBook) -> Result<(), StateFileError> {
+        let content = Content {
+            version: VERSION,
+            servers: book.iter().map(line_of).collect(),
+            blocks: blocks.iter().map(block_line).collect(),
+        };
         let bytes = serde_json::to_vec_pretty(&content)
             .map_err(|source| StateFileError::Content { path: self.path.clone(), source })?;
         if self.written.as_ref() == Some(&bytes) {
@@ -164,6 +200,34 @@ fn line_of((id, record): (&(Name, Name), &Record)) -> Line {
         reason: record.status.reason.clone(),
         since: rfc3339(record.since),
     }
+}
+
+fn block_line(((frontend, network), record): (&BlockId, &BlockRecord)) -> BlockLine {
+    BlockLine {
+        network: network.to_string(),
+        frontend: frontend.as_ref().map(ToString::to_string),
+        since: rfc3339(record.since),
+        expires: record.expiry.map(|expiry| rfc3339(expiry.at)),
+        reason: record.reason.clone(),
+    }
+}
+
+/// None for a line that makes no sense, or a block that has ended meanwhile.
+fn block_of(line: BlockLine, now: Moment) -> Option<(BlockId, BlockRecord)> {
+    let frontend = match line.frontend {
+        Some(name) => Some(Name::new(&name).ok()?),
+        None => None,
+    };
+    let expiry = match line.expires {
+        Some(at) => {
+            let at = humantime::parse_rfc3339(&at).ok()?;
+            Some(Expiry::after(now, at.duration_since(now.wall).ok()?))
+        }
+        None => None,
+    };
+    let since = humantime::parse_rfc3339(&line.since).unwrap_or(SystemTime::UNIX_EPOCH);
+    let network = canonical(line.network.parse().ok()?);
+    Some(((frontend, network), BlockRecord { since, expiry, reason: line.reason }))
 }
 
 fn memory_of(line: Line) -> Option<Memory> {
@@ -213,19 +277,44 @@ mod tests {
     #[test]
     fn a_restarted_agent_knows_what_the_last_one_knew() {
         let (_directory, mut file) = bed();
-        assert!(file.read().unwrap().is_empty());
-        file.write(&book()).unwrap();
-        let memories = file.read().unwrap();
+        assert!(file.read(Moment::now()).unwrap().servers.is_empty());
+        file.write(&book(), &BlockBook::default()).unwrap();
+        let memories = file.read(Moment::now()).unwrap().servers;
         let servers = [("pg1", "10.0.1.20:5432"), ("pg2", "10.0.1.21:5432")];
         let later = SystemTime::now();
         assert_eq!(ServerBook::new(&snapshot(&servers), memories, later), book());
     }
 
     #[test]
+    fn blocks_are_remembered_until_they_end() {
+        let (_directory, mut file) = bed();
+        assert!(file.read(Moment::now()).unwrap().blocks.is_none());
+        let now = Moment { wall: SystemTime::now(), monotonic_ns: 77_000_000_000 };
+        let mut blocks = BlockBook::default();
+        for (frontend, network, time_s) in [
+            (Some("postgres"), "192.0.2.0/24", Some(600)),
+            (None, "2001:db8::1/128", None),
+            (None, "198.51.100.7/32", Some(1)),
+        ] {
+            let expiry = time_s.map(|time_s| Expiry::after(now, Duration::from_secs(time_s)));
+            let id = (frontend.map(|name| Name::new(name).unwrap()), network.parse().unwrap());
+            let reason = "scans".to_owned();
+            blocks.insert(id, BlockRecord { since: now.wall, expiry, reason });
+        }
+        file.write(&book(), &blocks).unwrap();
+        // Another boot, another monotonic clock, five seconds later.
+        let later = Moment { wall: now.wall + Duration::from_secs(5), monotonic_ns: 3_000_000_000 };
+        let known = file.read(later).unwrap().blocks.expect("there is a file");
+        let found: Vec<_> = known.orders().iter().map(|block| block.expires_s).collect();
+        assert_eq!((found.as_slice(), known.len()), ([0, 598].as_slice(), 2));
+        assert!(known.iter().all(|(_, record)| record.reason == "scans"));
+    }
+
+    #[test]
     fn nothing_is_left_beside_the_file_and_removing_it_twice_is_fine() {
         let (directory, mut file) = bed();
-        file.write(&book()).unwrap();
-        file.write(&book()).unwrap();
+        file.write(&book(), &BlockBook::default()).unwrap();
+        file.write(&book(), &BlockBook::default()).unwrap();
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
         file.remove().unwrap();
         file.remove().unwrap();
@@ -238,12 +327,12 @@ mod tests {
         let path = directory.path().join("admin.state.json");
         for content in ["", "[]", r#"{"version": 2, "servers": []}"#, r#"{"version": 1}"#] {
             fs::write(&path, content).unwrap();
-            assert!(file.read().is_err(), "{content}");
+            assert!(file.read(Moment::now()).is_err(), "{content}");
         }
         let unnamed = r#"{"version": 1, "servers": [{"backend": "", "server": "x",
             "address": "10.0.0.1:1", "configured_weight": 1, "admin": "ready", "weight": null,
             "checked": true, "health": "up", "reason": "", "since": "?"}]}"#;
         fs::write(&path, unnamed).unwrap();
-        assert!(file.read().unwrap().is_empty());
+        assert!(file.read(Moment::now()).unwrap().servers.is_empty());
     }
 }

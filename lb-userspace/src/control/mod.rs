@@ -6,7 +6,9 @@
 //! plane and may block for the length of a few system calls; nothing else waits for it but
 //! the operator.
 
+mod access;
 pub mod answer;
+pub mod blocks;
 pub mod book;
 pub mod flows;
 pub mod kernel;
@@ -34,6 +36,7 @@ use tokio::{
 };
 
 use self::{
+    blocks::BlockBook,
     book::ServerBook,
     kernel::Kernel,
     memory::StateFile,
@@ -47,7 +50,7 @@ use crate::{
     model::{next_hop::NextHop, snapshot::Snapshot, state::ServerId},
     network::{self, Announcer, Handle},
     proxy::supervisor::Proxy,
-    reconcile::desired,
+    reconcile::{Access, desired},
 };
 
 /// How long events are collected before the maps are changed, so that ten servers that
@@ -76,6 +79,10 @@ pub struct Control {
     book: ServerBook,
     /// What of that the maps have, which is what the operator is told.
     told: ServerBook,
+    /// What the operator blocks.
+    blocks: BlockBook,
+    /// Rules for sources, from configuration and blocks.
+    access: Access,
     next_hops: BTreeMap<IpAddr, NextHop>,
     /// None with `datapath.mode: off`.
     kernel: Option<Kernel>,
@@ -141,6 +148,8 @@ pub struct Start {
     pub warnings: Vec<String>,
     /// What is known of the servers.
     pub book: ServerBook,
+    /// What the operator blocks.
+    pub blocks: BlockBook,
     /// The way to each server as far as it is known.
     pub next_hops: BTreeMap<IpAddr, NextHop>,
     /// The data plane, loaded; none with `datapath.mode: off`.
@@ -168,6 +177,8 @@ impl Control {
             snapshot: start.snapshot,
             book: start.book,
             told: ServerBook::default(),
+            blocks: start.blocks,
+            access: Access::default(),
             next_hops: start.next_hops,
             kernel: start.kernel,
             network: None,
@@ -183,6 +194,7 @@ impl Control {
             last_reload: None,
             warnings: start.warnings,
         };
+        control.rule();
         if let Err(error) = control.bring_up().await {
             control.withdraw();
             return Err(error);
@@ -275,6 +287,7 @@ impl Control {
     /// Compares the maps with what is desired and tries again later if they resist.
     async fn compare(&mut self) {
         self.due = Instant::now() + COMPARE;
+        self.end_blocks();
         if let Err(error) = self.apply().await {
             self.fail(&error);
         }
@@ -299,7 +312,8 @@ impl Control {
     /// Brings the maps to what is desired, and tells what they then have.
     fn fill_maps(&mut self) -> anyhow::Result<()> {
         if let Some(kernel) = &mut self.kernel {
-            let mut desired = desired(&self.snapshot, &self.book.statuses(), &self.next_hops);
+            let mut desired =
+                desired(&self.snapshot, &self.access, &self.book.statuses(), &self.next_hops);
             // A pinned table keeps its size, whatever is configured.
             desired.settings.half_open_buckets = kernel.half_open_buckets();
             desired.settings.ended_places = kernel.ended_places();
@@ -385,7 +399,7 @@ impl Control {
             *known = maintenance;
             changed
         });
-        if let Err(error) = self.state_file.write(&self.book) {
+        if let Err(error) = self.state_file.write(&self.book, &self.blocks) {
             tracing::warn!(error = %format!("{:#}", anyhow::Error::from(error)));
         }
     }

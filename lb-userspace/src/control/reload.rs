@@ -114,7 +114,9 @@ impl Control {
     fn install(&mut self, snapshot: Snapshot, warnings: Vec<String>) {
         let now = SystemTime::now();
         self.book.configure(&snapshot, now);
+        self.blocks.configure(&snapshot);
         self.snapshot = Arc::new(snapshot);
+        self.rule();
         self.configured_at = now;
         self.warnings = warnings;
         self.outputs.snapshots.send_replace(Arc::clone(&self.snapshot));

@@ -29,6 +29,12 @@ pub fn hold_back(old: &Snapshot, mut new: Snapshot) -> (Snapshot, Vec<String>) {
     if changed("datapath.max_half_open", was.max_half_open != now.max_half_open) {
         now.max_half_open = was.max_half_open;
     }
+    if changed("datapath.max_prefixes", was.max_prefixes != now.max_prefixes) {
+        now.max_prefixes = was.max_prefixes;
+    }
+    if changed("datapath.max_sources", was.max_sources != now.max_sources) {
+        now.max_sources = was.max_sources;
+    }
     if changed("datapath.sweep_interval", was.sweep_interval != now.sweep_interval) {
         now.sweep_interval = was.sweep_interval;
     }
@@ -57,6 +63,8 @@ mod tests {
         new.datapath.pin_directory = "/sys/fs/bpf/other".into();
         new.datapath.max_flows = 7;
         new.datapath.max_half_open = 7;
+        new.datapath.max_prefixes = 7;
+        new.datapath.max_sources = 7;
         new.datapath.sweep_interval = std::time::Duration::from_secs(9);
         new.datapath.mode = AttachMode::Off;
         new.admin.socket = "/run/other.sock".into();
@@ -64,7 +72,7 @@ mod tests {
         new.log.target = LogTarget::Journald;
         let (held, warnings) = hold_back(&old, new);
         assert_eq!(held, expected);
-        assert_eq!(warnings.len(), 8);
+        assert_eq!(warnings.len(), 10);
         assert!(warnings[1].starts_with("datapath.pin_directory "));
     }
 

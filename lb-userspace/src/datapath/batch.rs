@@ -154,7 +154,8 @@ impl<K: Pod, V: Pod> BatchMap<K, V> {
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> MapAccessError {
-        if source.raw_os_error() == Some(libc::E2BIG) {
+        // A trie says that there is no space left, others that there is too much.
+        if matches!(source.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) {
             return MapAccessError::Full { map: self.name, capacity: self.capacity() };
         }
         MapAccessError::Call { action, map: self.name, source }

@@ -94,6 +94,12 @@ impl DataPlane {
         self.capacities.ended_places()
     }
 
+    /// Room in `ACCESS4` and in `ACCESS6` as they are.
+    #[must_use]
+    pub fn max_rules(&self) -> u32 {
+        self.capacities.prefixes
+    }
+
     /// The maps whose pinned capacity was kept against the configuration.
     #[must_use]
     pub fn capacities_kept(&self) -> &[CapacityKept] {

@@ -10,6 +10,7 @@ use aya::{
 };
 use lb_common::{
     abi::map,
+    access::{AccessRule, AdmissionEntry},
     backend::{BackendEntry, RingLine, RingSlot},
     counters::{DropCounter, TrafficCounters},
     drop_reason::DropReason,
@@ -20,16 +21,23 @@ use lb_common::{
 };
 
 use super::{
+    access::AccessMaps,
     error::{DatapathError, MapAccessError, PinsError, ProgramFault},
     pins::Pins,
     rings,
 };
+use crate::{clock::Moment, model::access::Prefix};
+
+/// More than a step of the data plane's coarse clock, nanoseconds (a tick: 10 ms at most).
+const CLOCK_STEP_NS: u64 = 20_000_000;
 
 /// The maps of configuration and counters. Each value holds its own descriptors, so
 /// several may be open at once; only one of them should write.
 pub struct Maps {
     settings: Array<MapData, Settings>,
     filter: Array<MapData, FilterWord>,
+    access: AccessMaps,
+    admission: Array<MapData, AdmissionEntry>,
     vips: HashMap<MapData, VipKey, VipEntry>,
     backends: Array<MapData, BackendEntry>,
     servers: Array<MapData, ServerEntry>,
@@ -69,6 +77,7 @@ impl Source for Ebpf {
         let (Map::Array(data)
         | Map::ArrayOfMaps(data)
         | Map::HashMap(data)
+        | Map::LpmTrie(data)
         | Map::LruHashMap(data)
         | Map::PerCpuArray(data)
         | Map::RingBuf(data)) = map
@@ -103,6 +112,8 @@ impl Maps {
         Ok(Self {
             settings: typed(source, map::SETTINGS)?,
             filter: typed(source, map::ADDRESS_FILTER)?,
+            access: AccessMaps::open(source)?,
+            admission: typed(source, map::ADMISSION)?,
             vips: typed(source, map::VIPS)?,
             backends: typed(source, map::BACKENDS)?,
             servers: typed(source, map::SERVERS)?,
@@ -128,6 +139,58 @@ impl Maps {
     /// If the map can not be written.
     pub fn set_settings(&mut self, settings: &Settings) -> Result<(), MapAccessError> {
         self.settings.set(0, settings, 0).map_err(write(map::SETTINGS))
+    }
+
+    /// Has the clients of all flows judged once more.
+    ///
+    /// # Errors
+    /// If the map can not be read or written.
+    pub fn judge_anew(&mut self) -> Result<(), MapAccessError> {
+        let settings = self.settings()?;
+        // Ahead of the data plane's coarse clock, or packets that were judged by the old lists
+        // within its last step would count as judged by the new ones.
+        let access_changed_ns = Moment::now().monotonic_ns + CLOCK_STEP_NS;
+        self.set_settings(&Settings { access_changed_ns, ..settings })
+    }
+
+    /// Every rule for sources, in no order.
+    ///
+    /// # Errors
+    /// If a map can not be read.
+    pub fn rules(&self) -> Result<Vec<(Prefix, AccessRule)>, MapAccessError> {
+        self.access.read()
+    }
+
+    /// Writes rules for sources.
+    ///
+    /// # Errors
+    /// If a map is full or can not be written; some may have been.
+    pub fn put_rules(&mut self, rules: &[(Prefix, AccessRule)]) -> Result<(), MapAccessError> {
+        self.access.put(rules)
+    }
+
+    /// Removes rules for sources; not an error if they are not there.
+    ///
+    /// # Errors
+    /// If a map can not be written.
+    pub fn remove_rules(&mut self, prefixes: &[Prefix]) -> Result<(), MapAccessError> {
+        self.access.remove(prefixes)
+    }
+
+    /// What the frontends of VIPs ask of sources, by VIP id.
+    ///
+    /// # Errors
+    /// If the map can not be read.
+    pub fn admissions(&self) -> Result<Vec<AdmissionEntry>, MapAccessError> {
+        all(&self.admission, map::ADMISSION)
+    }
+
+    /// Writes what the frontend of a VIP asks of sources.
+    ///
+    /// # Errors
+    /// If there is no such id or the map can not be written.
+    pub fn put_admission(&mut self, id: u16, entry: &AdmissionEntry) -> Result<(), MapAccessError> {
+        self.admission.set(u32::from(id), entry, 0).map_err(write(map::ADMISSION))
     }
 
     /// The words of the address filter, in order.

@@ -6,6 +6,7 @@
 //! system call or more (`Maps::set_ring`: 8 to 16 ms), so callers on an async runtime
 //! use a blocking thread, save for [`events`].
 
+mod access;
 mod attach;
 pub mod batch;
 pub mod error;
@@ -22,6 +23,7 @@ mod packet_log;
 pub mod pins;
 mod query;
 mod rings;
+mod settle;
 mod shape;
 pub mod sweep;
 mod tables;
@@ -33,5 +35,6 @@ pub use host::require as require_host;
 pub use loader::DataPlane;
 pub use maps::Maps;
 pub use pins::{LockedPins, Pins, is_on_bpffs};
+pub use settle::{CountedEnd, Settler};
 pub use shape::{Capacities, CapacityKept};
 pub use tables::{FlowTables, Table};

@@ -20,6 +20,10 @@ pub struct Capacities {
     pub flows: u32,
     /// Of `HALF_OPEN4` and of `HALF_OPEN6`; an entry is a bucket.
     pub half_open: u32,
+    /// Of `ACCESS4` and of `ACCESS6`.
+    pub prefixes: u32,
+    /// Of `SOURCES`.
+    pub sources: u32,
 }
 
 impl Capacities {
@@ -29,6 +33,8 @@ impl Capacities {
         Self {
             flows: configuration.max_flows.saturating_mul(2),
             half_open: configuration.max_half_open.div_ceil(half_open::FLOWS_PER_BUCKET),
+            prefixes: configuration.max_prefixes,
+            sources: configuration.max_sources,
         }
     }
 
@@ -50,6 +56,8 @@ impl Capacities {
         Self {
             flows: of(map::FLOWS4, map::FLOWS6, self.flows),
             half_open: of(map::HALF_OPEN4, map::HALF_OPEN6, self.half_open),
+            prefixes: of(map::ACCESS4, map::ACCESS6, self.prefixes),
+            sources: of(map::SOURCES, map::SOURCES, self.sources),
         }
     }
 
@@ -58,6 +66,8 @@ impl Capacities {
         match name {
             map::FLOWS4 | map::FLOWS6 => Some(self.flows),
             map::HALF_OPEN4 | map::HALF_OPEN6 => Some(self.half_open),
+            map::ACCESS4 | map::ACCESS6 => Some(self.prefixes),
+            map::SOURCES => Some(self.sources),
             _ => None,
         }
     }
@@ -80,7 +90,7 @@ impl fmt::Display for CapacityKept {
         write!(
             f,
             "map {map} keeps its {pinned} entries where the configuration asks for {configured}, \
-             because its flows would be lost; stop the agent with --detach-on-exit and start it \
+             because what is in it would be lost; stop the agent with --detach-on-exit and start it \
              to change the size"
         )
     }
@@ -217,7 +227,8 @@ mod tests {
     fn the_object_has_every_map_of_the_abi() {
         let object = Object::parse(PROGRAM_OBJECT).expect("the embedded object parses");
         for name in map::ALL {
-            wanted(&object, name, Capacities { flows: 8, half_open: 8 }).expect(name);
+            wanted(&object, name, Capacities { flows: 8, half_open: 8, prefixes: 8, sources: 8 })
+                .expect(name);
         }
     }
 

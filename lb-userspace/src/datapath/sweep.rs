@@ -19,6 +19,7 @@ use lb_common::{
     event::{FlowEnd, cause},
     flow::{Direction, FlowEntry, FlowKey},
     half_open::Bucket,
+    tcp_state::Progress,
     timeouts::Timeouts,
 };
 use tokio::{
@@ -32,6 +33,7 @@ use tracing::{debug, warn};
 use super::{
     error::MapAccessError,
     expiry::{Verdict, decide, may_be_over},
+    settle::{CountedEnd, Settler},
     tables::{Family, FlowTables, Half, Table, flow_end},
 };
 use crate::clock::Moment;
@@ -45,6 +47,8 @@ pub struct SweepReport {
     pub expired: u64,
     /// Of those, flows of which only one half was left.
     pub stranded: u64,
+    /// Flows deleted that counted among those of their source.
+    pub counted: Vec<CountedEnd>,
     /// Time from first to last call.
     pub took: Duration,
     /// The longest a call that reads a batch took.
@@ -93,6 +97,8 @@ pub fn sweep(
 pub struct Sweeper {
     /// The tables.
     pub tables: FlowTables,
+    /// Counts down what deleted flows counted for.
+    pub settler: Settler,
     /// Time between two sweeps.
     pub interval: Duration,
     /// The timeouts in force.
@@ -110,7 +116,7 @@ impl Sweeper {
     /// # Cancel safety
     /// Dropping the future leaves a sweep under way to finish on its own.
     pub async fn run(self, cancel: CancellationToken) {
-        let Self { mut tables, interval: time, timeouts, ends, reports } = self;
+        let Self { mut tables, mut settler, interval: time, timeouts, ends, reports } = self;
         let mut ticks = interval(time);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // What timed out before this agent is not its to tell.
@@ -124,15 +130,19 @@ impl Sweeper {
             let sender = ends.clone();
             let last_ns = std::mem::replace(&mut since_ns, Moment::now().monotonic_ns);
             let task = spawn_blocking(move || {
-                let result = sweep(&tables, &limits, last_ns, |end| {
+                let mut result = sweep(&tables, &limits, last_ns, |end| {
                     // Nobody listening means nobody wants to know.
                     let _closed = sender.blocking_send(end);
                 });
-                (tables, result)
+                let counted = result.as_mut().map(|report| std::mem::take(&mut report.counted));
+                if let Err(error) = settler.settle(&counted.unwrap_or_default()) {
+                    warn!(%error, "could not count down the flows of sources");
+                }
+                (tables, settler, result)
             });
             let result = match task.await {
-                Ok((same, result)) => {
-                    tables = same;
+                Ok((same_tables, same_settler, result)) => {
+                    (tables, settler) = (same_tables, same_settler);
                     result
                 }
                 Err(error) => {
@@ -251,13 +261,19 @@ where
     if verdict == Verdict::Keep {
         return Ok(());
     }
-    family.confirmed.remove(&half.key)?;
+    let mut removed = [(&half, family.confirmed.remove(&half.key)?)].to_vec();
     match &partner {
-        Some(partner) => {
-            family.confirmed.remove(&partner.key)?;
-        }
+        Some(partner) => removed.push((partner, family.confirmed.remove(&partner.key)?)),
         None => result.stranded += 1,
     }
+    // Whoever removes the server's half ends the flow.
+    let counts = |half: &Half<A>| {
+        half.entry.direction() == Direction::Reply && half.entry.progress & Progress::COUNTED != 0
+    };
+    let ended = removed.iter().filter(|(half, was_there)| *was_there && counts(half));
+    result
+        .counted
+        .extend(ended.map(|(half, _)| (half.entry.vip, half.entry.destination.to_common())));
     result.expired += 1;
     if verdict == Verdict::Report {
         report(flow_end(&half, partner.as_ref(), now_ns, cause::TIMEOUT));

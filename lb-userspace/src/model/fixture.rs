@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
+    access::AccessList,
     backend::ProxySettings,
     frontend::{Frontend, L4Frontend},
     name::Name,
@@ -70,6 +71,9 @@ fn datapath() -> Datapath {
         snat_ports: (1024, 32767),
         max_flows: 1000,
         max_half_open: 1000,
+        max_prefixes: 1000,
+        max_sources: 1000,
+        access: AccessList::default(),
         timeouts: FlowTimeouts {
             half_open: minute,
             established: minute,

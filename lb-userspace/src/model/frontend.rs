@@ -10,6 +10,7 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, time::Dura
 use ipnet::IpNet;
 
 use super::{
+    access::{AccessList, SourceLimits},
     name::Name,
     rule::Rule,
     snapshot::{Bind, Protocol},
@@ -36,6 +37,10 @@ pub struct L4Frontend {
     ///
     /// [`Snapshot::backends`]: super::snapshot::Snapshot::backends
     pub backend: Name,
+    /// Who may be its client.
+    pub access: AccessList,
+    /// What it takes from one source.
+    pub limits: SourceLimits,
 }
 
 /// A frontend that joins TCP connections.
@@ -215,7 +220,12 @@ impl L4Frontend {
     /// A frontend with one TCP VIP.
     #[must_use]
     pub fn of_one_vip(address: SocketAddr, backend: Name) -> Self {
-        Self { bind: vec![Bind { address, protocol: Protocol::Tcp }], backend }
+        Self {
+            bind: vec![Bind { address, protocol: Protocol::Tcp }],
+            backend,
+            access: AccessList::default(),
+            limits: SourceLimits::default(),
+        }
     }
 }
 

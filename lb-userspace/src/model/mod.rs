@@ -1,6 +1,7 @@
 //! What the agent knows, as values: the validated configuration and the state of servers.
 //! Pure: no I/O, no clock, no async.
 
+pub mod access;
 pub mod backend;
 pub mod balance;
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    access::AccessList,
     backend::ProxySettings,
     frontend::{Frontend, L4Frontend},
     name::Name,
@@ -72,6 +73,12 @@ pub struct Datapath {
     pub max_flows: u32,
     /// Most half-open flows of each family; two table entries each.
     pub max_half_open: u32,
+    /// Most networks of each family on all lists of sources and blocked by the operator.
+    pub max_prefixes: u32,
+    /// Most sources whose use of their limits is remembered.
+    pub max_sources: u32,
+    /// Who may be a client of any frontend of layer 4.
+    pub access: AccessList,
     /// After how much idleness a flow is forgotten.
     pub timeouts: FlowTimeouts,
     /// Time between two sweeps of the flow tables; 5 s by default.

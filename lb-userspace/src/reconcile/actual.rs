@@ -6,6 +6,7 @@ use std::{
 };
 
 use lb_common::{
+    access::AdmissionEntry,
     address::Address6,
     backend::BackendEntry,
     server::{ServerEntry, state},
@@ -13,7 +14,11 @@ use lb_common::{
     vip::{FilterWord, VipEntry, VipKey},
 };
 
-use super::{operation::Operation, target::vip_key};
+use super::{
+    access::{self, Rules},
+    operation::Operation,
+    target::vip_key,
+};
 use crate::model::{index::plain_address, name::Name, next_hop::NextHop, snapshot::Bind};
 
 /// What the maps hold: entries that say something.
@@ -23,6 +28,10 @@ pub struct Actual {
     pub settings: Settings,
     /// VIPs, address records and tombstones.
     pub vips: BTreeMap<VipKey, VipEntry>,
+    /// Rules for sources. Not read each time: who applies a plan knows what they are.
+    pub rules: Rules,
+    /// What frontends ask of sources, by VIP id, where that is anything.
+    pub admissions: BTreeMap<u16, AdmissionEntry>,
     /// Backends by id, tombstones (without a name) too.
     pub backends: BTreeMap<u16, BackendEntry>,
     /// Servers by id, tombstones (state `UNUSED`) too.
@@ -46,10 +55,13 @@ impl Default for Actual {
             closed_ms: 0,
             ended_places: 0,
             padding: 0,
+            access_changed_ns: 0,
         };
         Self {
             settings,
             vips: BTreeMap::new(),
+            rules: Rules::from([]),
+            admissions: BTreeMap::new(),
             backends: BTreeMap::new(),
             servers: BTreeMap::new(),
             rings: BTreeSet::new(),
@@ -102,7 +114,19 @@ impl Actual {
     pub fn apply(&mut self, operation: &Operation) {
         match operation {
             Operation::PutSettings(settings) => self.settings = *settings,
-            Operation::ZeroVipCounters(_) | Operation::ZeroServerCounters(_) => {}
+            Operation::ZeroVipCounters(_)
+            | Operation::ZeroServerCounters(_)
+            | Operation::JudgeAnew => {}
+            Operation::PutRules(rules) => self.rules = access::with(&self.rules, rules),
+            Operation::RemoveRules(prefixes) => {
+                self.rules = access::without(&self.rules, prefixes);
+            }
+            Operation::PutAdmission { id, entry } if *entry == AdmissionEntry::default() => {
+                self.admissions.remove(id);
+            }
+            Operation::PutAdmission { id, entry } => {
+                self.admissions.insert(*id, *entry);
+            }
             Operation::PutServer { id, entry } => {
                 self.servers.insert(*id, *entry);
             }

@@ -70,6 +70,10 @@ impl Kernel for Maps {
             Operation::PutSettings(settings) => self.set_settings(settings)?,
             Operation::ZeroVipCounters(vip) => self.zero_vip_counters(*vip)?,
             Operation::ZeroServerCounters(server) => self.zero_server_counters(*server)?,
+            Operation::PutRules(rules) => self.put_rules(rules)?,
+            Operation::RemoveRules(prefixes) => self.remove_rules(prefixes)?,
+            Operation::PutAdmission { id, entry } => self.put_admission(*id, entry)?,
+            Operation::JudgeAnew => self.judge_anew()?,
             Operation::PutServer { id, entry } => self.put_server(*id, entry)?,
             Operation::SetRing { backend, members } => {
                 self.set_ring(*backend, &ring::slots(members)?)?;

@@ -3,11 +3,13 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use lb_common::{
     abi::ABI_VERSION,
+    access::AdmissionEntry,
     ended,
     half_open::FLOWS_PER_BUCKET,
     server::state,
@@ -15,6 +17,7 @@ use lb_common::{
     vip::{hash_by, on_down},
 };
 
+use super::access::{Access, Rules};
 use crate::model::{
     name::Name,
     next_hop::NextHop,
@@ -25,8 +28,10 @@ use crate::model::{
 /// What the maps should say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
-    /// Node-wide settings.
+    /// Node-wide settings; when the lists of sources changed is not for them to say.
     pub settings: Settings,
+    /// Rules for sources.
+    pub rules: Rules,
     /// What clients connect to.
     pub vips: BTreeMap<Bind, DesiredVip>,
     /// The backends that VIPs use: their servers by address.
@@ -42,6 +47,8 @@ pub struct DesiredVip {
     pub on_down: u8,
     /// A value of [`hash_by`].
     pub hash_by: u8,
+    /// What its frontend asks of sources; the generation is to be filled in.
+    pub admission: AdmissionEntry,
 }
 
 /// One server.
@@ -76,26 +83,31 @@ impl DesiredServer {
 /// The largest weight of a ring's member ([`lb_common::maglev::Member::weight`]).
 const MOST_WEIGHT: u16 = 256;
 
-/// What follows from the configuration, the state of servers and the way to them.
+/// What follows from the configuration, the rules for sources, the state of servers and the
+/// way to them.
 #[must_use]
 pub fn desired(
     snapshot: &Snapshot,
+    access: &Access,
     statuses: &ServerStatuses,
     next_hops: &BTreeMap<IpAddr, NextHop>,
 ) -> Desired {
     let mut vips = BTreeMap::new();
     let mut backends = BTreeMap::new();
-    for (_, frontend) in snapshot.l4_frontends() {
+    for (name, frontend) in snapshot.l4_frontends() {
         // A snapshot's references resolve.
         let Some(backend) = snapshot.backends.get(&frontend.backend) else { continue };
+        let admission = access.frontends.get(name).copied().unwrap_or_default();
         for bind in &frontend.bind {
-            vips.insert(*bind, vip(&frontend.backend, backend));
+            vips.insert(*bind, vip(&frontend.backend, backend, admission));
         }
         backends
             .entry(frontend.backend.clone())
             .or_insert_with(|| servers(&frontend.backend, backend, statuses, next_hops));
     }
-    Desired { settings: settings(snapshot), vips, backends }
+    let mut settings = settings(snapshot);
+    settings.flags |= access.flags;
+    Desired { settings, rules: Arc::clone(&access.rules), vips, backends }
 }
 
 fn settings(snapshot: &Snapshot) -> Settings {
@@ -114,10 +126,11 @@ fn settings(snapshot: &Snapshot) -> Settings {
         // For one processor; whoever knows the machine knows better.
         ended_places: ended::places(snapshot.datapath.max_flows.saturating_mul(2), 1),
         padding: 0,
+        access_changed_ns: 0,
     }
 }
 
-fn vip(name: &Name, backend: &Backend) -> DesiredVip {
+fn vip(name: &Name, backend: &Backend, admission: AdmissionEntry) -> DesiredVip {
     DesiredVip {
         backend: name.clone(),
         on_down: match backend.on_down {
@@ -129,6 +142,7 @@ fn vip(name: &Name, backend: &Backend) -> DesiredVip {
             HashBy::Tuple => hash_by::TUPLE,
             HashBy::Source => hash_by::SOURCE,
         },
+        admission,
     }
 }
 

@@ -8,6 +8,7 @@
 //! until new ones are there, a plan leads part of the way and frees some for the next. Nothing is remembered between two rounds: ids and
 //! generations live in the maps.
 
+mod access;
 mod actual;
 mod apply;
 mod desired;
@@ -21,6 +22,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+pub use access::{Access, Rules, scopes};
 pub use actual::Actual;
 pub use apply::{ApplyError, ExecuteError, Kernel, apply};
 pub use desired::{Desired, DesiredServer, DesiredVip, desired};

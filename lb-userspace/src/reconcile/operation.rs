@@ -3,6 +3,7 @@
 use std::fmt;
 
 use lb_common::{
+    access::{AccessRule, AdmissionEntry},
     backend::BackendEntry,
     flow::Handle,
     server::{ServerEntry, state},
@@ -11,7 +12,7 @@ use lb_common::{
 };
 
 use super::ring::{self, RingMember};
-use crate::model::index::plain_address;
+use crate::model::{access::Prefix, index::plain_address};
 
 /// One change to one map. Each is atomic as a packet sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,19 @@ pub enum Operation {
     ZeroVipCounters(Handle),
     /// Forget what a server id counted for somebody else; count for this generation.
     ZeroServerCounters(Handle),
+    /// Write rules for sources, in order of their prefixes.
+    PutRules(Vec<(Prefix, AccessRule)>),
+    /// Remove rules for sources; prefixes in order.
+    RemoveRules(Vec<Prefix>),
+    /// Write what the frontend of a VIP asks of sources.
+    PutAdmission {
+        /// The VIP's id.
+        id: u16,
+        /// What to write; the default if the id has no VIP.
+        entry: AdmissionEntry,
+    },
+    /// Have the clients of all flows judged once more.
+    JudgeAnew,
     /// Write a server; a retired one stays as a tombstone that keeps its generation.
     PutServer {
         /// Its id.
@@ -77,6 +91,14 @@ impl fmt::Display for Operation {
             Self::ZeroServerCounters(server) => {
                 write!(f, "zero the counters of server id {}", server.id)
             }
+            Self::PutRules(rules) => write!(f, "write {} rules for sources", rules.len()),
+            Self::RemoveRules(prefixes) => {
+                write!(f, "remove {} rules for sources", prefixes.len())
+            }
+            Self::PutAdmission { id, .. } => {
+                write!(f, "write what VIP id {id} asks of sources")
+            }
+            Self::JudgeAnew => f.write_str("have all clients judged anew"),
             Self::PutServer { id, entry } => {
                 let word = match entry.state {
                     state::UP => "up",

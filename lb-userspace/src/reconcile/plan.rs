@@ -9,12 +9,15 @@
 
 use lb_common::{
     abi::{MAX_BACKENDS, MAX_SERVERS, MAX_VIPS},
+    access::AdmissionEntry,
     backend::BackendEntry,
     server::state,
+    settings::flag,
     vip::{FilterWord, TOMBSTONE_PROTOCOL, VipKey},
 };
 
 use super::{
+    access,
     actual::Actual,
     desired::Desired,
     operation::Operation,
@@ -72,6 +75,12 @@ pub(super) fn plan_within(
     let target = target::target(limits, desired, actual)?;
     let planner = Planner { target: &target, actual };
     let mut operations = Vec::new();
+    let (rules, gone) = access::difference(&actual.rules, &target.rules);
+    // Lists before what refers to them, so that no list is in force without its networks.
+    if !rules.is_empty() {
+        operations.push(Operation::PutRules(rules));
+    }
+    planner.admissions(&mut operations, |target| target.is_some());
     planner.settings(&mut operations);
     // Before anything leads flows to a new server: its replies come to a new address.
     planner.filter(&mut operations, |before, after| before | after);
@@ -83,6 +92,13 @@ pub(super) fn plan_within(
     planner.unused_backends(&mut operations);
     planner.servers(&mut operations, |_, id| planner.retired(id));
     planner.filter(&mut operations, |_, after| after);
+    planner.admissions(&mut operations, |target| target.is_none());
+    if !gone.is_empty() {
+        operations.push(Operation::RemoveRules(gone));
+    }
+    if operations.iter().any(changes_access) || planner.access_differs() {
+        operations.push(Operation::JudgeAnew);
+    }
     match target.deferred {
         None => Ok(Plan { operations, complete: true }),
         // Nothing would be freed: the next plan would be the same.
@@ -101,6 +117,30 @@ impl Planner<'_> {
         if self.target.settings != self.actual.settings {
             operations.push(Operation::PutSettings(self.target.settings));
         }
+    }
+
+    /// Writes what VIPs ask of sources where that differs, for the chosen: ids that are to
+    /// have something, or that are to have nothing any more.
+    fn admissions(
+        &self,
+        operations: &mut Vec<Operation>,
+        chosen: impl Fn(Option<&AdmissionEntry>) -> bool,
+    ) {
+        let (before, after) = (&self.actual.admissions, &self.target.admissions);
+        let ids: std::collections::BTreeSet<u16> =
+            before.keys().chain(after.keys()).copied().collect();
+        for id in ids.into_iter().filter(|id| chosen(after.get(id))) {
+            if before.get(&id) != after.get(&id) {
+                let entry = after.get(&id).copied().unwrap_or_default();
+                operations.push(Operation::PutAdmission { id, entry });
+            }
+        }
+    }
+
+    /// Whether lists are switched on or off.
+    fn access_differs(&self) -> bool {
+        let lists = flag::ACCESS | flag::NODE_LIST | flag::NODE_ALLOW_ONLY | flag::NODE_BLOCKS;
+        (self.target.settings.flags ^ self.actual.settings.flags) & lists != 0
     }
 
     /// Before anything counts under them.
@@ -232,6 +272,14 @@ impl Planner<'_> {
             }
         }
     }
+}
+
+/// Whether clients may have to be judged otherwise after an operation.
+const fn changes_access(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::PutRules(_) | Operation::RemoveRules(_) | Operation::PutAdmission { .. }
+    )
 }
 
 fn is_tombstone(entry: &BackendEntry) -> bool {

@@ -1,14 +1,26 @@
 //! Reading what the maps hold. Decides nothing.
 
-use super::actual::Actual;
+use lb_common::access::AdmissionEntry;
+
+use super::{access::Rules, actual::Actual};
 use crate::datapath::{DatapathError, Maps};
 
 impl Actual {
-    /// Reads the maps; a few milliseconds.
+    /// Reads the maps; a few milliseconds. The rules for sources are taken to be those that
+    /// are `known`, because reading a hundred thousand takes longer than all the rest and
+    /// nobody else writes them.
     ///
     /// # Errors
     /// If a map can not be read.
-    pub fn read(maps: &Maps) -> Result<Self, DatapathError> {
+    pub fn read(maps: &Maps, known: Option<Rules>) -> Result<Self, DatapathError> {
+        let rules = match known {
+            Some(rules) => rules,
+            None => {
+                let mut rules = maps.rules()?;
+                rules.sort_unstable_by_key(|(prefix, _)| *prefix);
+                rules.into()
+            }
+        };
         let by_id = |index: usize| u16::try_from(index).unwrap_or(u16::MAX);
         let used_backends = maps.backends()?.into_iter().enumerate();
         let used_servers = maps.servers()?.into_iter().enumerate();
@@ -23,6 +35,11 @@ impl Actual {
             servers: used_servers
                 .filter(|(_, entry)| entry.generation != 0)
                 .map(|(index, entry)| (by_id(index), entry))
+                .collect(),
+            rules,
+            admissions: (0..)
+                .zip(maps.admissions()?)
+                .filter(|(_, entry)| *entry != AdmissionEntry::default())
                 .collect(),
             rings: maps.rings()?.into_iter().collect(),
             filter: words

@@ -14,16 +14,18 @@ use std::{
 };
 
 use lb_common::{
+    access::AdmissionEntry,
     address::{Address4, Address6, Be16},
     backend::{BackendEntry, NAME_BYTES},
     flow::Handle,
     hash,
     server::{ServerEntry, state},
     settings::Settings,
-    vip::{TOMBSTONE_PROTOCOL, VipEntry, VipKey, address_flag},
+    vip::{TOMBSTONE_PROTOCOL, VipEntry, VipKey, address_flag, vip_flag},
 };
 
 use super::{
+    access::Rules,
     actual::{Actual, backend_name},
     desired::Desired,
     ids::Ids,
@@ -38,9 +40,11 @@ use crate::model::{
 };
 
 /// What every map should hold.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Target {
     pub(super) settings: Settings,
+    pub(super) rules: Rules,
+    pub(super) admissions: BTreeMap<u16, AdmissionEntry>,
     pub(super) vips: BTreeMap<VipKey, VipEntry>,
     pub(super) backends: BTreeMap<u16, BackendEntry>,
     pub(super) servers: BTreeMap<u16, ServerEntry>,
@@ -100,7 +104,7 @@ pub(super) fn target(
     Kind::Backends.require_room(limits, desired.backends.len())?;
     let servers = desired.backends.values().map(BTreeMap::len).sum();
     Kind::Servers.require_room(limits, servers)?;
-    let mut target = Target { settings: desired.settings, ..Target::default() };
+    let mut target = Target::new(desired, actual);
     let backend_ids = target.place_backends(limits, desired, actual);
     target.hold_backends(desired, actual, &backend_ids);
     target.bury(actual);
@@ -125,6 +129,31 @@ pub(super) fn is_vip(key: &VipKey) -> bool {
 }
 
 impl Target {
+    /// Nothing but what needs no ids.
+    fn new(desired: &Desired, actual: &Actual) -> Self {
+        let access_changed_ns = actual.settings.access_changed_ns;
+        Self {
+            settings: Settings { access_changed_ns, ..desired.settings },
+            rules: Rules::clone(&desired.rules),
+            admissions: BTreeMap::new(),
+            vips: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            rings: BTreeMap::new(),
+            filter: BTreeMap::new(),
+            fresh_vips: Vec::new(),
+            fresh_servers: Vec::new(),
+            deferred: None,
+            hollow: BTreeSet::new(),
+        }
+    }
+
+    /// What a VIP's frontend asks of sources.
+    fn admit(&mut self, vip: Handle, asked: AdmissionEntry) {
+        let entry = AdmissionEntry { generation: vip.generation, ..asked };
+        self.admissions.insert(vip.id, entry);
+    }
+
     /// Backends, their servers and rings; the id of each backend by name.
     fn place_backends<'a>(
         &mut self,
@@ -258,6 +287,7 @@ impl Target {
             if let Some(entry) = kept
                 && self.waits(entry.backend, backend)
             {
+                self.admit(Handle { id: entry.id, generation: entry.generation }, vip.admission);
                 self.vips.insert(key, *entry);
                 self.record_address(bind);
                 continue;
@@ -281,8 +311,10 @@ impl Target {
                 backend,
                 on_down: vip.on_down,
                 hash_by: vip.hash_by,
+                flags: if vip.admission.limits_flows() { vip_flag::LIMITS_FLOWS } else { 0 },
                 ..VipEntry::default()
             };
+            self.admit(handle, vip.admission);
             self.vips.insert(key, entry);
             self.record_address(bind);
         }

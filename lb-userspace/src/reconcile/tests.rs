@@ -7,6 +7,7 @@ use std::{
 };
 
 use lb_common::{
+    access::{AccessRule, AdmissionEntry},
     address::{Address4, Address6, Be16},
     backend::BackendEntry,
     flow::Handle,
@@ -24,6 +25,7 @@ use super::{
     *,
 };
 use crate::model::{
+    access::Prefix,
     index::{common_address, plain_address},
     name::Name,
     next_hop::NextHop,
@@ -177,6 +179,7 @@ fn assert_agrees(maps: &Maps, desired: &Desired) {
     let vips: BTreeMap<&VipKey, &VipEntry> =
         actual.vips.iter().filter(|(key, _)| is_vip(key)).collect();
     assert_eq!(vips.len(), desired.vips.len(), "every VIP and no other");
+    assert_eq!((&actual.rules, actual.admissions.len()), (&desired.rules, vips.len()));
     let ids: BTreeSet<u16> = vips.values().map(|vip| vip.id).collect();
     assert_eq!(ids.len(), vips.len(), "no two VIPs share an id");
     for (bind, wanted) in &desired.vips {
@@ -185,6 +188,8 @@ fn assert_agrees(maps: &Maps, desired: &Desired) {
         assert_eq!(backend_name(backend), Some(wanted.backend.as_str()));
         assert_eq!((vip.on_down, vip.hash_by), (wanted.on_down, wanted.hash_by));
         assert_ne!(vip.generation, 0);
+        let admission = AdmissionEntry { generation: vip.generation, ..wanted.admission };
+        assert_eq!(actual.admissions.get(&vip.id), Some(&admission));
         let record = VipKey { address: common_address(bind.address.ip()), ..VipKey::default() };
         let bit = if bind.protocol == Protocol::Tcp { 1 } else { 2 };
         assert_ne!(actual.vips[&record].flags & bit, 0, "the address record names the protocol");
@@ -327,23 +332,36 @@ fn desired_state() -> impl Strategy<Value = Desired> {
         address: SocketAddr::new(address(50 + index), port),
         protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
     });
-    let vip = (0_u8..3, 0_u8..3, 0_u8..2).prop_map(|(index, on_down, hash_by)| DesiredVip {
+    let admission = (0_u32..3, 0_u32..8, 0_u32..2).prop_map(|(scope, flags, flows_per_source)| {
+        let scope = 2 * scope;
+        AdmissionEntry { scope, flags, flows_per_source, ..AdmissionEntry::default() }
+    });
+    let vip = (0_u8..3, 0_u8..3, 0_u8..2, admission);
+    let vip = vip.prop_map(|(index, on_down, hash_by, admission)| DesiredVip {
         backend: name(index),
         on_down,
         hash_by,
+        admission,
     });
+    let rule = ((0_u32..3, 0_u8..5), 1_u32..4).prop_map(|((scope, index), action)| {
+        let network = ipnet::IpNet::from(address(index));
+        (Prefix { scope, network }, AccessRule { action, expires_s: 0 })
+    });
+    let rules = collection::btree_map(0_u8..20, rule, 0..6);
     let servers = collection::btree_map(
         (0_u8..6).prop_map(|index| SocketAddr::new(address(index), 5432)),
         server(),
         0..5,
     );
     let pools = collection::vec(servers, 3);
-    (collection::btree_map(bind, vip, 0..6), pools, 1000_u16..1003).prop_map(
-        |(vips, pools, snat_port_low)| {
+    (collection::btree_map(bind, vip, 0..6), pools, 1000_u16..1003, rules).prop_map(
+        |(vips, pools, snat_port_low, rules)| {
+            let rules: BTreeMap<Prefix, AccessRule> = rules.into_values().collect();
             let used: BTreeSet<Name> = vips.values().map(|vip| vip.backend.clone()).collect();
             let backends = (0_u8..).map(name).zip(pools).filter(|(name, _)| used.contains(name));
             let settings = Settings { snat_port_low, ..Settings::default() };
-            Desired { settings, backends: backends.collect(), vips }
+            let rules = rules.into_iter().collect::<Vec<_>>().into();
+            Desired { settings, rules, backends: backends.collect(), vips }
         },
     )
 }
@@ -490,11 +508,17 @@ fn full(network: u16, backends: u16, count: u16) -> Desired {
         address: SocketAddr::new(address(50), 1000 + index),
         protocol: Protocol::Tcp,
     };
-    let vip = |backend| DesiredVip { backend, on_down: 0, hash_by: 0 };
+    let vip = |backend| DesiredVip {
+        backend,
+        on_down: 0,
+        hash_by: 0,
+        admission: AdmissionEntry::default(),
+    };
     let place = |index: u16| SocketAddr::new(address(2), 5000 + network * 100 + index);
     let pool: BTreeMap<_, _> = (0..count).map(|index| (place(index), server)).collect();
     Desired {
         settings: Settings::default(),
+        rules: Rules::from([]),
         vips: (0..backends).map(|index| (bind(index), vip(named(index)))).collect(),
         backends: (0..backends).map(|index| (named(index), pool.clone())).collect(),
     }

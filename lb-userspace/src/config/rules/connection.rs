@@ -182,7 +182,7 @@ fn decode_certificate(entries: &Entries<'_>) -> Option<RawCondition> {
 }
 
 /// A network, or an address that stands for itself alone.
-pub(super) fn network(text: &str) -> Result<IpNet, Refusal> {
+pub(in crate::config) fn network(text: &str) -> Result<IpNet, Refusal> {
     if let Ok(address) = text.parse::<std::net::IpAddr>() {
         return Ok(address.into());
     }

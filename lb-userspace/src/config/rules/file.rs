@@ -21,14 +21,14 @@ use super::{
 use crate::model::rule::action::MAX_BODY;
 
 /// Largest list of networks, in bytes.
-const MAX_LIST: usize = 4 << 20;
+const MAX_LIST: usize = 16 << 20;
 /// Faults of one list that are told.
 const MAX_FAULTS: usize = 5;
 
 const PATH: Text<PathBuf> = Text { what: "an absolute path", parse: absolute };
 
 /// A file with a network a line.
-pub(super) struct NetworkFile;
+pub(in crate::config) struct NetworkFile;
 
 impl Shape for NetworkFile {
     type Output = Vec<IpNet>;

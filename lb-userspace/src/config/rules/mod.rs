@@ -29,6 +29,9 @@ mod warning;
 
 pub(super) use self::{
     condition::{CONDITIONS, NamedConditions},
+    connection::network,
+    file::NetworkFile,
     resolve::Resolver,
     rule::{RULES, RawRules},
+    shape::{OneOf, all},
 };

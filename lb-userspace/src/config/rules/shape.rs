@@ -7,8 +7,8 @@ use super::super::{
 };
 
 /// One value, or a list of them of which one is meant.
-pub(super) struct OneOf<S> {
-    pub(super) item: S,
+pub(in crate::config) struct OneOf<S> {
+    pub(in crate::config) item: S,
 }
 
 impl<S: Shape> Shape for OneOf<S> {
@@ -33,7 +33,7 @@ impl<S: Shape> Shape for OneOf<S> {
 }
 
 /// The values of [`OneOf`], if all are good.
-pub(super) fn all<T>(values: Vec<Option<T>>) -> Option<Vec<T>> {
+pub(in crate::config) fn all<T>(values: Vec<Option<T>>) -> Option<Vec<T>> {
     values.into_iter().collect()
 }
 

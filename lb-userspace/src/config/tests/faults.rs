@@ -5,7 +5,7 @@ use crate::config::{Loaded, parse};
 
 /// Holds the faults of a text against the expected lines.
 #[track_caller]
-fn check(yaml: &str, expected: &[&str]) {
+pub(super) fn check(yaml: &str, expected: &[&str]) {
     let lines: Vec<String> = match parse(yaml, "c") {
         Ok(_) => Vec::new(),
         Err(faults) => faults.to_string().lines().map(str::to_owned).collect(),
@@ -16,13 +16,13 @@ fn check(yaml: &str, expected: &[&str]) {
 
 /// As [`check`] for a text that follows a good `datapath` in line 1.
 #[track_caller]
-fn check_with_datapath(yaml: &str, expected: &[&str]) {
+pub(super) fn check_with_datapath(yaml: &str, expected: &[&str]) {
     check(&format!("datapath: {{interfaces: [eth0]}}\n{yaml}"), expected);
 }
 
 /// As [`check`] for one frontend `web` with these keys and a good backend.
 #[track_caller]
-fn check_frontend(keys: &str, expected: &[&str]) {
+pub(super) fn check_frontend(keys: &str, expected: &[&str]) {
     let rest = "backends: {b: {servers: {s: \"10.0.1.1:80\"}}}";
     check_with_datapath(&format!("frontends:\n  web: {{{keys}}}\n{rest}\n"), expected);
 }
@@ -36,7 +36,7 @@ fn check_backend(keys: &str, expected: &[&str]) {
 
 /// Holds the warnings of a good text against the expected lines.
 #[track_caller]
-fn check_warnings(yaml: &str, expected: &[&str]) {
+pub(super) fn check_warnings(yaml: &str, expected: &[&str]) {
     let Loaded { warnings, .. } = parse(yaml, "c").unwrap_or_else(|faults| panic!("{faults}"));
     let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     let lines: Vec<&str> = lines.iter().map(|line| line.strip_prefix("c:").unwrap()).collect();

@@ -1,5 +1,6 @@
 //! What the reader promises: examples load, faults read well, nothing makes it panic.
 
+mod access;
 mod faults;
 mod hostile;
 mod values;

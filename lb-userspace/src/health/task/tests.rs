@@ -9,6 +9,7 @@ use tokio::{
 
 use super::*;
 use crate::model::{
+    access::AccessList,
     backend::ProxySettings,
     name::Name,
     snapshot::{
@@ -61,6 +62,9 @@ fn snapshot(check: Option<Check>, servers: &[(&str, SocketAddr)]) -> Arc<Snapsho
             snat_ports: (1024, 32767),
             max_flows: 1,
             max_half_open: 1,
+            max_prefixes: 1,
+            max_sources: 1,
+            access: AccessList::default(),
             timeouts: FlowTimeouts {
                 half_open: second,
                 established: second,

@@ -68,7 +68,7 @@ fn main() -> Result<()> {
                 continue;
             }
             tables.fill(turn.protocol, flows)?;
-            for figure in measure_turn(&mut object, &tables, &scenarios, flows, &options)? {
+            for figure in measure_turn(&mut object, &mut tables, &scenarios, flows, &options)? {
                 println!("{figure}");
                 figures.push(figure);
             }
@@ -85,7 +85,7 @@ fn main() -> Result<()> {
 /// the yardstick of the others.
 fn measure_turn(
     object: &mut Loop,
-    tables: &Tables,
+    tables: &mut Tables,
     scenarios: &[Scenario],
     flows: u32,
     options: &Options,

@@ -79,9 +79,10 @@ impl Loop {
         flows: u32,
         batch: u32,
         packets: u32,
-        tables: &Tables,
+        tables: &mut Tables,
     ) -> Result<f64> {
         let packets = scenario.packets(packets);
+        tables.switch(scenario)?;
         if scenario.opens() {
             // Too short a batch to warm the caches by itself.
             let warm_up = scenario.order(flows, 2 * batch, packets);
@@ -101,7 +102,13 @@ impl Loop {
     ///
     /// # Errors
     /// What it did instead.
-    pub(crate) fn verify(&mut self, scenario: Scenario, flows: u32, tables: &Tables) -> Result<()> {
+    pub(crate) fn verify(
+        &mut self,
+        scenario: Scenario,
+        flows: u32,
+        tables: &mut Tables,
+    ) -> Result<()> {
+        tables.switch(scenario)?;
         let before = counters(tables)?;
         let packets = scenario.packets(VERIFIED);
         let order = scenario.order(flows, 0, packets);
@@ -112,12 +119,13 @@ impl Loop {
         }
         let opened = if scenario.opens() { packets } else { 0 };
         let forward = scenario.direction() == Some(Direction::Forward);
+        let drops = if scenario == Scenario::Deny4 { packets } else { 0 };
         let reply = scenario.direction() == Some(Direction::Reply);
         for (name, before, after, expected) in [
             ("flows opened", before.flows, after.flows, opened),
             ("packets forward", before.forward, after.forward, u32::from(forward) * packets),
             ("packets back", before.reply, after.reply, u32::from(reply) * packets),
-            ("drops", before.drops, after.drops, 0),
+            ("drops", before.drops, after.drops, drops),
         ] {
             let got = after - before;
             ensure!(got == u64::from(expected), "{name}: {got}, expected {expected}");

@@ -60,8 +60,25 @@ pub(crate) fn port(number: u32) -> u16 {
 
 const CLIENTS: u32 = 0x6440_0000;
 const NEW_CLIENTS: u32 = 0x6480_0000;
+const DENIED_CLIENTS: u32 = 0x64c0_0000;
 const SERVERS_BASE: u32 = 0x0a01_0001;
 const ELSEWHERE: u32 = 0x0808_0808;
+
+/// Networks on the lists of sources.
+const LISTED: u32 = 100_000;
+
+/// The lists of sources: the denied clients, one by one, among as many networks that nobody is
+/// in as make up [`LISTED`], spread over the addresses and of lengths from 20 to 32.
+pub(crate) fn denied() -> impl Iterator<Item = (Ipv4Addr, u8)> {
+    let clients = (0..SERVERS.into()).map(|index| (Ipv4Addr::from(DENIED_CLIENTS + index), 32));
+    let others = (0..LISTED - u32::from(SERVERS)).map(|number| {
+        // Below 64.0.0.0, where there is none of the others.
+        let length = 20 + (number % 13) as u8;
+        let bits = number.wrapping_mul(0x9e37_79b9) >> 2;
+        (Ipv4Addr::from(bits & (u32::MAX << (32 - length))), length)
+    });
+    clients.chain(others)
+}
 
 /// An IPv4 address, or an IPv6 address that ends in it.
 fn address(v6: bool, bits: u32) -> IpAddr {
@@ -91,6 +108,10 @@ pub(crate) enum Scenario {
     Nat4UdpHit,
     /// A SYN that opens a flow.
     Nat4TcpNew,
+    /// As `Nat4TcpHit`, with lists of sources and limits of packets and flows in force.
+    Nat4TcpHitFull,
+    /// A SYN from a source on a list of many that are denied.
+    Deny4,
 }
 
 /// Scenarios that want the same flows in the IPv4 table.
@@ -113,6 +134,8 @@ pub(crate) const TURNS: [Turn; 2] = [
             Scenario::Nat4TcpReply,
             Scenario::Nat6TcpHit,
             Scenario::Nat4TcpNew,
+            Scenario::Nat4TcpHitFull,
+            Scenario::Deny4,
         ],
     },
     Turn { protocol: UDP, scenarios: &[Scenario::Calibration, Scenario::Nat4UdpHit] },
@@ -147,6 +170,8 @@ impl Scenario {
             Self::Nat6TcpHit => "nat6_tcp_hit",
             Self::Nat4UdpHit => "nat4_udp_hit",
             Self::Nat4TcpNew => "nat4_tcp_new",
+            Self::Nat4TcpHitFull => "nat4_tcp_hit_full",
+            Self::Deny4 => "deny4",
         }
     }
 
@@ -157,6 +182,9 @@ impl Scenario {
             Self::Nat4TcpHit | Self::Nat4TcpReply => Some(1.8),
             Self::Nat6TcpHit => Some(2.2),
             Self::Nat4TcpNew => Some(8.0),
+            // 1.2 times what `Nat4TcpHit` is to cost in the end.
+            Self::Nat4TcpHitFull => Some(1.92),
+            Self::Deny4 => Some(1.2),
             Self::Floor | Self::Calibration | Self::Nat4UdpHit => None,
         }
     }
@@ -172,10 +200,12 @@ impl Scenario {
 
     /// The XDP action that every packet must get.
     pub(crate) const fn verdict(self) -> usize {
+        const DROP: usize = 1;
         const PASS: usize = 2;
         const TX: usize = 3;
         match self {
             Self::Floor | Self::PassOther4 => PASS,
+            Self::Deny4 => DROP,
             _ => TX,
         }
     }
@@ -183,7 +213,7 @@ impl Scenario {
     /// Which way its packets travel through the balancer; none if it does not forward them.
     pub(crate) const fn direction(self) -> Option<Direction> {
         match self {
-            Self::Floor | Self::Calibration | Self::PassOther4 => None,
+            Self::Floor | Self::Calibration | Self::PassOther4 | Self::Deny4 => None,
             Self::Nat4TcpReply => Some(Direction::Reply),
             _ => Some(Direction::Forward),
         }
@@ -203,7 +233,7 @@ impl Scenario {
     /// The packet of flow 0.
     pub(crate) fn packet(self) -> Packet {
         let packet = match self {
-            Self::Floor | Self::Calibration | Self::Nat4TcpHit => {
+            Self::Floor | Self::Calibration | Self::Nat4TcpHit | Self::Nat4TcpHitFull => {
                 Packet::tcp(client(false, 0), vip(false))
             }
             Self::PassOther4 => {
@@ -217,6 +247,10 @@ impl Scenario {
             Self::Nat4UdpHit => Packet::udp(client(false, 0), vip(false)).payload(&[0; 18]),
             Self::Nat4TcpNew => {
                 let from = SocketAddr::new(address(false, NEW_CLIENTS), FIRST_NEW_PORT);
+                Packet::tcp(from, vip(false)).flags(flag::SYN)
+            }
+            Self::Deny4 => {
+                let from = SocketAddr::new(address(false, DENIED_CLIENTS), FIRST_PORT);
                 Packet::tcp(from, vip(false)).flags(flag::SYN)
             }
         };

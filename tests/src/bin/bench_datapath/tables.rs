@@ -4,8 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
 use aya::maps::MapData;
+use ipnet::IpNet;
 use lb_common::{
     abi::{self, map},
+    access::{AccessRule, AdmissionEntry, NODE_LIST, action},
     address::{Address, Address4, Address6, Be16},
     backend::RingSlot,
     bench::{CalibrationKey, Order, calibration_key},
@@ -13,16 +15,19 @@ use lb_common::{
     flow::{Direction, FlowEntry, FlowKey, Handle, Hop},
     half_open::{self, Bucket, Place},
     hash,
-    settings::Settings,
+    settings::{Settings, flag},
     tcp_state::Progress,
     vip::VipEntry,
 };
-use pointsman::datapath::{Maps, batch::BatchMap};
+use pointsman::{
+    datapath::{Maps, batch::BatchMap},
+    model::access::Prefix,
+};
 use testbed::fixture::state::{State, server_entry};
 
 use crate::{
     measure::Loop,
-    scenario::{self, NEIGHBOUR, OWN, PORT_BITS, SERVERS, TCP, UDP},
+    scenario::{self, NEIGHBOUR, OWN, PORT_BITS, SERVERS, Scenario, TCP, UDP},
 };
 
 /// Ifindex that test runs come in by: the loopback interface. Sending there is `XDP_TX`.
@@ -124,6 +129,7 @@ impl Tables {
             self.maps.set_ring(backend, &servers)?;
         }
         self.maps.set_settings(&Settings::default())?;
+        self.list_sources()?;
         for (word, bits) in state.filter_words() {
             self.maps.set_filter_word(word, bits)?;
         }
@@ -143,6 +149,46 @@ impl Tables {
             }
         }
         Ok(())
+    }
+
+    /// Writes lists and limits of sources; [`Self::switch`] puts them in force. The limits
+    /// are beyond what is measured.
+    fn list_sources(&mut self) -> Result<()> {
+        let deny = AccessRule { action: action::DENY, expires_s: 0 };
+        let rules = scenario::denied().map(|(address, length)| {
+            let network = IpNet::new(address.into(), length)?;
+            Ok((Prefix { scope: NODE_LIST, network }, deny))
+        });
+        self.maps.put_rules(&rules.collect::<Result<Vec<_>>>()?)?;
+        let entry = AdmissionEntry {
+            generation: GENERATION,
+            padding: 0,
+            scope: 2,
+            flags: 0,
+            flows_per_source: u32::MAX,
+            flow_interval_ns: 1,
+            packet_interval_ns: 1,
+            flow_burst_ns: 1 << 40,
+            packet_burst_ns: 1 << 40,
+        };
+        Ok(self.maps.put_admission(vip_id(false, 0), &entry)?)
+    }
+
+    /// Puts in force what a scenario measures beside forwarding, and nothing else.
+    ///
+    /// # Errors
+    /// If the map refuses.
+    pub(crate) fn switch(&mut self, scenario: Scenario) -> Result<()> {
+        let lists = flag::ACCESS | flag::NODE_LIST;
+        let flags = match scenario {
+            Scenario::Deny4 => lists,
+            Scenario::Nat4TcpHitFull => lists | flag::PACKET_RATES | flag::FLOW_COUNTS,
+            _ => 0,
+        };
+        let default = Settings::default();
+        // Each client is judged once.
+        let settings = Settings { flags: default.flags | flags, access_changed_ns: 1, ..default };
+        Ok(self.maps.set_settings(&settings)?)
     }
 
     /// Brings the tables to `flows` flows, those of the IPv4 table of this protocol, the
@@ -325,7 +371,8 @@ fn both_ways<A: Ends>(protocol: u8, number: u32) -> Result<[(FlowKey<A>, FlowEnt
             progress: if protocol == TCP { progress } else { 0 },
             direction: direction.to_raw(),
             protocol,
-            padding: [0; 2],
+            credit: 0,
+            last_credit: 0,
         }
     };
     let (reply, back) = (server.reversed(), client.reversed());

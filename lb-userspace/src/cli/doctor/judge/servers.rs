@@ -62,7 +62,7 @@ mod tests {
         *,
     };
     use crate::{
-        admin::api::{AgentView, DatapathView, StatusView},
+        admin::api::{AgentView, DatapathView, RulesView, StatusView},
         model::snapshot::AttachMode,
     };
 
@@ -101,6 +101,7 @@ mod tests {
                 pin_directory: String::new(),
                 interfaces: Vec::new(),
                 tables: Vec::new(),
+                rules: RulesView::default(),
                 apply_error: None,
             },
             warnings: Vec::new(),

@@ -1,0 +1,142 @@
+//! Blocking sources at run time, and the rules that follow from blocks and configuration.
+
+use std::time::Instant;
+
+use super::{
+    Control,
+    blocks::{BlockId, BlockRecord, Expiry, MAX_BLOCKS, show},
+};
+use crate::{
+    admin::{
+        api::{BlockView, BlocksView, RulesView},
+        command::{BlockOrder, CommandError, UnblockOrder},
+    },
+    clock::{Moment, rfc3339},
+    model::name::Name,
+    reconcile::Access,
+};
+
+impl Control {
+    /// Makes the rules anew: configuration or blocks have changed.
+    pub(super) fn rule(&mut self) {
+        self.access = Access::new(&self.snapshot, &self.blocks.orders());
+    }
+
+    /// Forgets blocks that have ended, which the data plane has noticed by itself, and comes
+    /// back when the next one does.
+    pub(super) fn end_blocks(&mut self) {
+        let now = Moment::now();
+        let ended = self.blocks.expire(now);
+        for (frontend, network) in &ended {
+            tracing::info!("the block of {}{} has ended", show(network), of(frontend.as_ref()));
+        }
+        if !ended.is_empty() {
+            self.rule();
+            self.remember();
+        }
+        if let Some(left) = self.blocks.next_expiry(now) {
+            self.due = self.due.min(Instant::now() + left);
+        }
+    }
+
+    /// Blocks a source and has it in the maps before that is confirmed.
+    pub(super) async fn block(&mut self, order: BlockOrder) -> Result<BlockView, CommandError> {
+        self.require_kernel_and(order.frontend.as_ref())?;
+        let id = (order.frontend, order.network);
+        if self.blocks.is_full_for(&id) {
+            return Err(CommandError::NoRoom(MAX_BLOCKS));
+        }
+        let now = Moment::now();
+        let expiry = order.time.map(|time| Expiry::after(now, time));
+        let record = BlockRecord { since: now.wall, expiry, reason: order.reason };
+        let view = view(&id, &record, now);
+        let before = self.blocks.clone();
+        self.blocks.insert(id, record);
+        self.rule();
+        let most = self.kernel.as_ref().map_or(0, super::kernel::Kernel::max_rules) as usize;
+        if self.access.count(true) > most || self.access.count(false) > most {
+            self.blocks = before;
+            self.rule();
+            return Err(CommandError::NoRoom(most));
+        }
+        self.settle_blocks().await?;
+        tracing::info!("{}{} is blocked: {}", view.source, of_text(&view), view.reason);
+        Ok(view)
+    }
+
+    /// Ends a block; what is still blocked.
+    pub(super) async fn unblock(
+        &mut self,
+        order: UnblockOrder,
+    ) -> Result<BlocksView, CommandError> {
+        self.require_kernel_and(order.frontend.as_ref())?;
+        let id = (order.frontend, order.network);
+        if !self.blocks.remove(&id) {
+            let (frontend, network) = id;
+            let frontend = frontend.map(|name| name.to_string());
+            return Err(CommandError::NotBlocked { network: show(&network), frontend });
+        }
+        self.rule();
+        self.settle_blocks().await?;
+        tracing::info!("{}{} is not blocked any more", show(&id.1), of(id.0.as_ref()));
+        Ok(self.blocks_view())
+    }
+
+    /// Everything that is blocked.
+    pub(super) fn blocks_view(&self) -> BlocksView {
+        let now = Moment::now();
+        let blocks = self.blocks.iter().map(|(id, record)| view(id, record, now));
+        BlocksView { blocks: blocks.collect() }
+    }
+
+    /// How many rules there are.
+    pub(super) fn rules_view(&self) -> RulesView {
+        let blocked = self.blocks.len();
+        RulesView {
+            listed: self.access.rules.len().saturating_sub(blocked),
+            blocked,
+            capacity: self.kernel.as_ref().map_or(0, |kernel| kernel.max_rules().into()),
+        }
+    }
+
+    async fn settle_blocks(&mut self) -> Result<(), CommandError> {
+        self.remember();
+        self.compare().await;
+        match &self.apply_error {
+            Some(why) => Err(CommandError::NotApplied(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn require_kernel_and(&self, frontend: Option<&Name>) -> Result<(), CommandError> {
+        if self.kernel.is_none() {
+            return Err(CommandError::NoDatapath);
+        }
+        match frontend {
+            Some(name) if !self.snapshot.l4_frontends().any(|(known, _)| known == name) => {
+                Err(CommandError::Unknown { what: "frontend of layer 4", name: name.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn view((frontend, network): &BlockId, record: &BlockRecord, now: Moment) -> BlockView {
+    let left = |expiry: Expiry| expiry.at.duration_since(now.wall).unwrap_or_default();
+    BlockView {
+        source: show(network),
+        frontend: frontend.as_ref().map(ToString::to_string),
+        since: rfc3339(record.since),
+        expires: record.expiry.map(|expiry| rfc3339(expiry.at)),
+        left_s: record.expiry.map(|expiry| left(expiry).as_secs()),
+        reason: record.reason.clone(),
+    }
+}
+
+fn of(frontend: Option<&Name>) -> String {
+    frontend.map(|name| format!(" for frontend {name}")).unwrap_or_default()
+}
+
+fn of_text(view: &BlockView) -> String {
+    view.frontend.as_ref().map(|name| format!(" for frontend {name}")).unwrap_or_default()
+}

@@ -1,0 +1,100 @@
+//! Counting down what flows counted for that the sweep has deleted: their sources' flows.
+//!
+//! Counts change under locks that only the data plane can take, so a program of its object
+//! does it, run by `BPF_PROG_TEST_RUN` and attached to nothing.
+
+use std::{collections::HashMap, mem::size_of};
+
+use aya::{
+    Ebpf, EbpfLoader, TestRunOptions,
+    maps::{Array, MapData},
+    programs::{ProgramError, TestRun as _, Xdp},
+};
+use lb_common::{
+    abi::{SETTLE, map},
+    access::AdmissionEntry,
+    address::Address6,
+    flow::Handle,
+    sources::{EndedFlows, MOST_ENDED, SourceKey},
+};
+
+use super::{
+    error::{DatapathError, MapAccessError, ProgramFault},
+    maps::typed,
+    object::PROGRAM_OBJECT,
+    pins::Pins,
+};
+
+/// A flow that was counted and has ended: the VIP it came through and its client.
+pub type CountedEnd = (Handle, Address6);
+
+/// The program, on the pinned maps.
+pub struct Settler {
+    object: Ebpf,
+    admission: Array<MapData, AdmissionEntry>,
+}
+
+impl std::fmt::Debug for Settler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settler").finish_non_exhaustive()
+    }
+}
+
+impl Settler {
+    /// Loads the program.
+    ///
+    /// # Errors
+    /// If it can not be loaded, or the maps are not pinned.
+    pub fn load(pins: &Pins) -> Result<Self, DatapathError> {
+        let mut loader = EbpfLoader::new();
+        for name in map::ALL {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        let mut object = loader.load(PROGRAM_OBJECT).map_err(ProgramFault::Object)?;
+        program(&mut object)?.load().map_err(ProgramFault::Verifier)?;
+        Ok(Self { object, admission: typed(pins, map::ADMISSION)? })
+    }
+
+    /// Takes flows that have ended off the counts of their sources.
+    ///
+    /// # Errors
+    /// If the kernel refuses; some may have been taken off.
+    pub fn settle(&mut self, ended: &[CountedEnd]) -> Result<(), DatapathError> {
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let mut flows: HashMap<SourceKey, u32> = HashMap::new();
+        for (vip, client) in ended {
+            if let Some(key) = self.source(*vip, *client)? {
+                *flows.entry(key).or_default() += 1;
+            }
+        }
+        let records: Vec<EndedFlows> =
+            flows.into_iter().map(|(key, flows)| EndedFlows { key, flows, padding: 0 }).collect();
+        for part in records.chunks(MOST_ENDED) {
+            let packet: Vec<u8> = part.iter().flat_map(EndedFlows::to_bytes).collect();
+            debug_assert_eq!(packet.len(), size_of_val(part));
+            let options =
+                TestRunOptions { data_in: Some(&packet), repeat: 1, ..Default::default() };
+            program(&mut self.object)?.test_run(options).map_err(ProgramFault::TestRun)?;
+        }
+        Ok(())
+    }
+
+    /// As what a client is counted; none if its VIP is not there any more.
+    fn source(&self, vip: Handle, client: Address6) -> Result<Option<SourceKey>, DatapathError> {
+        let read = |source| MapAccessError::Access { action: "read", map: map::ADMISSION, source };
+        let entry = self.admission.get(&u32::from(vip.id), 0).map_err(read)?;
+        Ok((entry.generation == vip.generation).then(|| match client.unmapped() {
+            Some(address) => SourceKey::v4(entry.scope, address),
+            None => SourceKey::v6(entry.scope, client),
+        }))
+    }
+}
+
+fn program(object: &mut Ebpf) -> Result<&mut Xdp, ProgramFault> {
+    let program = object.program_mut(SETTLE).ok_or(ProgramFault::Lacks(SETTLE))?;
+    program.try_into().map_err(|_: ProgramError| ProgramFault::Lacks(SETTLE))
+}
+
+const _: () = assert!(size_of::<EndedFlows>() * MOST_ENDED <= 1024);
