@@ -1,7 +1,11 @@
 //! The two clocks of the agent, read together: wall time for people, and the data plane's
 //! `CLOCK_MONOTONIC_COARSE` (clock_gettime(2)) that stands in flows and events.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    cell::RefCell,
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -46,9 +50,62 @@ pub fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 
+/// A wall time as milliseconds since 1970.
+#[must_use]
+pub fn unix_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+thread_local! {
+    /// The last second that was written, and how: lines come many a second.
+    static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+}
+
+/// A wall time in UTC as HAProxy writes it, with milliseconds: `31/Jan/2026:12:34:56.789`.
+#[derive(Clone, Copy, Debug)]
+pub struct HaproxyDate(pub SystemTime);
+
+impl fmt::Display for HaproxyDate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        SECOND.with_borrow_mut(|(second, text)| {
+            if *second != since.as_secs() {
+                *second = since.as_secs();
+                *text = day_first(&rfc3339(self.0));
+            }
+            f.write_str(text)
+        })?;
+        write!(f, ".{:03}", since.subsec_millis())
+    }
+}
+
+/// A wall time in UTC as the Common Log Format has it: `31/Jan/2026:12:34:56 +0000`.
+#[must_use]
+pub fn clf_date(time: SystemTime) -> String {
+    format!("{} +0000", day_first(&rfc3339(time)))
+}
+
+/// `31/Jan/2026:12:34:56` of a time in RFC 3339.
+fn day_first(text: &str) -> String {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let part = |range| text.get(range).unwrap_or_default();
+    let month = part(5..7).parse::<usize>().ok().and_then(|month| MONTHS.get(month - 1));
+    let month = month.copied().unwrap_or_default();
+    format!("{}/{month}/{}:{}", part(8..10), part(0..4), part(11..19))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logs_of_others_have_dates_of_their_own() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_233_922_371_443);
+        assert_eq!(HaproxyDate(time).to_string(), "06/Feb/2009:12:12:51.443");
+        assert_eq!(clf_date(time), "06/Feb/2009:12:12:51 +0000");
+    }
 
     #[test]
     fn a_data_plane_timestamp_becomes_wall_time() {

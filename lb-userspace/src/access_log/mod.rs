@@ -5,4 +5,5 @@
 //! the agent: what does not fit its queue is lost and counted.
 
 pub mod record;
+mod syslog;
 pub mod writer;

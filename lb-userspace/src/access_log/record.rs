@@ -1,6 +1,10 @@
 //! One line of the access log. Pure: names and clocks are parameters.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use lb_common::{
     event::{FlowEnd, cause},
@@ -9,10 +13,11 @@ use lb_common::{
 use serde::Serialize;
 
 use crate::{
-    clock::{Moment, rfc3339},
+    clock::{self, Moment, rfc3339},
     model::{
+        access_log::{AccessFormat, AccessLog, LogField, Values, show},
         index::{NameIndex, plain_address},
-        snapshot::{AccessFormat, Protocol},
+        snapshot::Protocol,
     },
 };
 
@@ -22,6 +27,9 @@ use crate::{
 pub struct AccessRecord {
     /// When the flow ended, RFC 3339, UTC.
     pub time: String,
+    /// The same.
+    #[serde(skip)]
+    pub ended: SystemTime,
     /// The frontend; none if it is no longer configured.
     pub frontend: Option<String>,
     /// The client.
@@ -64,6 +72,7 @@ impl AccessRecord {
         let duration = Duration::from_nanos(event.ended_ns.saturating_sub(event.created_ns));
         Self {
             time: rfc3339(now.wall_of(event.ended_ns)),
+            ended: now.wall_of(event.ended_ns),
             frontend: names.frontend(vip, protocol).map(ToString::to_string),
             client: SocketAddr::new(plain_address(event.client), event.client_port.get()),
             vip,
@@ -85,8 +94,13 @@ impl AccessRecord {
 
     /// The line, its newline included.
     #[must_use]
-    pub fn line(&self, format: AccessFormat) -> String {
-        match format {
+    pub fn line(&self, log: &AccessLog) -> String {
+        if let Some(template) = &log.templates.l4 {
+            let mut line = String::new();
+            template.write(self, &mut line);
+            return line;
+        }
+        match log.format {
             AccessFormat::Text => format!("{self}\n"),
             AccessFormat::Json => {
                 // Strings and integers alone: there is always a JSON form.
@@ -98,13 +112,47 @@ impl AccessRecord {
     }
 }
 
+impl Values for AccessRecord {
+    fn append(&self, field: &LogField, line: &mut String) {
+        let server = self.server.as_deref().and_then(|server| server.split_once('/'));
+        match field {
+            LogField::Time => show(line, Some(&self.time)),
+            LogField::TimeClf => show(line, Some(clock::clf_date(self.ended))),
+            LogField::TimeUnix => show(line, Some(clock::unix_ms(self.ended))),
+            LogField::ClientAddress => show(line, Some(self.client.ip())),
+            LogField::ClientPort => show(line, Some(self.client.port())),
+            LogField::LocalAddress => show(line, Some(self.vip.ip())),
+            LogField::LocalPort => show(line, Some(self.vip.port())),
+            LogField::Frontend => show(line, self.frontend.as_ref()),
+            LogField::Backend => show(line, server.map(|(backend, _)| backend)),
+            LogField::Server => show(line, server.map(|(_, server)| server)),
+            LogField::ServerAddress => show(line, Some(self.server_address)),
+            LogField::BytesIn => show(line, Some(self.forward_bytes)),
+            LogField::BytesOut => show(line, Some(self.reply_bytes)),
+            LogField::PacketsIn => show(line, Some(self.forward_packets)),
+            LogField::PacketsOut => show(line, Some(self.reply_packets)),
+            LogField::TotalTime => show(line, Some(self.duration_ms)),
+            LogField::Protocol => show(line, Some(protocol_name(self.protocol))),
+            LogField::SnatPort => show(line, Some(self.snat_port)),
+            LogField::End => show(line, Some(self.end)),
+            LogField::TcpState => show(line, self.state),
+            // Of other kinds of lines.
+            _ => {}
+        }
+    }
+}
+
+fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    }
+}
+
 impl fmt::Display for AccessRecord {
     /// `key=value` fields, `-` where nothing is known.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = match self.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        };
+        let protocol = protocol_name(self.protocol);
         write!(f, "time={} frontend={}", self.time, or_dash(self.frontend.as_deref()))?;
         write!(f, " client={} vip={} protocol={protocol}", self.client, self.vip)?;
         write!(f, " server={}", or_dash(self.server.as_deref()))?;
@@ -135,12 +183,13 @@ fn cause_name(number: u8) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use lb_common::address::{Address4, Address6, Be16};
 
     use super::*;
-    use crate::model::fixture;
+    use crate::model::{
+        access_log::{LineKind, LogTemplate, LogTemplates},
+        fixture,
+    };
 
     fn names() -> NameIndex {
         NameIndex::new(&fixture::snapshot(&[("pg1", "10.0.1.20:5432")]))
@@ -173,9 +222,31 @@ mod tests {
     }
 
     fn check(event: &FlowEnd, names: &NameIndex, format: AccessFormat, expected: &str) {
+        check_log(event, names, &AccessLog { format, ..AccessLog::default() }, expected);
+    }
+
+    fn check_log(event: &FlowEnd, names: &NameIndex, log: &AccessLog, expected: &str) {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let now = Moment { wall, monotonic_ns: 3_000_000_000 };
-        assert_eq!(AccessRecord::new(event, names, &now).line(format), expected);
+        assert_eq!(AccessRecord::new(event, names, &now).line(log), expected);
+    }
+
+    #[test]
+    fn a_template_shows_every_field_of_a_flow() {
+        let names_of_fields: Vec<String> = LogField::names(LineKind::L4)
+            .filter(|name| !name.starts_with("time"))
+            .map(|name| format!("${{{name}}}"))
+            .collect();
+        let text = "${time.clf} ${time.unix_ms} ".to_owned() + &names_of_fields.join(" ");
+        let l4 = Some(LogTemplate::parse(LineKind::L4, &text).unwrap());
+        let templates = LogTemplates { l4, ..LogTemplates::default() };
+        check_log(
+            &event(),
+            &names(),
+            &AccessLog { templates, ..AccessLog::default() },
+            "14/Nov/2023:22:13:19 +0000 1699999999500 192.0.2.9 40000 10.0.0.100 5432 postgres pg \
+             pg1 10.0.1.20:5432 420 9000 tcp 1234 6 5 server_reset closed\n",
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Brings finished flows, and lines of the proxy, to a file or standard output, on a thread of its own.
+//! Brings finished flows, and lines of the proxy, to their target, on a thread of its own.
 //!
-//! A slow disk must never hold up the control loop or the reading of events: the queue is
-//! bounded, and what does not fit is lost and counted.
+//! A slow disk or daemon must never hold up the control loop, the reading of events or a
+//! request: what waits is bounded, and what does not fit is lost and counted.
 
 use std::{
     fs::{File, OpenOptions},
@@ -9,25 +9,33 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use lb_common::event::FlowEnd;
 use tokio::sync::mpsc;
 
-use super::record::AccessRecord;
+use super::{
+    record::AccessRecord,
+    syslog::{Sender, Sent},
+};
 use crate::{
     clock::Moment,
     model::{
+        access_log::{AccessLog, AccessTarget},
         index::NameIndex,
-        snapshot::{AccessFormat, AccessLog, AccessTarget},
     },
 };
 
-/// Finished flows waiting for the disk at most.
+/// Finished flows, and pieces of text, waiting for the target at most.
 const QUEUE: usize = 16 * 1024;
+/// Bytes of text waiting at most.
+const QUEUE_BYTES: usize = 16 << 20;
+/// How long what waits is still brought to the target once the log ends.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The handle of a running access log. Dropping it writes out what is queued.
 #[derive(Debug)]
@@ -66,6 +74,10 @@ enum Message {
 struct Shared {
     names: Mutex<Arc<NameIndex>>,
     reopen: AtomicBool,
+    /// The log ends.
+    is_closing: AtomicBool,
+    /// Bytes of text in the queue.
+    waiting: AtomicUsize,
     written: AtomicU64,
     lost: AtomicU64,
 }
@@ -75,14 +87,13 @@ impl AccessLogger {
     ///
     /// # Errors
     /// [`AccessLogError`] if the file can not be opened or no thread started.
-    pub fn start(config: &AccessLog, names: Arc<NameIndex>) -> Result<Self, AccessLogError> {
+    pub fn start(config: &Arc<AccessLog>, names: Arc<NameIndex>) -> Result<Self, AccessLogError> {
         let output = Output::open(&config.target)?;
         let shared = Arc::new(Shared { names: Mutex::new(names), ..Shared::default() });
         let (queue, messages) = mpsc::channel(QUEUE);
         let writer = Writer {
-            output: BufWriter::new(output),
-            target: config.target.clone(),
-            format: config.format,
+            output,
+            config: Arc::clone(config),
             shared: Arc::clone(&shared),
             failing: false,
         };
@@ -103,7 +114,11 @@ impl AccessLogger {
     /// Queues lines that are text already, each with its newline; lost and counted if the
     /// queue is full.
     pub fn log_lines(&self, lines: String, count: u64) {
-        if !self.send(Message::Lines(lines, count)) {
+        let waiting = &self.shared.waiting;
+        let bytes = lines.len();
+        let fits = waiting.fetch_add(bytes, Ordering::AcqRel) + bytes <= QUEUE_BYTES;
+        if !fits || !self.send(Message::Lines(lines, count)) {
+            waiting.fetch_sub(bytes, Ordering::AcqRel);
             self.shared.lost.fetch_add(count, Ordering::Relaxed);
         }
     }
@@ -113,7 +128,7 @@ impl AccessLogger {
         *self.shared.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
     }
 
-    /// Opens the file again under its name, after a rotation.
+    /// Opens the file again under its name, after a rotation; connects anew to a daemon.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
         // A full queue wakes the thread anyway.
@@ -126,7 +141,7 @@ impl AccessLogger {
         self.shared.written.load(Ordering::Relaxed)
     }
 
-    /// Lines lost so far, to a full queue or a failing disk.
+    /// Lines lost so far, to a full queue, a failing disk or a daemon that does not take them.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
@@ -140,6 +155,7 @@ impl AccessLogger {
 impl Drop for AccessLogger {
     fn drop(&mut self) {
         // Closing the queue ends the thread once it is empty.
+        self.shared.is_closing.store(true, Ordering::Release);
         self.queue = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -150,36 +166,49 @@ impl Drop for AccessLogger {
 }
 
 struct Writer {
-    output: BufWriter<Output>,
-    target: AccessTarget,
-    format: AccessFormat,
+    output: Output,
+    config: Arc<AccessLog>,
     shared: Arc<Shared>,
     /// The last write failed; said once, and again when it works.
     failing: bool,
 }
 
 enum Output {
-    Stdout(io::Stdout),
-    File(File),
+    Stdout(BufWriter<io::Stdout>),
+    File(BufWriter<File>),
+    Syslog(Box<Sender>),
 }
 
 impl Writer {
     fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         // Lines in the buffer, not known to be on the disk.
         let mut pending = 0;
+        let mut deadline = None;
         while let Some(message) = messages.blocking_recv() {
             if self.shared.reopen.swap(false, Ordering::AcqRel) {
                 self.flush(&mut pending);
                 self.reopen();
             }
+            if deadline.is_none() && self.shared.is_closing.load(Ordering::Acquire) {
+                deadline = Some(Instant::now() + FAREWELL);
+            }
+            let is_late = deadline.is_some_and(|deadline| Instant::now() > deadline);
             match message {
+                Message::Flow(_) if is_late => self.count_lost(1),
                 Message::Flow(event) => {
                     let names = self.shared.names.lock();
                     let names = Arc::clone(&names.unwrap_or_else(PoisonError::into_inner));
                     let record = AccessRecord::new(&event, &names, &Moment::now());
-                    self.write(&record.line(self.format), 1, &mut pending);
+                    let line = record.line(&self.config);
+                    self.write(&line, 1, &mut pending);
                 }
-                Message::Lines(lines, count) => self.write(&lines, count, &mut pending),
+                Message::Lines(lines, count) => {
+                    self.shared.waiting.fetch_sub(lines.len(), Ordering::AcqRel);
+                    match is_late {
+                        true => self.count_lost(count),
+                        false => self.write(&lines, count, &mut pending),
+                    }
+                }
                 Message::Wake => {}
             }
             if messages.is_empty() {
@@ -191,9 +220,13 @@ impl Writer {
 
     /// Writes text of `count` lines.
     fn write(&mut self, text: &str, count: u64, pending: &mut u64) {
+        if let Output::Syslog(sender) = &mut self.output {
+            let sent = sender.send(text, count);
+            return self.note(&sent);
+        }
         *pending += count;
         // Whole lines only: what does not fit the buffer any more starts a new one.
-        if self.output.buffer().len() + text.len() > self.output.capacity() {
+        if self.output.is_full_with(text.len()) {
             let fits = std::mem::replace(pending, count) - count;
             self.settle(fits);
         }
@@ -210,32 +243,58 @@ impl Writer {
     /// Brings the buffer, which holds `lines` lines, to the target.
     fn settle(&mut self, lines: u64) {
         match self.output.flush() {
-            Ok(()) => {
-                self.shared.written.fetch_add(lines, Ordering::Relaxed);
-                if lines > 0 && std::mem::take(&mut self.failing) {
-                    tracing::info!("the access log is written again");
-                }
-            }
+            Ok(()) => self.count_written(lines),
             Err(error) => self.lose(lines, &error),
         }
     }
 
+    /// What became of messages to a daemon.
+    fn note(&mut self, sent: &Sent) {
+        if let Some(error) = &sent.error {
+            self.fail(error);
+        }
+        self.count_lost(sent.lost);
+        match sent.lost {
+            0 => self.count_written(sent.written),
+            _ => _ = self.shared.written.fetch_add(sent.written, Ordering::Relaxed),
+        }
+    }
+
+    fn count_written(&mut self, lines: u64) {
+        self.shared.written.fetch_add(lines, Ordering::Relaxed);
+        if lines > 0 && std::mem::take(&mut self.failing) {
+            tracing::info!("the access log is written again");
+        }
+    }
+
+    fn count_lost(&self, lines: u64) {
+        self.shared.lost.fetch_add(lines, Ordering::Relaxed);
+    }
+
     /// Gives up the buffer: a log that grows in memory while the disk is full helps nobody.
     fn lose(&mut self, lines: u64, error: &io::Error) {
-        self.shared.lost.fetch_add(lines, Ordering::Relaxed);
-        if !std::mem::replace(&mut self.failing, true) {
-            tracing::error!(%error, "can not write the access log; lines are lost");
-        }
+        self.count_lost(lines);
+        self.fail(error);
         self.reopen();
     }
 
+    fn fail(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::error!(%error, "can not write the access log; lines are lost");
+        }
+    }
+
     fn reopen(&mut self) {
-        match Output::open(&self.target) {
-            Ok(output) => {
-                // Not flushed: what is in the buffer was written or given up before.
-                let (_, _unwritten) =
-                    std::mem::replace(&mut self.output, BufWriter::new(output)).into_parts();
-            }
+        if let Output::Syslog(sender) = &mut self.output {
+            return sender.reconnect();
+        }
+        match Output::open(&self.config.target) {
+            // Not flushed: what is in the buffer was written or given up before.
+            Ok(output) => match std::mem::replace(&mut self.output, output) {
+                Output::Stdout(old) => drop(old.into_parts()),
+                Output::File(old) => drop(old.into_parts()),
+                Output::Syslog(_) => {}
+            },
             Err(error) => {
                 tracing::error!(%error, "the access log stays as it was");
             }
@@ -246,8 +305,9 @@ impl Writer {
 impl Output {
     fn open(target: &AccessTarget) -> Result<Self, AccessLogError> {
         match target {
-            AccessTarget::Stdout => Ok(Self::Stdout(io::stdout())),
+            AccessTarget::Stdout => Ok(Self::Stdout(BufWriter::new(io::stdout()))),
             AccessTarget::File(path) => Self::append(path),
+            AccessTarget::Syslog(config) => Ok(Self::Syslog(Box::new(Sender::new(config)))),
         }
     }
 
@@ -256,37 +316,49 @@ impl Output {
             .append(true)
             .create(true)
             .open(path)
-            .map(Self::File)
+            .map(|file| Self::File(BufWriter::new(file)))
             .map_err(|source| AccessLogError::Open { path: path.to_owned(), source })
     }
-}
 
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Whether so many more bytes do not fit the buffer.
+    fn is_full_with(&self, bytes: usize) -> bool {
         match self {
-            Self::Stdout(stdout) => stdout.write(bytes),
-            Self::File(file) => file.write(bytes),
+            Self::Stdout(out) => out.buffer().len() + bytes > out.capacity(),
+            Self::File(out) => out.buffer().len() + bytes > out.capacity(),
+            Self::Syslog(_) => false,
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stdout(out) => out.write_all(bytes),
+            Self::File(out) => out.write_all(bytes),
+            Self::Syslog(_) => Ok(()),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Self::Stdout(stdout) => stdout.flush(),
-            Self::File(file) => file.flush(),
+            Self::Stdout(out) => out.flush(),
+            Self::File(out) => out.flush(),
+            Self::Syslog(_) => Ok(()),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, net::TcpListener};
 
     use super::*;
+    use crate::model::access_log::{Syslog, SyslogPeer};
 
     fn start(path: &Path) -> AccessLogger {
-        let config =
-            AccessLog { target: AccessTarget::File(path.into()), format: AccessFormat::Text };
-        AccessLogger::start(&config, Arc::default()).unwrap()
+        AccessLogger::start(&config(AccessTarget::File(path.into())), Arc::default()).unwrap()
+    }
+
+    fn config(target: AccessTarget) -> Arc<AccessLog> {
+        Arc::new(AccessLog { target, ..AccessLog::default() })
     }
 
     fn lines(path: &Path) -> usize {
@@ -344,11 +416,49 @@ mod tests {
 
     #[test]
     fn a_file_that_can_not_be_opened_is_an_error() {
-        let config = AccessLog {
-            target: AccessTarget::File("/nonexistent/access.log".into()),
-            format: AccessFormat::Json,
-        };
+        let config = config(AccessTarget::File("/nonexistent/access.log".into()));
         let error = AccessLogger::start(&config, Arc::default()).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/access.log"));
+    }
+
+    /// A daemon that takes connections and reads nothing.
+    fn clogged() -> (TcpListener, Arc<AccessLog>) {
+        let daemon = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = SyslogPeer::Tcp(daemon.local_addr().unwrap());
+        let syslog =
+            Syslog { peer, facility: 16, severity: 6, app_name: "lb".into(), hostname: None };
+        (daemon, config(AccessTarget::Syslog(syslog)))
+    }
+
+    #[test]
+    fn a_clogged_daemon_holds_nobody_up_and_every_line_is_counted() {
+        let (_daemon, config) = clogged();
+        let logger = AccessLogger::start(&config, Arc::default()).unwrap();
+        let piece = format!("{}\n", "x".repeat(999)).repeat(32);
+        let mut slowest = Duration::ZERO;
+        for _ in 0..4000 {
+            let began = Instant::now();
+            logger.log_lines(piece.clone(), 32);
+            slowest = slowest.max(began.elapsed());
+        }
+        // 128 MB came, 16 MiB may wait.
+        assert!(logger.shared.waiting.load(Ordering::Relaxed) <= QUEUE_BYTES);
+        // Far below what the daemon is waited for; a scheduler's slice on a busy machine.
+        assert!(slowest < Duration::from_millis(400), "{slowest:?}");
+        wait_until("all lines", || logger.written() + logger.lost() == 4000 * 32);
+        assert!(logger.lost() > 100_000, "{}", logger.lost());
+        assert_eq!(logger.shared.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_clogged_daemon_does_not_hold_up_the_end() {
+        let (_daemon, config) = clogged();
+        let logger = AccessLogger::start(&config, Arc::default()).unwrap();
+        for _ in 0..500 {
+            logger.log_lines("x".repeat(30_000) + "\n", 1);
+        }
+        let began = Instant::now();
+        drop(logger);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
 }

@@ -25,6 +25,9 @@ pub struct StatusView {
     pub warnings: Vec<String>,
     /// Every VIP of every frontend.
     pub vips: Vec<VipView>,
+    /// Every frontend of the proxy.
+    #[serde(default)]
+    pub frontends: Vec<FrontendView>,
     /// Every backend with its servers.
     pub backends: Vec<BackendView>,
 }
@@ -161,6 +164,60 @@ pub struct VipView {
     pub traffic: Traffic,
 }
 
+/// Requests of `mode: http`, or sessions of `mode: tcp`, that are over; since the frontend,
+/// backend or server came into the configuration of this agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyTraffic {
+    /// All of them.
+    pub requests: u64,
+    /// Those whose client was sent a status of this class.
+    pub status_1xx: u64,
+    /// 200 to 299.
+    pub status_2xx: u64,
+    /// 300 to 399.
+    pub status_3xx: u64,
+    /// 400 to 499.
+    pub status_4xx: u64,
+    /// 500 to 599.
+    pub status_5xx: u64,
+    /// Bytes from clients: of bodies, or of sessions.
+    pub bytes_in: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+    /// Servers tried after the first.
+    pub retries: u64,
+}
+
+/// One frontend of the proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontendView {
+    /// Its name.
+    pub name: String,
+    /// `http` or `tcp`.
+    pub mode: String,
+    /// Where it listens, as it is configured.
+    pub listen: Vec<String>,
+    /// The backend of what no rule sends elsewhere.
+    pub backend: String,
+    /// Connections of clients.
+    pub connections: u32,
+    /// Most of them.
+    pub max_connections: u32,
+    /// What requests and sessions came to.
+    pub traffic: ProxyTraffic,
+}
+
+/// What the proxy does with a backend or a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyLoad {
+    /// Requests and sessions it has now.
+    pub active: u32,
+    /// Those that wait: for the server alone, or for any of the backend.
+    pub queued: u32,
+    /// What those that are over came to.
+    pub traffic: ProxyTraffic,
+}
+
 /// One backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendView {
@@ -174,6 +231,9 @@ pub struct BackendView {
     pub check: String,
     /// How many of its servers take new flows.
     pub usable: usize,
+    /// What the proxy does with it; none if it does nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyLoad>,
     /// Its servers.
     pub servers: Vec<ServerView>,
 }
@@ -205,8 +265,14 @@ pub struct ServerView {
     pub configured_weight: u16,
     /// Used only while no other server is usable.
     pub backup: bool,
-    /// Its traffic.
+    /// Its traffic in the data plane.
     pub traffic: Traffic,
+    /// What the proxy does with it; none if it does nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyLoad>,
+    /// Why requests of the proxy that failed keep it from getting others; none if they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ejected: Option<String>,
 }
 
 /// Answer to `GET /v1/flows`.

@@ -53,8 +53,10 @@ fn over(per_second: u64, time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::balance::RetryStatuses;
 
-    const RULES: Retries = Retries { attempts: 3, budget_percent: 20, budget_floor: 1 };
+    const RULES: Retries =
+        Retries { attempts: 3, budget_percent: 20, budget_floor: 1, statuses: RetryStatuses::NONE };
 
     fn drain(budget: &Budget, rules: &Retries, requests: u64, seconds: u64) -> u32 {
         let mut taken = 0;
@@ -88,7 +90,8 @@ mod tests {
 
     #[test]
     fn extreme_counts_do_not_overflow() {
-        let all = Retries { attempts: 1, budget_percent: u32::MAX, budget_floor: u32::MAX };
+        let all =
+            Retries { attempts: 1, budget_percent: u32::MAX, budget_floor: u32::MAX, ..RULES };
         assert!(Budget::default().withdraw(&all, u64::MAX, Duration::MAX));
     }
 }

@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     breaker::{Breaker, Trip},
+    counters::Counters,
     lease::Outcome,
     shared::Shared,
 };
@@ -30,6 +31,7 @@ pub struct Member {
     pub(super) waiting: AtomicU32,
     door: AtomicU8,
     total: AtomicU64,
+    counters: Counters,
     pub(super) breaker: Breaker,
     /// Why it was last taken out.
     trip: Mutex<Option<Trip>>,
@@ -66,6 +68,7 @@ impl Member {
             waiting: AtomicU32::new(0),
             door: AtomicU8::new(Door::Closed as u8),
             total: AtomicU64::new(0),
+            counters: Counters::default(),
             breaker: Breaker::default(),
             trip: Mutex::new(None),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -103,6 +106,12 @@ impl Member {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
+    }
+
+    /// What its requests came to.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Whether it takes whatever the algorithm gives it.

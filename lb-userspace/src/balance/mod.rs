@@ -12,6 +12,7 @@
 //! | `view`, `tier` | how its servers stand; who shares requests, with turns and ring |
 //! | `choose`, `schedule` | the algorithms; turns by weight |
 //! | [`key`] | what hashing algorithms hash |
+//! | `counters` | what requests came to |
 //! | [`member`], `shared` | one server's counters; what those of a pool share |
 //! | [`lease`], `queue` | a place at a server; those who wait for one |
 //! | `breaker`, `slow_start`, `budget` | failures seen on traffic; coming back; retries |
@@ -22,6 +23,7 @@ mod breaker;
 mod budget;
 mod choose;
 pub mod cookie;
+mod counters;
 pub mod key;
 pub mod lease;
 pub mod member;
@@ -36,6 +38,7 @@ mod tests;
 mod tier;
 mod view;
 
+pub use counters::{Counters, Done, Totals};
 pub use lease::{Abandoned, Lease, Outcome, Ticket};
 pub use member::Member;
 pub use pool::{KnownServer, MemberReport, PickError, PickFacts, Picked, Pool};

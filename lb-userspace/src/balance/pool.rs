@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 use super::{
     budget::Budget,
     choose::{Choice, Draw},
+    counters::{Counters, Totals},
     lease::{Lease, Ticket},
     member::{Member, NO_LIMIT},
     queue::{self, Entrant},
@@ -107,6 +108,8 @@ pub struct MemberReport {
     pub waiting: u32,
     /// Requests it ever got.
     pub total: u64,
+    /// What those came to that are over.
+    pub totals: Totals,
     /// Traffic took it out: why, and for how long still, none for until checks say so.
     pub out: Option<(String, Option<Duration>)>,
 }
@@ -117,6 +120,7 @@ pub struct Pool {
     view: ArcSwap<View>,
     /// Requests so far; where the algorithms begin.
     turns: AtomicU64,
+    counters: Counters,
     budget: Budget,
     shared: Arc<Shared>,
     /// Who makes views, one after the other; never taken by a request.
@@ -132,6 +136,7 @@ impl Pool {
         Self {
             view: ArcSwap::from_pointee(View::empty(shared.balancing.load_full())),
             turns: AtomicU64::new(turn & 0xffff_ffff),
+            counters: Counters::default(),
             budget: Budget::default(),
             shared,
             roster: Mutex::new(Roster::default()),
@@ -242,6 +247,12 @@ impl Pool {
         view.members.iter().filter(|member| member.is_open()).count()
     }
 
+    /// What its requests came to.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// Requests that wait.
     #[must_use]
     pub fn waiting(&self) -> u32 {
@@ -257,6 +268,7 @@ impl Pool {
             active: member.active(),
             waiting: member.waiting.load(Ordering::Relaxed),
             total: member.total(),
+            totals: member.counters().totals(),
             out: member.breaker.is_out().then(|| {
                 let left = member.breaker.back_at().map(|at| at.saturating_sub(now_ns));
                 (member.trip_reason(), left.map(Duration::from_nanos))

@@ -8,7 +8,10 @@ use super::{
     units,
 };
 use crate::{
-    admin::api::{AgentView, BackendView, DatapathView, ServerView, StatusView, VipView},
+    admin::api::{
+        AgentView, BackendView, DatapathView, FrontendView, ProxyLoad, ServerView, StatusView,
+        VipView,
+    },
     model::snapshot::{AttachMode, Protocol},
 };
 
@@ -59,8 +62,14 @@ fn render(view: &StatusView) -> String {
     if !view.vips.is_empty() {
         text += &format!("\n{}", vips(&view.vips));
     }
+    if !view.frontends.is_empty() {
+        text += &format!("\n{}", frontends(&view.frontends));
+    }
     if !view.backends.is_empty() {
         text += &format!("\n{}", servers(&view.backends));
+    }
+    if view.backends.iter().any(|backend| backend.proxy.is_some()) {
+        text += &format!("\n{}", loads(&view.backends));
     }
     text
 }
@@ -158,6 +167,88 @@ fn vips(vips: &[VipView]) -> String {
             ]
         }),
     )
+}
+
+/// Frontends of the proxy.
+fn frontends(frontends: &[FrontendView]) -> String {
+    let columns = [
+        ("FRONTEND", Lean::Left),
+        ("MODE", Lean::Left),
+        ("LISTENS ON", Lean::Left),
+        ("BACKEND", Lean::Left),
+        ("CONNECTIONS", Lean::Right),
+        ("REQUESTS", Lean::Right),
+        ("2XX", Lean::Right),
+        ("3XX", Lean::Right),
+        ("4XX", Lean::Right),
+        ("5XX", Lean::Right),
+        ("IN", Lean::Right),
+        ("OUT", Lean::Right),
+    ];
+    table(
+        columns,
+        frontends.iter().map(|frontend| {
+            let traffic = &frontend.traffic;
+            [
+                frontend.name.clone(),
+                frontend.mode.clone(),
+                frontend.listen.join(" "),
+                frontend.backend.clone(),
+                format!("{} of {}", frontend.connections, frontend.max_connections),
+                units::count(traffic.requests),
+                units::count(traffic.status_2xx),
+                units::count(traffic.status_3xx),
+                units::count(traffic.status_4xx),
+                units::count(traffic.status_5xx),
+                units::bytes(traffic.bytes_in),
+                units::bytes(traffic.bytes_out),
+            ]
+        }),
+    )
+}
+
+/// What the proxy does with backends, and below each with its servers.
+fn loads(backends: &[BackendView]) -> String {
+    let columns = [
+        ("PROXIED", Lean::Left),
+        ("ACTIVE", Lean::Right),
+        ("QUEUED", Lean::Right),
+        ("REQUESTS", Lean::Right),
+        ("2XX", Lean::Right),
+        ("3XX", Lean::Right),
+        ("4XX", Lean::Right),
+        ("5XX", Lean::Right),
+        ("RETRIES", Lean::Right),
+        ("IN", Lean::Right),
+        ("OUT", Lean::Right),
+        ("EJECTED", Lean::Left),
+    ];
+    let row = |name: String, load: &ProxyLoad, ejected: Option<&str>| {
+        let traffic = &load.traffic;
+        [
+            name,
+            load.active.to_string(),
+            load.queued.to_string(),
+            units::count(traffic.requests),
+            units::count(traffic.status_2xx),
+            units::count(traffic.status_3xx),
+            units::count(traffic.status_4xx),
+            units::count(traffic.status_5xx),
+            units::count(traffic.retries),
+            units::bytes(traffic.bytes_in),
+            units::bytes(traffic.bytes_out),
+            ejected.unwrap_or_default().to_owned(),
+        ]
+    };
+    let rows = backends.iter().flat_map(|backend| {
+        let whole = backend.proxy.iter().map(|load| row(backend.name.clone(), load, None));
+        let servers = backend.servers.iter().filter_map(|server| {
+            let name = format!("{}/{}", backend.name, server.name);
+            Some(row(name, server.proxy.as_ref()?, server.ejected.as_deref()))
+        });
+        whole.chain(servers)
+    });
+    table(columns, rows)
 }
 
 fn servers(backends: &[BackendView]) -> String {

@@ -22,6 +22,8 @@ use crate::model::{
 pub(super) struct RawBackend {
     /// What selects the server; none if at fault.
     pub(super) hash: Option<RawHash>,
+    /// Where `hash` stands, or would.
+    pub(super) hash_place: Place,
     /// What happens to flows of dead servers; none if at fault.
     pub(super) on_down: Option<OnDown>,
     /// What only the proxy honours; none if at fault.
@@ -45,6 +47,13 @@ pub(super) struct RawServer {
     pub(super) max_connections: Option<u32>,
     /// Where `max_connections` stands, if it is given.
     pub(super) limit_place: Option<Place>,
+}
+
+impl RawBackend {
+    /// Where it says that a part of requests is hashed, if it does.
+    pub(super) fn hashes_requests(&self) -> Option<&Place> {
+        matches!(self.hash, Some(RawHash::Key(_))).then_some(&self.hash_place)
+    }
 }
 
 impl RawServer {
@@ -89,6 +98,7 @@ static SECTION: Section = Section {
         spread::KEYS[12],
         spread::KEYS[13],
         spread::KEYS[14],
+        spread::KEYS[15],
     ],
     unbuilt: &[],
 };
@@ -202,6 +212,7 @@ fn decode(entries: &Entries<'_>) -> Option<RawBackend> {
     Some(RawBackend {
         proxy,
         hash: entries.get(&HASH),
+        hash_place: entries.place_of(HASH.name),
         on_down: entries.get(&ON_DOWN),
         check: entries.get(&CHECK).flatten(),
         servers: entries.get(&SERVERS).unwrap_or_default(),

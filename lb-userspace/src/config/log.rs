@@ -1,16 +1,20 @@
-//! `log`: the agent's own log and the access log of finished flows.
+//! `log`: the agent's own log. The access log is a section of its own, `access`.
+
+use std::sync::Arc;
 
 use super::{
-    datapath::absolute_path,
+    access_log,
     decode::Entries,
-    fault::{Refusal, quoted},
-    schema::{Choice, Key, Nested, Presence, Section, Text},
+    schema::{Choice, Key, Nested, Presence, Section},
 };
-use crate::model::snapshot::{AccessFormat, AccessLog, AccessTarget, Log, LogTarget};
+use crate::model::{
+    access_log::AccessLog,
+    snapshot::{Log, LogTarget},
+};
 
 pub(super) static SECTION: Section = Section {
     path: "log",
-    doc: "The agent's own log and the log of finished flows.",
+    doc: "The agent's own log and the log of finished flows, sessions and requests.",
     keys: &[&TARGET, &ACCESS],
     unbuilt: &[],
 };
@@ -25,34 +29,10 @@ static TARGET: Key<Choice<LogTarget>> = Key {
 
 static ACCESS: Key<Nested<AccessLog>> = Key {
     name: "access",
-    shape: Nested { section: &ACCESS_SECTION, decode: decode_access },
+    shape: access_log::SHAPE,
     presence: Presence::Optional("no access log"),
-    doc: "The access log: one line for each finished flow of layer 4 and each request of the \
-          proxy.",
-};
-
-static ACCESS_SECTION: Section = Section {
-    path: "log.access",
-    doc: "One line for each finished flow: client, VIP, server, packets and bytes both ways, \
-          duration, how it ended.",
-    keys: &[&ACCESS_TARGET, &ACCESS_FORMAT],
-    unbuilt: &[],
-};
-
-static ACCESS_TARGET: Key<Text<AccessTarget>> = Key {
-    name: "target",
-    shape: Text { what: "`stdout` or an absolute path", parse: access_target },
-    presence: Presence::Default("stdout"),
-    doc: "Standard output, or a file that is appended to.",
-};
-
-static ACCESS_FORMAT: Key<Choice<AccessFormat>> = Key {
-    name: "format",
-    shape: Choice::of(&[("text", AccessFormat::Text), ("json", AccessFormat::Json)]),
-    presence: Presence::Default("text"),
-    doc: "`text`: `key=value` fields for flows, the field order of HAProxy's `httplog` for requests \
-          (times in UTC; why a request did not end well stands in braces where captured headers \
-          would). `json`: one object a line.",
+    doc: "The access log: one line for each finished flow of layer 4, and each session and \
+          request of the proxy.",
 };
 
 /// The section as a shape.
@@ -60,21 +40,8 @@ pub(super) const SHAPE: Nested<Log> = Nested { section: &SECTION, decode };
 
 fn decode(entries: &Entries<'_>) -> Option<Log> {
     let target = entries.get(&TARGET);
-    let access = entries.get(&ACCESS);
-    Some(Log { target: target?, access })
-}
-
-fn decode_access(entries: &Entries<'_>) -> Option<AccessLog> {
-    let target = entries.get(&ACCESS_TARGET);
-    let format = entries.get(&ACCESS_FORMAT);
-    Some(AccessLog { target: target?, format: format? })
-}
-
-fn access_target(text: &str) -> Result<AccessTarget, Refusal> {
-    match absolute_path(text) {
-        _ if text == "stdout" => Ok(AccessTarget::Stdout),
-        Ok(path) => Ok(AccessTarget::File(path)),
-        Err(_) => Err(Refusal::new(format!("{} is not a target", quoted(text)))
-            .hint("stdout, or a file by its absolute path")),
-    }
+    let access = entries.get(&ACCESS).map(Arc::new);
+    // One at fault is not none.
+    let is_good = access.is_some() || !entries.has(&ACCESS);
+    is_good.then_some(Log { target: target?, access })
 }

@@ -8,7 +8,7 @@
 //! | `schema` | how keys are declared |
 //! | `decode` | holding a file against the declarations |
 //! | `access` | lists of sources and limits of a source |
-//! | `datapath`, `admin`, `log`, `defaults`, `timeouts`, `frontend`, `limits`, `backend`, `spread`, `check`, `http_check`, `persistence`, `passive` | a section each: its keys and what they become |
+//! | `datapath`, `admin`, `log`, `access_log`, `defaults`, `timeouts`, `frontend`, `limits`, `backend`, `spread`, `check`, `http_check`, `persistence`, `passive` | a section each: its keys and what they become |
 //! | `rules` | routing rules and named conditions |
 //! | `resolve` | what can only be judged together |
 //! | `reference` | the manual, from the same declarations |
@@ -16,6 +16,7 @@
 //! It must not look at the machine: whether an interface exists is for who attaches to it.
 
 mod access;
+mod access_log;
 mod address;
 mod admin;
 mod backend;

@@ -72,6 +72,10 @@ impl Raw {
         self.judge_lists(sink);
         let (mut resolved, resolver) = self.judge_rules(sink);
         if let (Some(frontends), Some(backends)) = (&self.frontends, &self.backends) {
+            let is_for_requests = |name: &Name| resolver.uses_backend(name);
+            refuse_request_keys(&frontends.value, &backends.value, is_for_requests, sink);
+        }
+        if let (Some(frontends), Some(backends)) = (&self.frontends, &self.backends) {
             judge_references(&frontends.value, &backends.value, &resolver, sink);
         }
         let defaults = self.defaults?;
@@ -331,6 +335,46 @@ fn forwarded_by_layer_4(frontends: &NamedItems<RawFrontend>) -> BTreeSet<&Name> 
     let read = frontends.values().filter_map(|frontend| frontend.value.as_ref());
     let layer_4 = read.filter(|frontend| frontend.vips().is_some());
     layer_4.filter_map(|frontend| Some(&frontend.backend.as_ref()?.value)).collect()
+}
+
+/// Keys of a backend that are about requests, which sessions of `mode: tcp` do not have.
+const OF_REQUESTS: [&str; 4] = ["persistence", "protocol", "idle_connections", "retry_statuses"];
+
+/// What is about requests does nothing for a backend that has none; saying so beats
+/// ignoring it.
+fn refuse_request_keys(
+    frontends: &NamedItems<RawFrontend>,
+    backends: &NamedItems<RawBackend>,
+    rules_use: impl Fn(&Name) -> bool,
+    sink: &Sink,
+) {
+    let read = || frontends.values().filter_map(|frontend| frontend.value.as_ref());
+    let used_by = |name: &Name, is_wanted: fn(&RawMode) -> bool| {
+        read().any(|frontend| {
+            // Nobody knows what a frontend is whose mode is at fault.
+            frontend.mode.as_ref().is_none_or(is_wanted)
+                && frontend.references().any(|reference| reference.value == *name)
+        })
+    };
+    for (name, backend) in backends {
+        let for_sessions_alone = used_by(name, |mode| matches!(mode, RawMode::Tcp(_)))
+            && !used_by(name, |mode| matches!(mode, RawMode::Http(_)))
+            && !rules_use(name);
+        let Some(backend) = backend.value.as_ref().filter(|_| for_sessions_alone) else { continue };
+        let given = backend.proxy.iter().flat_map(|proxy| &proxy.given);
+        for (key, place) in given.filter(|(key, _)| OF_REQUESTS.contains(key)) {
+            let message = format!(
+                "{} is about requests; frontends of `mode: tcp` alone use this backend",
+                quoted(key)
+            );
+            sink.fault(place, Refusal::new(message).hint("remove it, or use `mode: http`"));
+        }
+        if let Some(place) = backend.hashes_requests() {
+            let message =
+                "`hash` names a part of requests; frontends of `mode: tcp` alone use this backend";
+            sink.fault(place, Refusal::new(message).hint("tuple or source"));
+        }
+    }
 }
 
 /// Layer 4 does not do what only the proxy can; saying so beats ignoring it.

@@ -10,13 +10,16 @@ use super::{
     fault::{Located, Place, Refusal, quoted},
     passive, persistence,
     proxy::SEND_PROXY,
-    schema::{Choice, Integer, Key, KeyInfo, Nested, Presence, Section, Shape},
+    schema::{Choice, Integer, Key, KeyInfo, List, ListItems, Nested, Presence, Section, Shape},
     timeouts::{self, RawTimeouts},
     tls::SERVER_TLS,
 };
 use crate::model::{
     backend::{IdleConnections, ProxySettings, SendProxy, ServerProtocol},
-    balance::{Balance, Balancing, HashKey, Passive, Persistence, Queue, QueueOrder, Retries},
+    balance::{
+        Balance, Balancing, HashKey, Passive, Persistence, Queue, QueueOrder, Retries,
+        RetryStatuses,
+    },
     snapshot::HashBy,
     tls::ServerTls,
 };
@@ -110,7 +113,7 @@ impl RawProxy {
 }
 
 /// The keys of `backends.NAME` that are read here.
-pub(super) const KEYS: [&dyn KeyInfo; 15] = [
+pub(super) const KEYS: [&dyn KeyInfo; 16] = [
     &BALANCE,
     &LOAD_FACTOR,
     &SLOW_START,
@@ -119,6 +122,7 @@ pub(super) const KEYS: [&dyn KeyInfo; 15] = [
     &RETRIES,
     &RETRY_BUDGET,
     &RETRY_FLOOR,
+    &RETRY_STATUSES,
     &PERSISTENCE,
     &PASSIVE,
     &PROTOCOL,
@@ -138,7 +142,13 @@ pub(super) fn decode(entries: &Entries<'_>) -> Option<RawProxy> {
     let (percent, floor) = (entries.get(&RETRY_BUDGET), entries.get(&RETRY_FLOOR));
     let (persistence, passive) = (entries.get(&PERSISTENCE), entries.locate(&PASSIVE));
     let (idle, timeouts) = (entries.get(&IDLE), entries.get(&TIMEOUTS));
-    let retries = Retries { attempts: attempts?, budget_percent: percent?, budget_floor: floor? };
+    let statuses = entries.get(&RETRY_STATUSES).map(|items| retry_statuses(entries, items));
+    let retries = Retries {
+        attempts: attempts?,
+        budget_percent: percent?,
+        budget_floor: floor?,
+        statuses: statuses??,
+    };
     // Of a key that is given and at fault there is nothing to go on with.
     let is_whole = |key: &dyn KeyInfo, is_read: bool| is_read || !entries.has(key);
     let optional = is_whole(&LOAD_FACTOR, load_factor.is_some())
@@ -255,6 +265,33 @@ static RETRY_FLOOR: Key<Integer<u32>> = Key {
     presence: Presence::Default("10"),
     doc: "The proxy: retries a second that are allowed whatever the budget says.",
 };
+
+static RETRY_STATUSES: Key<List<Integer<u16>>> = Key {
+    name: "retry_statuses",
+    shape: List { item: Integer { min: 401, max: 504 } },
+    presence: Presence::Default("[]"),
+    doc: "The proxy, `mode: http`: statuses of servers after which another one is tried, as after \
+          a server that was not reached: of 401, 403, 404, 408, 425, 500, 501, 502, 503 and 504. \
+          Only for requests without a body whose method may be repeated (GET, HEAD, OPTIONS, \
+          TRACE, PUT, DELETE).",
+};
+
+/// None if one of them is at fault.
+fn retry_statuses(entries: &Entries<'_>, items: ListItems<u16>) -> Option<RetryStatuses> {
+    let mut statuses = Some(RetryStatuses::NONE);
+    for Located { value, place } in items {
+        statuses = match (statuses, value) {
+            (Some(known), Some(status)) => known.with(status).or_else(|| {
+                let all = RetryStatuses::ALL.map(|status| status.to_string()).join(", ");
+                let refusal = Refusal::new(format!("{status} is never tried again"));
+                entries.reject_at(&place, refusal.hint(format!("one of {all}")));
+                None
+            }),
+            _ => None,
+        };
+    }
+    statuses
+}
 
 static PERSISTENCE: Key<Nested<Persistence>> = Key {
     name: "persistence",

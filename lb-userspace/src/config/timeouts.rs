@@ -20,6 +20,7 @@ pub(super) struct RawTimeouts {
     keep_alive: Option<Duration>,
     queue: Option<Duration>,
     tunnel: Option<Duration>,
+    total: Option<Duration>,
 }
 
 impl RawTimeouts {
@@ -30,6 +31,7 @@ impl RawTimeouts {
             http_request: self.http_request.or(defaults.http_request)?,
             keep_alive: self.keep_alive.or(defaults.keep_alive)?,
             tunnel: self.tunnel.or(defaults.tunnel)?,
+            total: self.total.or(defaults.total),
         })
     }
 
@@ -72,6 +74,15 @@ static QUEUE: [Key<Period>; 2] = pair("queue", "30s", "Waiting for a server with
 static TUNNEL: [Key<Period>; 2] =
     pair("tunnel", "1h", "Silence of both sides of an upgraded or TCP connection.");
 
+const fn total(absent: &'static str) -> Key<Period> {
+    let doc = "`mode: http`: a whole request, from the end of its header to that of its response; not \
+               of upgraded connections. 504, or the response is broken off.";
+    Key { name: "total", shape: TIMEOUT, presence: Presence::Optional(absent), doc }
+}
+
+static TOTAL: [Key<Period>; 2] =
+    [total("no such limit: the others hold"), total("as in `defaults.timeouts`")];
+
 /// `defaults.timeouts`.
 pub(super) const DEFAULTS: Nested<RawTimeouts> =
     Nested { section: &DEFAULTS_SECTION, decode: |entries| Some(read(entries, 0)) };
@@ -94,6 +105,7 @@ static DEFAULTS_SECTION: Section = Section {
         &KEEP_ALIVE[0],
         &QUEUE[0],
         &TUNNEL[0],
+        &TOTAL[0],
     ],
     unbuilt: &[],
 };
@@ -101,7 +113,7 @@ static DEFAULTS_SECTION: Section = Section {
 static FRONTEND_SECTION: Section = Section {
     path: "frontends.NAME.timeouts",
     doc: "How long clients of this frontend may keep the proxy waiting.",
-    keys: &[&CLIENT[1], &HTTP_REQUEST[1], &KEEP_ALIVE[1], &TUNNEL[1]],
+    keys: &[&CLIENT[1], &HTTP_REQUEST[1], &KEEP_ALIVE[1], &TUNNEL[1], &TOTAL[1]],
     unbuilt: &[],
 };
 
@@ -123,5 +135,6 @@ fn read(entries: &Entries<'_>, place: usize) -> RawTimeouts {
         keep_alive: entries.get(&KEEP_ALIVE[place]),
         queue: entries.get(&QUEUE[place]),
         tunnel: entries.get(&TUNNEL[place]),
+        total: entries.get(&TOTAL[place]),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use super::{Control, view};
+use super::{Control, proxy_view, view};
 use crate::{
     admin::{
         api::{
@@ -48,7 +48,9 @@ impl Control {
     fn status(&self) -> Result<StatusView, CommandError> {
         let now = SystemTime::now();
         let traffic = self.traffic()?;
-        let backends = view::backends(&self.snapshot, (&self.book, &self.told), &traffic, now);
+        let mut backends = view::backends(&self.snapshot, (&self.book, &self.told), &traffic, now);
+        let proxy = self.proxy.report(&self.snapshot);
+        proxy_view::add_loads(&mut backends, &proxy);
         let mut warnings = self.warnings.clone();
         let config = &self.snapshot.datapath;
         warnings.extend(self.kernel.iter().flat_map(|kernel| kernel.warnings(config)));
@@ -60,6 +62,7 @@ impl Control {
             datapath: self.datapath(),
             warnings,
             vips: view::vips(&self.snapshot, &traffic),
+            frontends: proxy_view::frontends(&self.snapshot, &proxy),
             backends,
         })
     }

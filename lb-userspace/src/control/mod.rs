@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod log_lines;
 pub mod memory;
 pub mod notify;
+mod proxy_view;
 mod publish;
 pub mod reload;
 pub mod restart;

@@ -12,8 +12,9 @@ use crate::{
     config::{self, ConfigError, Fault, Loaded},
     datapath::expiry::timeouts,
     model::{
+        access_log::AccessLog,
         index::NameIndex,
-        snapshot::{AccessLog, AttachMode, Snapshot},
+        snapshot::{AttachMode, Snapshot},
     },
 };
 
@@ -129,7 +130,7 @@ impl Control {
     /// another.
     fn logger_for(
         &self,
-        config: Option<&AccessLog>,
+        config: Option<&Arc<AccessLog>>,
         names: &Arc<NameIndex>,
     ) -> Result<Option<Arc<AccessLogger>>, crate::access_log::writer::AccessLogError> {
         let Some(config) = config else { return Ok(None) };

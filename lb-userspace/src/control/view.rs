@@ -59,6 +59,7 @@ pub fn backends(
             on_down: backend.on_down,
             check: check_name(backend).to_owned(),
             usable: usable(&servers),
+            proxy: None,
             servers,
         }
     });
@@ -94,6 +95,8 @@ pub fn server(
         configured_weight: record.server.weight,
         backup: record.server.backup,
         traffic: traffic.servers.get(&place).copied().unwrap_or_default(),
+        proxy: None,
+        ejected: None,
     })
 }
 

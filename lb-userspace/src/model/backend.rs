@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    balance::{Balance, Balancing, Queue, QueueOrder, Retries},
+    balance::{Balance, Balancing, Queue, QueueOrder, Retries, RetryStatuses},
     tls::ServerTls,
 };
 
@@ -63,7 +63,12 @@ impl Default for ProxySettings {
                     order: QueueOrder::Fair,
                 },
                 persistence: None,
-                retries: Retries { attempts: 3, budget_percent: 20, budget_floor: 10 },
+                retries: Retries {
+                    attempts: 3,
+                    budget_percent: 20,
+                    budget_floor: 10,
+                    statuses: RetryStatuses::default(),
+                },
                 passive: None,
             },
             timeouts: ServerTimeouts {

@@ -114,6 +114,39 @@ pub struct Retries {
     pub budget_percent: u32,
     /// Retries a second that are always allowed.
     pub budget_floor: u32,
+    /// Statuses of servers after which another one is tried, for requests that may be sent
+    /// twice.
+    pub statuses: RetryStatuses,
+}
+
+/// A set of statuses after which a request may be tried elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetryStatuses(u16);
+
+impl RetryStatuses {
+    /// Nothing in it.
+    pub const NONE: Self = Self(0);
+    /// Those that can be in it: what may be another server's success.
+    pub const ALL: [u16; 10] = [401, 403, 404, 408, 425, 500, 501, 502, 503, 504];
+
+    /// With one more; none if that can not be in it.
+    #[must_use]
+    pub fn with(self, status: u16) -> Option<Self> {
+        let place = Self::ALL.iter().position(|known| *known == status)?;
+        Some(Self(self.0 | 1 << place))
+    }
+
+    /// Whether a status is in it.
+    #[must_use]
+    pub fn contains(self, status: u16) -> bool {
+        Self::NONE.with(status).is_some_and(|one| self.0 & one.0 != 0)
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
 }
 
 /// What traffic itself says of servers.

@@ -2,6 +2,7 @@
 //! Pure: no I/O, no clock, no async.
 
 pub mod access;
+pub mod access_log;
 pub mod backend;
 pub mod balance;
 #[cfg(test)]

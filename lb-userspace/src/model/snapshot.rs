@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     access::AccessList,
+    access_log::AccessLog,
     backend::ProxySettings,
     frontend::{Frontend, L4Frontend},
     name::Name,
@@ -128,8 +130,9 @@ pub struct Admin {
 pub struct Log {
     /// Where the agent's own log goes.
     pub target: LogTarget,
-    /// Where finished flows are written; none by default.
-    pub access: Option<AccessLog>,
+    /// Where finished flows, sessions and requests are written; none by default. Shared
+    /// with whatever writes lines.
+    pub access: Option<Arc<AccessLog>>,
 }
 
 /// Where the agent's own log goes.
@@ -139,33 +142,6 @@ pub enum LogTarget {
     Stderr,
     /// systemd's journal, structured.
     Journald,
-}
-
-/// The access log of finished flows.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AccessLog {
-    /// A file, or standard output.
-    pub target: AccessTarget,
-    /// One line of text or one JSON object a flow.
-    pub format: AccessFormat,
-}
-
-/// Where finished flows are written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AccessTarget {
-    /// Standard output.
-    Stdout,
-    /// Appended to a file.
-    File(PathBuf),
-}
-
-/// How finished flows are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AccessFormat {
-    /// Space-separated `key=value` fields.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Transport protocol of a VIP.

@@ -15,6 +15,7 @@
 //! | `tcp` | joined connections |
 //! | `upstream`, `server_io` | connections to servers |
 //! | `listen`, `socket`, `stream`, `tls`, `proxy_protocol`, `sni` | bytes and who is at the other end |
+//! | `report` | how it is doing, for the operator |
 //! | `limits`, `timer`, `log`, `executor` | what all of them need |
 
 mod executor;
@@ -25,6 +26,7 @@ pub mod log;
 pub mod material;
 pub mod plan;
 pub mod proxy_protocol;
+pub mod report;
 pub mod rules;
 mod server_io;
 pub mod sni;

@@ -17,12 +17,13 @@ use super::{
     tls::{encryption::Encryption, termination::Termination},
 };
 use crate::{
-    balance::{KnownServer, Pool, Pools, pools::KnownBackend},
+    balance::{Counters, KnownServer, Pool, Pools, pools::KnownBackend},
     model::{
+        access_log::AccessLog,
         backend::ProxySettings,
         frontend::{AcceptProxy, Frontend, HttpFrontend},
         name::Name,
-        snapshot::{AccessFormat, HashBy, Snapshot},
+        snapshot::{HashBy, Snapshot},
         state::{ServerStatus, ServerStatuses},
     },
 };
@@ -35,7 +36,7 @@ pub struct Plan {
     /// Those of `mode: tcp`.
     pub tcp: TcpPlans,
     /// How requests are logged; none if they are not.
-    pub log: Option<AccessFormat>,
+    pub log: Option<Arc<AccessLog>>,
 }
 
 /// A frontend of `mode: http`.
@@ -53,6 +54,8 @@ pub struct HttpPlan {
     pub backends: HashMap<Name, Arc<BackendPlan>>,
     /// Its open connections.
     pub connections: Arc<Connections>,
+    /// What its requests came to.
+    pub counters: Arc<Counters>,
     /// Where it listens, and what a connection has to pass there.
     pub doors: BTreeMap<SocketKey, Arc<Door>>,
 }
@@ -119,12 +122,13 @@ impl Plan {
                     .filter_map(|name| Some((name.clone(), Arc::clone(backends.get(name)?))))
                     .collect(),
                 connections: old.map_or_else(Arc::default, |old| Arc::clone(&old.connections)),
+                counters: old.map_or_else(Arc::default, |old| Arc::clone(&old.counters)),
                 doors: doors(config, material),
             };
             Some((name.clone(), Arc::new(plan)))
         });
         let tcp = TcpPlans::new(snapshot, pools, material, &before.tcp);
-        Self { http: http.collect(), tcp, log: snapshot.log.access.as_ref().map(|log| log.format) }
+        Self { http: http.collect(), tcp, log: snapshot.log.access.clone() }
     }
 }
 

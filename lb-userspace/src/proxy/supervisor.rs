@@ -19,6 +19,7 @@ use super::{
     log::LineSink,
     material::{Material, MaterialError},
     plan::{Plan, configure_pools},
+    report::{ProxyReport, report},
     timer::TICK,
     tls::watch::Watched,
     worker::{self, Message, Shared},
@@ -124,6 +125,13 @@ impl Proxy {
             configure_pools(&self.pools, snapshot, statuses, Instant::now());
             self.plan.tcp.settle(snapshot, statuses);
         }
+    }
+
+    /// How its frontends, and those backends of the snapshot that it uses, are doing.
+    #[must_use]
+    pub fn report(&self, snapshot: &Snapshot) -> ProxyReport {
+        let names: Vec<_> = snapshot.proxy_backends().into_iter().cloned().collect();
+        report(&self.plan, &self.pools, &names)
     }
 
     /// Files to be watched, with what to do when they change.

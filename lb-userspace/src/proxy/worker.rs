@@ -33,7 +33,7 @@ use super::{
     timer::{self, TICK},
     upstream::Upstreams,
 };
-use crate::model::{name::Name, rule::action::Mirror, snapshot::AccessFormat};
+use crate::model::{access_log::AccessLog, name::Name, rule::action::Mirror};
 
 /// What all workers share.
 #[derive(Debug)]
@@ -60,9 +60,10 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) upstreams: Rc<Upstreams>,
     pub(crate) sessions: Sessions,
-    index: usize,
+    /// Its number, from 0.
+    pub(crate) index: usize,
     lines: RefCell<Lines>,
-    log: Cell<Option<AccessFormat>>,
+    log: RefCell<Option<Arc<AccessLog>>>,
     slots: RefCell<BTreeMap<Name, Rc<FrontendSlot>>>,
     /// What it accepts on, and how to stop that.
     accepting: RefCell<BTreeMap<(Name, SocketKey), CancellationToken>>,
@@ -155,7 +156,7 @@ pub fn run(index: usize, shared: Arc<Shared>, messages: mpsc::UnboundedReceiver<
         sessions: Sessions::default(),
         index,
         lines: RefCell::default(),
-        log: Cell::new(None),
+        log: RefCell::default(),
         slots: RefCell::default(),
         accepting: RefCell::default(),
         connections: Cell::new(0),
@@ -227,16 +228,21 @@ impl Worker {
     }
 
     /// Adds a line to the access log, if there is one.
-    pub(crate) fn log(&self, write: impl FnOnce(AccessFormat, &mut String)) {
-        if let Some(format) = self.log.get() {
+    pub(crate) fn log(&self, write: impl FnOnce(&AccessLog, &mut String)) {
+        if let Some(log) = self.log.borrow().as_deref() {
             let mut lines = self.lines.borrow_mut();
-            lines.add(&*self.shared.sink, |line| write(format, line));
+            lines.add(&*self.shared.sink, |line| write(log, line));
         }
+    }
+
+    /// The access log, if lines of it show headers.
+    pub(crate) fn capturing_log(&self) -> Option<Arc<AccessLog>> {
+        self.log.borrow().as_ref().filter(|log| !log.capture.is_empty()).map(Arc::clone)
     }
 
     /// Brings slots and listeners to what the plan says.
     fn follow(self: &Rc<Self>, plan: &Plan) {
-        self.log.set(plan.log);
+        self.log.replace(plan.log.clone());
         self.sessions.follow(self, &plan.tcp);
         let mut slots = self.slots.borrow_mut();
         slots.retain(|name, slot| {

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::model::{
-    balance::{Balance, Balancing, Passive, Queue, QueueOrder, Retries},
+    balance::{Balance, Balancing, Passive, Queue, QueueOrder, Retries, RetryStatuses},
     fixture::name,
     name::Name,
     state::ServerState,
@@ -37,7 +37,12 @@ fn balancing(algorithm: Balance) -> Balancing {
         slow_start: Duration::ZERO,
         queue: Queue { length: 100, timeout: Duration::from_secs(1), order: QueueOrder::Fair },
         persistence: None,
-        retries: Retries { attempts: 3, budget_percent: 20, budget_floor: 1 },
+        retries: Retries {
+            attempts: 3,
+            budget_percent: 20,
+            budget_floor: 1,
+            statuses: RetryStatuses::NONE,
+        },
         passive: None,
     }
 }

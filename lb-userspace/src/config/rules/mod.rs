@@ -31,6 +31,7 @@ pub(super) use self::{
     condition::{CONDITIONS, NamedConditions},
     connection::network,
     file::NetworkFile,
+    request::header_name,
     resolve::Resolver,
     rule::{RULES, RawRules},
     shape::{OneOf, all},

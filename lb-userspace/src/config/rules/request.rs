@@ -310,7 +310,7 @@ fn method(text: &str) -> Result<Method, Refusal> {
     }
 }
 
-pub(super) fn header_name(text: &str) -> Result<HeaderName, Refusal> {
+pub(in super::super) fn header_name(text: &str) -> Result<HeaderName, Refusal> {
     HeaderName::from_bytes(text.as_bytes())
         .map_err(|_| Refusal::new(format!("{} is not a header name", quoted(text))))
 }

@@ -14,7 +14,7 @@ use super::{
     respond::{DENY, ERROR_PAGES, RETURN},
     rewrite::REWRITE,
     shape::{ByName, all},
-    traffic::{BACKEND, MIRROR, RawBackends, RawMirror, SET_TIMEOUT},
+    traffic::{BACKEND, MIRROR, QUEUE_PRIORITY, RawBackends, RawMirror, SET_TIMEOUT, priority},
 };
 use crate::{
     config::frontend::backend_name,
@@ -94,6 +94,7 @@ static SECTION: Section = Section {
         &header::SET_RESPONSE,
         &header::ADD_RESPONSE,
         &SET_TIMEOUT,
+        &QUEUE_PRIORITY,
         &MIRROR,
         &ERROR_PAGES,
         &BACKEND,
@@ -178,6 +179,9 @@ fn decode_edits(entries: &Entries<'_>) -> Vec<Option<RawEdit>> {
         }
     }
     header::decode(entries, &mut edits);
+    if entries.has(&QUEUE_PRIORITY) {
+        edits.push(entries.get(&QUEUE_PRIORITY).map(|given| Edit::QueuePriority(priority(given))));
+    }
     if entries.has(&SET_TIMEOUT) {
         match entries.get(&SET_TIMEOUT) {
             Some(set) => {

@@ -112,6 +112,23 @@ fn decode_timeouts(entries: &Entries<'_>) -> Option<Vec<(TimeoutKind, Duration)>
     read.into_iter().collect()
 }
 
+/// `queue_priority`.
+pub(super) static QUEUE_PRIORITY: Key<Integer<u16>> = Key {
+    name: "queue_priority",
+    shape: Integer { min: 0, max: 100 },
+    presence: Presence::Optional("50"),
+    doc: "Where the request stands among those that wait for a server with room: lower comes \
+          first, whoever came earlier.",
+};
+
+/// The priority of requests that no rule gives one.
+const USUAL_PRIORITY: i16 = 50;
+
+/// As the queue has it: 0 is usual.
+pub(super) fn priority(given: u16) -> i16 {
+    i16::try_from(given).unwrap_or(i16::MAX) - USUAL_PRIORITY
+}
+
 /// `mirror`.
 pub(super) static MIRROR: Key<MirrorShape> = Key {
     name: "mirror",

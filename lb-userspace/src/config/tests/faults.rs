@@ -225,8 +225,8 @@ fn values_of_admin_log_and_defaults() {
     check_with_datapath(
         "log:\n  access: {target: access.log, format: xml}\n",
         &[
-            "3: log.access.target: \"access.log\" is not a target (hint: stdout, or a file by its absolute path)",
-            "3: log.access.format: \"xml\" is not one of text, json",
+            "3: log.access.target: \"access.log\" is not a target (hint: stdout, a file by its absolute path, or udp@, tcp@ or unix@ and a syslog daemon)",
+            "3: log.access.format: \"xml\" is not one of text, http, json",
         ],
     );
     check_with_datapath(
@@ -639,6 +639,107 @@ fn tls_of_bind_addresses_and_backends() {
         &[
             "4: backends.b.tls.verify: contradicts `ca`, which would not be used (hint: keep one of the two)",
             "4: backends.b.tls.sni: \"10.0.0.1\" is not a server name (hint: such as www.example.com)",
+        ],
+    );
+}
+
+#[test]
+fn the_access_log() {
+    let check = |keys: &str, expected: &[&str]| {
+        check_with_datapath(&format!("log:\n  access: {{{keys}}}\n"), expected);
+    };
+    check(
+        "target: udp@10.0.0.1, format: haproxy, \
+         template: {http: \"${requst.uri} ${tls.snj}\"}",
+        &[
+            "3: log.access.target: \"10.0.0.1\" is not an address and a port (hint: add the port: \
+             10.0.0.1:PORT)",
+            "3: log.access.format: \"haproxy\" is not one of text, http, json",
+            "3: log.access.template.http: such lines have no field \"requst.uri\", \"tls.snj\" \
+             (hint: did you mean \"request.uri\", \"tls.sni\"?)",
+        ],
+    );
+    check(
+        "template: {http: \"a\\nb\", tcp: \"${timer.conect}\", l4: \"${\"}",
+        &[
+            "3: log.access.template.http: a line has no line breaks and no control characters in it",
+            "3: log.access.template.tcp: such lines have no field \"timer.conect\" (hint: did you \
+             mean \"timer.connect\"?)",
+            "3: log.access.template.l4: a '${' has no '}' (hint: `$${` writes a dollar sign and a \
+             brace)",
+        ],
+    );
+    check(
+        "target: udp@10.0.0.1:514, syslog: {facility: kern}",
+        &["3: log.access.syslog.facility: \"kern\" is not one of user, daemon, local0, local1, \
+           local2, local3, local4, local5, local6, local7"],
+    );
+    check(
+        "target: tcp@10.0.0.1:514, syslog: {app_name: \"a b\"}",
+        &[
+            "3: log.access.syslog.app_name: \"a b\" can not stand in a syslog header (hint: 1 to 48 \
+           printable ASCII characters, no spaces)",
+        ],
+    );
+    check(
+        "target: /a, syslog: {}",
+        &["3: log.access.syslog: `target` is no syslog daemon (hint: such as target: \
+           udp@192.0.2.9:514)"],
+    );
+    check(
+        "capture: {request_headers: [\"a b\"]}",
+        &["3: log.access.capture.request_headers[0]: \"a b\" is not a header name"],
+    );
+    check(
+        "capture: {max_bytes: 0}",
+        &["3: log.access.capture.max_bytes: 0 is less than 1 (hint: an integer from 1 to 8192)"],
+    );
+    check(
+        "target: unix@log",
+        &[
+            "3: log.access.target: \"unix@log\" names no socket (hint: unix@/absolute/path, at most \
+           107 bytes)",
+        ],
+    );
+}
+
+#[test]
+fn keys_about_requests_need_somebody_with_requests() {
+    const BACKEND: &str = "backends:\n  b: {balance: maglev, hash: uri, persistence: {cookie: c}, \
+                           protocol: http2, servers: {s: \"10.0.1.1:80\"}}\n";
+    let tcp = "frontends:\n  t: {mode: tcp, bind: [\"10.0.0.1:80\"], backend: b}\n";
+    check_with_datapath(
+        &format!("{tcp}{BACKEND}"),
+        &[
+            "5: backends.b.hash: `hash` names a part of requests; frontends of `mode: tcp` alone \
+             use this backend (hint: tuple or source)",
+            "5: backends.b.persistence: \"persistence\" is about requests; frontends of \
+             `mode: tcp` alone use this backend (hint: remove it, or use `mode: http`)",
+            "5: backends.b.protocol: \"protocol\" is about requests; frontends of `mode: tcp` \
+             alone use this backend (hint: remove it, or use `mode: http`)",
+        ],
+    );
+    // Somebody has, by a rule or by default.
+    let http = "  h: {mode: http, bind: [\"10.0.0.1:81\"], backend: b}\n";
+    check_with_datapath(&format!("{tcp}{http}{BACKEND}"), &[]);
+    let rule = "  h: {mode: http, bind: [\"10.0.0.1:81\"], backend: c, rules: [{if: {path: /}, \
+                backend: b}]}\n";
+    let other = "  c: {servers: {s: \"10.0.1.2:80\"}}\n";
+    check_with_datapath(&format!("{tcp}{rule}{BACKEND}{other}"), &[]);
+}
+
+#[test]
+fn statuses_that_are_tried_again() {
+    check_with_datapath(
+        "frontends: {h: {mode: http, bind: [\"10.0.0.1:80\"], backend: b}}\nbackends:\n  \
+         b: {servers: {s: \"10.0.1.1:80\"}, retry_statuses: [503, 418, 200, x]}\n",
+        &[
+            "4: backends.b.retry_statuses[1]: 418 is never tried again (hint: one of 401, 403, \
+             404, 408, 425, 500, 501, 502, 503, 504)",
+            "4: backends.b.retry_statuses[2]: 200 is less than 401 (hint: an integer from 401 to \
+             504)",
+            "4: backends.b.retry_statuses[3]: expected an integer from 401 to 504, got the text \
+             \"x\"",
         ],
     );
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use crate::{
     config::{load, parse},
     model::{
+        access_log::{AccessFormat, AccessLog, AccessTarget, SyslogPeer},
         name::Name,
         snapshot::{
-            AccessFormat, AccessTarget, AttachMode, Backend, Bind, BodyExpectation, Check,
-            CheckKind, HashBy, LogTarget, OnDown, Protocol, Snapshot,
+            AttachMode, Backend, Bind, BodyExpectation, Check, CheckKind, HashBy, LogTarget,
+            OnDown, Protocol, Snapshot,
         },
     },
 };
@@ -66,7 +67,7 @@ fn absent_keys_take_their_defaults() {
 fn empty_sections_take_their_defaults() {
     let access = snapshot("log: {access: {}}\ndefaults: {timeouts: {}, check: }\n").log.access;
     let access = access.unwrap();
-    assert_eq!((access.target, access.format), (AccessTarget::Stdout, AccessFormat::Text));
+    assert_eq!(*access, AccessLog { capture: access.capture.clone(), ..AccessLog::default() });
 }
 
 #[test]
@@ -248,4 +249,29 @@ fn the_examples_say_what_they_say() {
     let web = &example("http-checks.yaml").backends[&name("web")];
     let check = web.check.as_ref().unwrap();
     assert!(matches!(&check.kind, CheckKind::Http(http) if http.disable_on_404));
+}
+
+#[test]
+fn an_access_log_can_go_to_a_daemon_in_lines_of_ones_own() {
+    let access = snapshot(
+        "
+log:
+  access:
+    target: unix@/dev/log
+    format: http
+    template: {http: \"${request.header.X-Id} ${response.header.server|none}\"}
+    capture: {request_headers: [User-Agent, user-agent], max_bytes: 64}
+    syslog: {facility: local3, severity: notice, app_name: edge, hostname: lb1}
+",
+    );
+    let access = access.log.access.unwrap();
+    assert_eq!(access.format, AccessFormat::Text);
+    let AccessTarget::Syslog(syslog) = &access.target else { panic!("{access:?}") };
+    assert_eq!(syslog.peer, SyslogPeer::Unix("/dev/log".into()));
+    assert_eq!((syslog.facility, syslog.severity), (19, 5));
+    assert_eq!((&*syslog.app_name, syslog.hostname.as_deref()), ("edge", Some("lb1")));
+    let request = &access.capture.request;
+    assert_eq!((request.shown, request.names.len()), (1, 2), "{request:?}");
+    assert_eq!(access.capture.response.names, ["server"]);
+    assert!(access.templates.http.is_some() && access.templates.tcp.is_none());
 }

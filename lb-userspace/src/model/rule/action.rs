@@ -24,6 +24,8 @@ pub enum Edit {
     ResponseHeader(HeaderEdit),
     /// Another timeout.
     Timeout(TimeoutKind, Duration),
+    /// Another place in the queue for a server: lower comes first, 0 is usual.
+    QueuePriority(i16),
     /// A copy goes to another backend.
     Mirror(Mirror),
     /// What the client gets in place of an answer of the proxy with one of these codes.

@@ -13,15 +13,15 @@ pub struct Template {
     pub parts: Vec<Part>,
 }
 
-/// A part of a template.
+/// A part of a template whose variables are `V`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Part<V = Variable> {
     /// Stands for itself.
     Text(Box<str>),
     /// The value of a variable.
     Variable {
         /// Which one.
-        variable: Variable,
+        variable: V,
         /// What stands there if it has no value.
         default: Box<str>,
     },
@@ -173,38 +173,7 @@ impl Template {
     /// # Errors
     /// [`TemplateError`]: it is malformed, or larger than the bounds above.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
-        if text.len() > Self::MAX_BYTES {
-            return Err(TemplateError::Length);
-        }
-        let (mut parts, mut literal, mut variables) = (Vec::new(), String::new(), 0);
-        let mut rest = text;
-        while let Some(at) = rest.find('$') {
-            literal.push_str(&rest[..at]);
-            let after = &rest[at + 1..];
-            if let Some(inner) = after.strip_prefix('{') {
-                let (inner, tail) = inner.split_once('}').ok_or(TemplateError::Unclosed)?;
-                let (name, default) = inner.split_once('|').unwrap_or((inner, ""));
-                let variable =
-                    Variable::parse(name).ok_or_else(|| TemplateError::Unknown(name.to_owned()))?;
-                if !literal.is_empty() {
-                    parts.push(Part::Text(std::mem::take(&mut literal).into()));
-                }
-                parts.push(Part::Variable { variable, default: default.into() });
-                variables += 1;
-                rest = tail;
-            } else {
-                literal.push('$');
-                rest = after.strip_prefix('$').unwrap_or(after);
-            }
-        }
-        literal.push_str(rest);
-        if !literal.is_empty() {
-            parts.push(Part::Text(literal.into()));
-        }
-        if variables > Self::MAX_VARIABLES {
-            return Err(TemplateError::Variables);
-        }
-        Ok(Self { parts })
+        parts(text, Variable::parse).map(|parts| Self { parts })
     }
 
     /// The text, if there are no variables.
@@ -231,6 +200,47 @@ impl Template {
             Part::Variable { variable, .. } => Some(variable),
         })
     }
+}
+
+/// The parts of a text with variables, which `read` knows by name.
+///
+/// # Errors
+/// [`TemplateError`]: it is malformed, or larger than the bounds of [`Template`].
+pub fn parts<V>(
+    text: &str,
+    read: impl Fn(&str) -> Option<V>,
+) -> Result<Vec<Part<V>>, TemplateError> {
+    if text.len() > Template::MAX_BYTES {
+        return Err(TemplateError::Length);
+    }
+    let (mut parts, mut literal, mut variables) = (Vec::new(), String::new(), 0);
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        literal.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        if let Some(inner) = after.strip_prefix('{') {
+            let (inner, tail) = inner.split_once('}').ok_or(TemplateError::Unclosed)?;
+            let (name, default) = inner.split_once('|').unwrap_or((inner, ""));
+            let variable = read(name).ok_or_else(|| TemplateError::Unknown(name.to_owned()))?;
+            if !literal.is_empty() {
+                parts.push(Part::Text(std::mem::take(&mut literal).into()));
+            }
+            parts.push(Part::Variable { variable, default: default.into() });
+            variables += 1;
+            rest = tail;
+        } else {
+            literal.push('$');
+            rest = after.strip_prefix('$').unwrap_or(after);
+        }
+    }
+    literal.push_str(rest);
+    if !literal.is_empty() {
+        parts.push(Part::Text(literal.into()));
+    }
+    if variables > Template::MAX_VARIABLES {
+        return Err(TemplateError::Variables);
+    }
+    Ok(parts)
 }
 
 impl Variable {

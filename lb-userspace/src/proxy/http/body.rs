@@ -39,6 +39,9 @@ pub(crate) enum BodyError {
     /// The server kept it waiting for too long.
     #[error("the server sent nothing for too long")]
     ServerTimeout,
+    /// The request as a whole took too long.
+    #[error("the request took too long")]
+    TotalTimeout,
 }
 
 /// Why a request's body was given up.
@@ -240,6 +243,8 @@ pub(crate) struct RelayedResponse {
     rest: Option<(Box<Exchange>, Checkout)>,
     deadline: Deadline,
     silence: Duration,
+    /// For the request as a whole, if there is a limit.
+    total: Option<Deadline>,
 }
 
 impl ResponseBody {
@@ -249,11 +254,16 @@ impl ResponseBody {
         connection: Checkout,
         silence: Duration,
     ) -> Self {
+        let total = exchange.left().map(|left| {
+            let total = Deadline::default();
+            total.set(left);
+            total
+        });
         let watches = exchange.version == Version::HTTP_2;
         let client = Rc::clone(&exchange.client);
         let rest = Some((exchange, connection));
         let deadline = Deadline::default();
-        let relayed = RelayedResponse { incoming, rest, deadline, silence };
+        let relayed = RelayedResponse { incoming, rest, deadline, silence, total };
         if !watches {
             return Self::Relayed(Box::new(relayed));
         }
@@ -266,6 +276,10 @@ impl ResponseBody {
 
 impl RelayedResponse {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.total.as_ref().is_some_and(|total| total.poll(cx).is_ready()) {
+            self.end(Outcome::new(Cause::Policy, Phase::Data, "total_timeout"));
+            return Poll::Ready(Some(Err(BodyError::TotalTimeout)));
+        }
         let Poll::Ready(item) = Pin::new(&mut self.incoming).poll_frame(cx) else {
             // The time in which the client takes nothing is not the server's.
             if !self.deadline.is_set() {

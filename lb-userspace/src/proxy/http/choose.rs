@@ -31,7 +31,7 @@ pub(super) async fn choose(
         hash,
         random: fastrand::u64(..),
         client: Some(exchange.client.address_hash),
-        priority: 0,
+        priority: exchange.priority,
         own: exchange.own.as_ref(),
         avoid: tried,
     };

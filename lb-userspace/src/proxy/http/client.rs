@@ -23,7 +23,7 @@ use super::{
     record::Record,
 };
 use crate::{
-    balance::key,
+    balance::{Done, key},
     model::frontend::{ClientTimeouts, HttpLimits},
     proxy::{
         proxy_protocol::Facts,
@@ -271,7 +271,7 @@ impl Client {
             destination: self.addresses.destination,
             received: SystemTime::now() - taken,
             frontend: plan.name.as_str(),
-            is_tls: self.is_tls(),
+            tls: self.tls.as_ref(),
             backend: None,
             server: None,
             header_time: taken,
@@ -291,8 +291,11 @@ impl Client {
             method: "<BADREQ>",
             uri: &uri,
             version: Version::HTTP_11,
+            captured: None,
         };
-        self.worker.log(|format, line| record.write(format, line));
+        let status = status.map(|status| status.as_u16());
+        plan.counters.count(self.worker.index, &Done { status, ..Done::default() });
+        self.worker.log(|log, line| record.write(log, line));
     }
 
     /// Says whether the bytes after a request for another protocol are of that protocol.

@@ -7,17 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyper::{Method, Request, StatusCode, Uri, Version, body::Incoming};
+use hyper::{HeaderMap, Method, Request, StatusCode, Uri, Version, body::Incoming};
 
 use super::{
     body::{Upload, UploadFailure},
+    captured::Captured,
     client::Client,
     outcome::{Cause, Outcome, Phase},
     record::Record,
     route::RuleTimeouts,
 };
 use crate::{
-    balance::{Lease, Member},
+    balance::{Done, Lease, Member},
     proxy::{
         plan::{BackendPlan, HttpPlan},
         timer,
@@ -52,10 +53,14 @@ pub(crate) struct Exchange {
     pub(super) rule: Option<usize>,
     /// What rules have set.
     pub(super) timeouts: RuleTimeouts,
+    /// Where it stands in the queue for a server: lower comes first.
+    pub(super) priority: i16,
     /// Servers tried after the first.
     pub(super) retries: u32,
     /// The request went over a connection that was there already.
     pub(super) reused: bool,
+    /// Headers for the access log.
+    captured: Option<Box<Captured>>,
     is_over: bool,
 }
 
@@ -86,10 +91,28 @@ impl Exchange {
             upload: None,
             rule: None,
             timeouts: RuleTimeouts::default(),
+            priority: 0,
             retries: 0,
             reused: false,
+            captured: client
+                .worker
+                .capturing_log()
+                .map(|log| Captured::of_request(log, request.headers())),
             is_over: false,
         })
+    }
+
+    /// What is left of the time for the request as a whole; none if that has no limit.
+    pub(super) fn left(&self) -> Option<Duration> {
+        let total = self.frontend.config.timeouts.total?;
+        Some(total.saturating_sub(self.received.elapsed()))
+    }
+
+    /// Keeps what the access log wants of a server's response.
+    pub(super) fn capture_response(&mut self, headers: &HeaderMap) {
+        if let Some(captured) = &mut self.captured {
+            captured.take_response(headers);
+        }
     }
 
     /// Whether nothing of the request is still to come.
@@ -116,7 +139,25 @@ impl Exchange {
         if let Some(lease) = &self.lease {
             lease.report(blame(outcome, self.status), now);
         }
-        self.client.worker.log(|format, line| self.record(outcome, now).write(format, line));
+        self.count();
+        self.client.worker.log(|log, line| self.record(outcome, now).write(log, line));
+    }
+
+    fn count(&self) {
+        let worker = self.client.worker.index;
+        let done = Done {
+            status: self.status.map(|status| status.as_u16()),
+            bytes_in: self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
+            bytes_out: self.bytes_out,
+            retries: self.retries,
+        };
+        self.frontend.counters.count(worker, &done);
+        if let Some(backend) = &self.backend {
+            backend.pool.counters().count(worker, &done);
+        }
+        if let Some(lease) = &self.lease {
+            lease.server().counters().count(worker, &Done { retries: 0, ..done });
+        }
     }
 
     fn record(&self, outcome: Outcome, now: Instant) -> Record<'_> {
@@ -127,7 +168,7 @@ impl Exchange {
             destination: self.client.addresses.destination,
             received: timer::wall(self.received),
             frontend: self.frontend.name.as_str(),
-            is_tls: self.client.is_tls(),
+            tls: self.client.tls.as_ref(),
             backend: self.backend.as_ref().map(|backend| backend.name.as_str()),
             server: server.map(|server| (server.name().as_str(), server.address())),
             header_time: self.header_time.unwrap_or_default(),
@@ -152,6 +193,7 @@ impl Exchange {
             method: self.method.as_str(),
             uri: &self.uri,
             version: self.version,
+            captured: self.captured.as_deref(),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A request is sent again only where that is safe: it did not leave this host, or a
 //! connection that had been idle broke without a byte of response, the method is idempotent
-//! and there is no body (RFC 9110, 9.2.2; RFC 9112, 9.3.1).
+//! and there is no body (RFC 9110, 9.2.2; RFC 9112, 9.3.1). The same holds for statuses after
+//! which the configuration wants another server tried.
 
 use std::{
     convert::Infallible,
@@ -46,7 +47,7 @@ use crate::{
         server_io,
         timer::Deadline,
         tls::error::{Blame, HandshakeError},
-        upstream::{Checkout, ConnectError, Tunnel},
+        upstream::{Checkout, ConnectError, Tunnel, within},
     },
 };
 
@@ -97,7 +98,7 @@ pub(super) async fn serve(
     let mut has_tunnel = false;
     let mut response = match to {
         Destination::Backend(backend) => {
-            match forward(&mut exchange, request, backend, &edits, asked).await {
+            match in_time(&mut exchange, request, backend, &edits, asked).await {
                 Ok(begun) => {
                     has_tunnel = begun.tunnel.is_some();
                     relay(exchange, begun, on_stream)
@@ -177,6 +178,7 @@ fn relay(
     let (mut parts, incoming) = response.into_parts();
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
+    exchange.capture_response(&parts.headers);
     persist::name_server(&exchange, &mut parts.headers);
     exchange.status = Some(parts.status);
     exchange.phase.set(Phase::Data);
@@ -197,6 +199,28 @@ fn relay(
         }
     };
     Response::from_parts(parts, body)
+}
+
+/// [`forward`], within the time for the request as a whole, if that has a limit.
+async fn in_time(
+    exchange: &mut Exchange,
+    request: Request<Incoming>,
+    backend: Arc<BackendPlan>,
+    edits: &Edits<'_>,
+    asked: Asked,
+) -> Result<Begun, Failure> {
+    let left = exchange.left();
+    let forwarding = forward(exchange, request, backend, edits, asked);
+    let Some(left) = left else { return forwarding.await };
+    match within(left, forwarding).await {
+        Some(done) => done,
+        None => Err(Failure::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            Cause::Policy,
+            exchange.phase.get(),
+            "total_timeout",
+        )),
+    }
 }
 
 /// Gets a response from a server.
@@ -269,14 +293,29 @@ async fn forward(
         exchange.lease = Some(lease);
         exchange.reused = connection.idle().is_some();
         exchange.phase.set(Phase::Headers);
-        let spare = spare(&message, &connection);
+        let statuses = backend.settings.balancing.retries.statuses;
+        let is_stale = connection.idle().is_some_and(|idle| idle > STALE);
+        let spare = spare(&message, is_stale || !statuses.is_empty());
         let tunnel = asked.is_websocket().then(|| connection.tunnel());
         match send(exchange, &backend, &mut connection, message).await {
             Ok(response) => {
+                if statuses.contains(response.status().as_u16())
+                    && let Some(again) = spare
+                    && may_retry(exchange, &backend)
+                    && let Some(lease) = exchange.lease.take()
+                {
+                    lease.report(balance::Outcome::Failure, Instant::now());
+                    tried.push(lease.server().id());
+                    exchange.retries += 1;
+                    // The response goes with its connection.
+                    message = again;
+                    continue;
+                }
                 exchange.response_time = Some(at.elapsed());
                 return answer(response, connection, tunnel, exchange, asked).await;
             }
             Err(failed) => {
+                let spare = spare.filter(|_| is_stale);
                 let unsent = failed.unsent.or(spare).filter(|_| exchange.reused);
                 match unsent {
                     Some(unsent) if exchange.upload_failure().is_none() => message = unsent,
@@ -364,11 +403,10 @@ fn body(exchange: &mut Exchange, incoming: Incoming) -> RequestBody {
     RequestBody::relayed(incoming, upload, limits)
 }
 
-/// A copy to send again if the server closes the connection just now.
-fn spare(message: &Request<RequestBody>, connection: &Checkout) -> Option<Request<RequestBody>> {
-    let is_stale = connection.idle().is_some_and(|idle| idle > STALE);
+/// A copy to send again, if that may be wanted and is safe.
+fn spare(message: &Request<RequestBody>, may_be_wanted: bool) -> Option<Request<RequestBody>> {
     let is_safe = message.body().is_end_stream() && message.method().is_idempotent();
-    (is_stale && is_safe).then(|| {
+    (may_be_wanted && is_safe).then(|| {
         let mut copy = Request::new(RequestBody::Empty);
         *copy.method_mut() = message.method().clone();
         *copy.uri_mut() = message.uri().clone();

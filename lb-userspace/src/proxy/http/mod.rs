@@ -21,6 +21,7 @@
 
 mod admit;
 pub(crate) mod body;
+mod captured;
 mod choose;
 mod client;
 pub(crate) mod connection;

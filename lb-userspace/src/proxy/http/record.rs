@@ -3,7 +3,6 @@
 //! unescaped.
 
 use std::{
-    cell::RefCell,
     fmt::{self, Display, Write},
     net::SocketAddr,
     time::{Duration, SystemTime},
@@ -11,10 +10,14 @@ use std::{
 
 use hyper::{StatusCode, Uri, Version};
 
-use super::outcome::Outcome;
+use super::{captured::Captured, outcome::Outcome};
 use crate::{
     clock,
-    model::{rule::Rule, snapshot::AccessFormat},
+    model::{
+        access_log::{AccessFormat, AccessLog, Escaped, LogField, Values, show},
+        rule::Rule,
+    },
+    proxy::tls::facts::TlsFacts,
 };
 
 /// A finished request.
@@ -24,7 +27,7 @@ pub(super) struct Record<'a> {
     pub(super) destination: SocketAddr,
     pub(super) received: SystemTime,
     pub(super) frontend: &'a str,
-    pub(super) is_tls: bool,
+    pub(super) tls: Option<&'a TlsFacts>,
     pub(super) backend: Option<&'a str>,
     pub(super) server: Option<(&'a str, SocketAddr)>,
     /// From the first byte of the header to its end.
@@ -51,22 +54,20 @@ pub(super) struct Record<'a> {
     pub(super) method: &'a str,
     pub(super) uri: &'a Uri,
     pub(super) version: Version,
+    pub(super) captured: Option<&'a Captured>,
 }
 
 /// Milliseconds, or -1 if that phase was not reached.
 struct Timer(Option<Duration>);
 
-/// A time as HAProxy writes it, `14/Nov/2023:22:13:20.000`, in UTC.
-struct Clock(SystemTime);
-
-/// A text without quotes, control characters and bytes that are not ASCII.
-struct Escaped<'a>(&'a str);
-
 impl Record<'_> {
     /// Appends the line, its newline included.
-    pub(super) fn write(&self, format: AccessFormat, line: &mut String) {
+    pub(super) fn write(&self, log: &AccessLog, line: &mut String) {
+        if let Some(template) = &log.templates.http {
+            return template.write(self, line);
+        }
         // Writing to a String does not fail.
-        let _ = match format {
+        let _ = match log.format {
             AccessFormat::Text => writeln!(line, "{self}"),
             AccessFormat::Json => self.json(line),
         };
@@ -75,14 +76,19 @@ impl Record<'_> {
     fn json(&self, line: &mut String) -> fmt::Result {
         write!(line, r#"{{"time":"{}""#, clock::rfc3339(self.received))?;
         write!(line, r#","frontend":"{}","client":"{}""#, self.frontend, self.client)?;
-        write!(line, r#","destination":"{}","tls":{}"#, self.destination, self.is_tls)?;
+        write!(line, r#","destination":"{}","tls":{}"#, self.destination, self.tls.is_some())?;
         if let Some(backend) = self.backend {
             write!(line, r#","backend":"{backend}""#)?;
         }
         if let Some((server, address)) = self.server {
             write!(line, r#","server":"{server}","server_address":"{address}""#)?;
         }
-        write!(line, r#","method":"{}","uri":"{}""#, Escaped(self.method), Target(self.uri))?;
+        write!(
+            line,
+            r#","method":"{}","uri":"{}""#,
+            Escaped(self.method.as_bytes()),
+            Target(self.uri)
+        )?;
         write!(line, r#","version":"{:?}""#, self.version)?;
         if let Some(status) = self.status {
             write!(line, r#","status":{}"#, status.as_u16())?;
@@ -107,19 +113,24 @@ impl Record<'_> {
                 None => write!(line, r#","rule":"{}""#, number + 1)?,
             }
         }
-        writeln!(line, r#","reason":"{reason}","state":"{}"}}"#, self.outcome)
+        write!(line, r#","reason":"{reason}","state":"{}""#, self.outcome)?;
+        if let Some(captured) = self.captured {
+            captured.json(line)?;
+        }
+        line.write_str("}\n")
     }
 }
 
 impl Display for Record<'_> {
     /// `CLIENT [TIME] FRONTEND BACKEND/SERVER TR/Tw/Tc/Tr/Ta STATUS BYTES - - STATE--
     /// ACTCONN/FECONN/BECONN/SRVCONN/RETRIES SRVQUEUE/BACKENDQUEUE {REASON} "REQUEST"`. The
-    /// reason of what did not end well stands where HAProxy has captured headers.
+    /// reason of what did not end well stands where captured headers would, and gives way
+    /// to them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tilde = if self.is_tls { "~" } else { "" };
+        let tilde = if self.tls.is_some() { "~" } else { "" };
         let backend = self.backend.unwrap_or(self.frontend);
         let server = self.server.map_or("<NOSRV>", |(name, _)| name);
-        write!(f, "{} [{}]", self.client, Clock(self.received))?;
+        write!(f, "{} [{}]", self.client, clock::HaproxyDate(self.received))?;
         write!(f, " {}{tilde} {backend}/{server}", self.frontend)?;
         let [request, total] = [Timer(Some(self.header_time)), Timer(Some(self.total_time))];
         let [queue, connect, response] =
@@ -133,9 +144,11 @@ impl Display for Record<'_> {
         write!(f, " {} - - {}--", self.bytes_out, self.outcome)?;
         write!(f, " {all}/{frontend}/{backend}/{server}/{}", self.retries)?;
         write!(f, " 0/{}", self.queued)?;
-        let (method, target) = (Escaped(self.method), Target(self.uri));
-        if self.outcome != Outcome::ANSWERED {
-            write!(f, " {{{}}}", self.outcome.reason)?;
+        let (method, target) = (Escaped(self.method.as_bytes()), Target(self.uri));
+        match self.captured {
+            Some(captured) if captured.is_shown() => captured.braces(f)?,
+            _ if self.outcome != Outcome::ANSWERED => write!(f, " {{{}}}", self.outcome.reason)?,
+            _ => {}
         }
         write!(f, " \"{method} {target} {:?}\"", self.version)
     }
@@ -150,36 +163,6 @@ impl Display for Timer {
     }
 }
 
-thread_local! {
-    /// The last second that was written, and how: lines come many a second.
-    static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
-}
-
-impl Display for Clock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        SECOND.with_borrow_mut(|(second, text)| {
-            if *second != since.as_secs() {
-                *second = since.as_secs();
-                *text = day_and_time(self.0);
-            }
-            f.write_str(text)
-        })?;
-        write!(f, ".{:03}", since.subsec_millis())
-    }
-}
-
-/// `14/Nov/2023:22:13:20`.
-fn day_and_time(time: SystemTime) -> String {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let text = clock::rfc3339(time);
-    let part = |range| text.get(range).unwrap_or_default();
-    let month = part(5..7).parse::<usize>().ok().and_then(|month| MONTHS.get(month - 1));
-    let month = month.copied().unwrap_or_default();
-    format!("{}/{month}/{}:{}", part(8..10), part(0..4), part(11..19))
-}
-
 /// The target of a request, as far as it is in the `Uri`.
 struct Target<'a>(&'a Uri);
 
@@ -187,42 +170,105 @@ impl Display for Target<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(authority) = self.0.authority() {
             let scheme = self.0.scheme_str().unwrap_or_default();
-            write!(f, "{scheme}://{}", Escaped(authority.as_str()))?;
+            write!(f, "{scheme}://{}", Escaped(authority.as_str().as_bytes()))?;
         }
-        Escaped(self.0.path_and_query().map_or("", |path| path.as_str())).fmt(f)
+        let target = self.0.path_and_query().map_or("", |path| path.as_str());
+        Escaped(target.as_bytes()).fmt(f)
     }
 }
 
-impl Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !br#""\"#.contains(byte);
-        if self.0.bytes().all(|byte| is_plain(&byte)) {
-            return f.write_str(self.0);
-        }
-        for byte in self.0.bytes() {
-            match is_plain(&byte) {
-                true => f.write_char(char::from(byte))?,
-                false => write!(f, "%{byte:02X}")?,
+impl Values for Record<'_> {
+    fn append(&self, field: &LogField, line: &mut String) {
+        let time = |time: Option<Duration>| time.map(|time| time.as_millis());
+        let escaped = |text: &'_ str| Escaped(text.as_bytes()).to_string();
+        let [process, frontend, backend, server] = self.connections;
+        match field {
+            LogField::Time => show(line, Some(clock::rfc3339(self.received))),
+            LogField::TimeClf => show(line, Some(clock::clf_date(self.received))),
+            LogField::TimeUnix => show(line, Some(clock::unix_ms(self.received))),
+            LogField::ClientAddress => show(line, Some(self.client.ip().to_canonical())),
+            LogField::ClientPort => show(line, Some(self.client.port())),
+            LogField::LocalAddress => show(line, Some(self.destination.ip().to_canonical())),
+            LogField::LocalPort => show(line, Some(self.destination.port())),
+            LogField::Frontend => show(line, Some(self.frontend)),
+            LogField::Backend => show(line, self.backend),
+            LogField::Server => show(line, self.server.map(|(name, _)| name)),
+            LogField::ServerAddress => show(line, self.server.map(|(_, address)| address)),
+            LogField::BytesIn => show(line, Some(self.bytes_in)),
+            LogField::BytesOut => show(line, Some(self.bytes_out)),
+            LogField::TotalTime => show(line, time(Some(self.total_time))),
+            LogField::QueueTime => show(line, time(self.queue_time)),
+            LogField::ConnectTime => show(line, time(self.connect_time)),
+            LogField::RequestTime => show(line, time(Some(self.header_time))),
+            LogField::ResponseTime => show(line, time(self.response_time)),
+            LogField::State => show(line, Some(self.outcome)),
+            LogField::Cause => show(line, Some(self.outcome.cause.word())),
+            LogField::Phase => show(line, Some(self.outcome.phase.word())),
+            LogField::Reason => show(line, Some(self.outcome.reason)),
+            LogField::Retries => show(line, Some(self.retries)),
+            LogField::ProcessConnections => show(line, Some(process)),
+            LogField::FrontendConnections => show(line, Some(frontend)),
+            LogField::BackendConnections => show(line, Some(backend)),
+            LogField::ServerConnections => show(line, Some(server)),
+            LogField::Queued => show(line, Some(self.queued)),
+            LogField::Tls => show(line, Some(u8::from(self.tls.is_some()))),
+            LogField::Sni => show(line, self.tls.and_then(|tls| tls.sni.as_deref()).map(escaped)),
+            LogField::TlsVersion => show(line, self.tls.map(|tls| tls.version)),
+            LogField::TlsCipher => show(line, self.tls.map(|tls| tls.cipher)),
+            LogField::Reused => show(line, Some(u8::from(self.reused))),
+            LogField::Rule => {
+                let Some((number, rule)) = self.rule else { return };
+                match rule.and_then(|rule| rule.name.as_ref()) {
+                    Some(name) => show(line, Some(name)),
+                    None => show(line, Some(number + 1)),
+                }
             }
+            LogField::Method => show(line, Some(escaped(self.method))),
+            LogField::Uri => show(line, Some(Target(self.uri))),
+            LogField::Path => show(line, Some(escaped(self.uri.path()))),
+            LogField::Query => show(line, self.uri.query().map(escaped)),
+            LogField::Version => show(line, Some(format_args!("{:?}", self.version))),
+            LogField::Status => show(line, self.status.map(|status| status.as_u16())),
+            LogField::RequestHeader(name) => {
+                show(line, self.captured.and_then(|captured| captured.request(name)));
+            }
+            LogField::ResponseHeader(name) => {
+                show(line, self.captured.and_then(|captured| captured.response(name)));
+            }
+            // Of other kinds of lines.
+            LogField::ConnectionId
+            | LogField::Protocol
+            | LogField::SnatPort
+            | LogField::PacketsIn
+            | LogField::PacketsOut
+            | LogField::End
+            | LogField::TcpState => {}
         }
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use hyper::{
+        HeaderMap,
+        header::{HeaderName, HeaderValue, REFERER, SERVER, USER_AGENT},
+    };
+
     use super::{
         super::outcome::{Cause, Phase},
         *,
     };
+    use crate::model::access_log::{Capture, CapturedNames, LineKind, LogTemplate, LogTemplates};
 
-    fn record(uri: &Uri) -> Record<'_> {
+    fn record<'a>(uri: &'a Uri, tls: &'a TlsFacts, captured: Option<&'a Captured>) -> Record<'a> {
         Record {
             client: "192.0.2.9:40000".parse().unwrap(),
             destination: "192.0.2.1:80".parse().unwrap(),
             received: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             frontend: "web",
-            is_tls: true,
+            tls: Some(tls),
             backend: Some("app"),
             server: Some(("a1", "10.0.0.1:8080".parse().unwrap())),
             header_time: Duration::from_millis(1),
@@ -242,15 +288,84 @@ mod tests {
             method: "GET",
             uri,
             version: Version::HTTP_11,
+            captured,
         }
     }
 
+    const TLS: TlsFacts = TlsFacts {
+        version: "TLSv1.3",
+        cipher: "TLS_AES_128_GCM_SHA256",
+        sni: None,
+        alpn: None,
+        resumed: false,
+        client: None,
+    };
+
     #[track_caller]
     fn check(uri: &str, format: AccessFormat, expected: &str) {
-        let uri = uri.parse().unwrap();
+        check_log(uri, AccessLog { format, ..AccessLog::default() }, expected);
+    }
+
+    #[track_caller]
+    fn check_log(uri: &str, log: AccessLog, expected: &str) {
+        let (uri, log) = (uri.parse().unwrap(), Arc::new(log));
+        let headers = HeaderMap::from_iter([
+            (USER_AGENT, HeaderValue::from_static("first")),
+            (USER_AGENT, HeaderValue::from_static("curl|\"8\"")),
+            (SERVER, HeaderValue::from_static("nginx")),
+        ]);
+        let mut captured = Captured::of_request(Arc::clone(&log), &headers);
+        captured.take_response(&headers);
         let mut line = String::new();
-        record(&uri).write(format, &mut line);
+        record(&uri, &TLS, Some(&captured)).write(&log, &mut line);
         assert_eq!(line, expected);
+    }
+
+    fn capturing(format: AccessFormat) -> AccessLog {
+        let names =
+            |names: &[HeaderName]| CapturedNames { names: names.into(), shown: names.len() };
+        let (request, response) = (names(&[USER_AGENT, REFERER]), names(&[SERVER]));
+        let capture = Capture { request, response, max_bytes: 7 };
+        AccessLog { format, capture, ..AccessLog::default() }
+    }
+
+    #[test]
+    fn captured_headers_stand_in_braces_and_in_json() {
+        check_log(
+            "/",
+            capturing(AccessFormat::Text),
+            "192.0.2.9:40000 [14/Nov/2023:22:13:20.000] web~ app/a1 1/0/2/-1/30003 504 42 - - sH-- \
+             4/3/2/1/1 0/0 {curl%7C%228|} {nginx} \"GET / HTTP/1.1\"\n",
+        );
+        let log = Arc::new(capturing(AccessFormat::Json));
+        let headers = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static("a\"b"))]);
+        let captured = Captured::of_request(Arc::clone(&log), &headers);
+        let (uri, mut line) = ("/".parse().unwrap(), String::new());
+        record(&uri, &TLS, Some(&captured)).write(&log, &mut line);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["request_headers"]["user-agent"], "a%22b");
+        assert_eq!(value["response_headers"], serde_json::json!({}));
+    }
+
+    #[test]
+    fn a_template_shows_every_field_of_a_request() {
+        let is_fixed = |name: &String| {
+            !name.starts_with("time.") && name != "time" && !name.ends_with(".NAME")
+        };
+        let text: Vec<String> = LogField::names(LineKind::Http)
+            .filter(is_fixed)
+            .map(|name| format!("${{{name}}}"))
+            .chain(["[${request.header.user-agent}] ${response.header.server}".into()])
+            .collect();
+        let http = Some(LogTemplate::parse(LineKind::Http, &text.join(" ")).unwrap());
+        let templates = LogTemplates { http, ..LogTemplates::default() };
+        check_log(
+            "/a?b=%22",
+            AccessLog { templates, ..capturing(AccessFormat::Text) },
+            "192.0.2.9 40000 192.0.2.1 80 web app a1 10.0.0.1:8080 5 42 30003 0 2 sH server headers \
+             server_timeout 1 4 3 2 1 0 1 - TLSv1.3 TLS_AES_128_GCM_SHA256 1 - 0 - GET /a?b=%22 /a \
+             b=%22 HTTP/1.1 504 [curl%7C%228] nginx\n",
+        );
     }
 
     #[test]

@@ -47,6 +47,7 @@ impl<'r> Route<'r> {
         let Decision { end, rule, edits } = decide(frontend, exchange, request, is_upgrade);
         exchange.rule = rule;
         exchange.timeouts = RuleTimeouts::of(&edits);
+        exchange.priority = edits.priority;
         let to = match end {
             End::Default => Destination::Backend(Arc::clone(&frontend.backend)),
             End::Backend(name) => {

@@ -80,6 +80,8 @@ pub struct Edits<'r> {
     /// Changes of the response's headers, in order; for answers of the proxy, too.
     pub response_headers: Vec<HeaderChange>,
     pub(super) timeouts: Vec<(TimeoutKind, Duration)>,
+    /// Where it stands in the queue for a server: lower comes first.
+    pub priority: i16,
     /// Copies to other backends.
     pub mirrors: Vec<&'r Mirror>,
     pub(super) error_pages: Vec<&'r [ErrorPage]>,

@@ -96,9 +96,10 @@ fn serve(worker: &Rc<Worker>, slot: &Slot, accepted: Accepted) {
     let site = Arc::clone(&slot.site.borrow());
     let for_log = Rc::clone(worker);
     let log = move |record: Record| {
-        for_log.log(|format, line| line.push_str(&record.line(format)));
+        for_log.log(|log, line| record.write(log, line));
     };
     let own = session::Worker {
+        index: worker.index,
         pipes: worker.sessions.pipes.clone(),
         sessions: worker.shared.count(),
         log: Rc::new(log),

@@ -60,6 +60,33 @@ impl Outcome {
     }
 }
 
+impl Cause {
+    /// In a word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Finished => "none",
+            Self::Client | Self::ClientTimeout => "client",
+            Self::Server | Self::ServerTimeout | Self::ServerDown => "server",
+            Self::Policy => "policy",
+            Self::Stopped | Self::Host => "proxy",
+        }
+    }
+}
+
+impl Phase {
+    /// In a word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Queue => "queue",
+            Self::Connect => "connect",
+            Self::Data => "data",
+        }
+    }
+}
+
 impl fmt::Display for Outcome {
     /// The termination state: two letters, `--` if all went well.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,7 +9,7 @@ use super::{
     session::Site,
 };
 use crate::{
-    balance::Pools,
+    balance::{Counters, Pools},
     model::{
         frontend::{Frontend, TcpFrontend},
         name::Name,
@@ -32,7 +32,10 @@ pub struct TcpPlans {
 pub struct TcpPlan {
     /// Where it listens, and what happens there.
     pub sites: BTreeMap<SocketKey, Arc<Site>>,
-    connections: Arc<Connections>,
+    /// Its open connections.
+    pub connections: Arc<Connections>,
+    /// What its sessions came to.
+    pub counters: Arc<Counters>,
 }
 
 impl TcpPlans {
@@ -49,10 +52,11 @@ impl TcpPlans {
                     plans.backends.insert(backend.clone(), Arc::new(plan));
                 }
             }
-            let connections = before.frontends.get(name).map(|old| Arc::clone(&old.connections));
-            let connections = connections.unwrap_or_default();
-            let sites = plans.sites(name, config, material, &connections);
-            plans.frontends.insert(name.clone(), TcpPlan { sites, connections });
+            let old = before.frontends.get(name);
+            let connections = old.map(|old| Arc::clone(&old.connections)).unwrap_or_default();
+            let counters = old.map(|old| Arc::clone(&old.counters)).unwrap_or_default();
+            let sites = plans.sites(name, config, material, (&connections, &counters));
+            plans.frontends.insert(name.clone(), TcpPlan { sites, connections, counters });
         }
         plans
     }
@@ -62,7 +66,7 @@ impl TcpPlans {
         name: &Name,
         config: &TcpFrontend,
         material: &Material,
-        connections: &Arc<Connections>,
+        (connections, counters): (&Arc<Connections>, &Arc<Counters>),
     ) -> BTreeMap<SocketKey, Arc<Site>> {
         let find = |backend: &Name| self.backends.get(backend).cloned();
         let sites = config.listen.iter().filter_map(|listen| {
@@ -74,6 +78,7 @@ impl TcpPlans {
                 accept_proxy: listen.accept_proxy.clone(),
                 limits: config.connections,
                 connections: Arc::clone(connections),
+                counters: Arc::clone(counters),
                 request: config.timeouts.http_request,
                 client: config.timeouts.client,
                 tunnel: config.timeouts.tunnel,

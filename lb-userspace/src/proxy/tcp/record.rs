@@ -7,8 +7,11 @@ use serde::{Serialize, Serializer};
 
 use super::outcome::Outcome;
 use crate::{
-    clock::rfc3339,
-    model::{name::Name, snapshot::AccessFormat},
+    clock::{self, rfc3339},
+    model::{
+        access_log::{AccessFormat, AccessLog, Escaped, LogField, Values, show},
+        name::Name,
+    },
 };
 
 /// A finished session.
@@ -24,6 +27,8 @@ pub struct Record {
     pub frontend: Name,
     /// TLS was terminated; HAProxy marks the frontend with a tilde.
     pub is_tls: bool,
+    /// Version and cipher suite of the TLS that was terminated, once it was agreed on.
+    pub tls: Option<(&'static str, &'static str)>,
     /// The server name the client asked for, by TLS.
     pub sni: Option<Box<str>>,
     /// The backend, once it was known.
@@ -55,18 +60,19 @@ pub struct Record {
 }
 
 impl Record {
-    /// The line, its newline included.
-    #[must_use]
-    pub fn line(&self, format: AccessFormat) -> String {
-        match format {
-            AccessFormat::Text => format!("{self}\n"),
+    /// Appends the line, its newline included.
+    pub fn write(&self, log: &AccessLog, line: &mut String) {
+        if let Some(template) = &log.templates.tcp {
+            return template.write(self, line);
+        }
+        match log.format {
+            AccessFormat::Text => show(line, Some(self)),
+            // Strings and integers alone: there is always a JSON form.
             AccessFormat::Json => {
-                // Strings and integers alone: there is always a JSON form.
-                let mut line = serde_json::to_string(&Json::from(self)).unwrap_or_default();
-                line.push('\n');
-                line
+                show(line, Some(serde_json::to_string(&Json::from(self)).unwrap_or_default()));
             }
         }
+        line.push('\n');
     }
 }
 
@@ -80,7 +86,7 @@ impl fmt::Display for Record {
         let server = self.server.as_ref().map_or(NO_SERVER, Name::as_str);
         let [process, frontend, of_backend, of_server] = self.connections;
         let [server_queue, backend_queue] = self.queued;
-        write!(f, "{} [{}]", self.client, Date(self.accepted))?;
+        write!(f, "{} [{}]", self.client, clock::HaproxyDate(self.accepted))?;
         write!(f, " {}{tilde} {backend}/{server}", self.frontend)?;
         let (queue, connect) = (Millis(self.queue_ms), Millis(self.connect_ms));
         write!(f, " {queue}/{connect}/{} {} {}", self.total_ms, self.bytes_down, self.outcome)?;
@@ -101,23 +107,45 @@ impl fmt::Display for Millis {
     }
 }
 
-/// `06/Feb/2009:12:12:51.443`, UTC.
-struct Date(SystemTime);
-
-impl fmt::Display for Date {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MONTHS: [&str; 12] =
-            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-        // `2009-02-06T12:12:51.443Z`, of fixed width but for the fraction.
-        let text = rfc3339(self.0);
-        let part = |from: usize, to: usize| text.get(from..to).unwrap_or("?");
-        let month = part(5, 7).parse::<usize>().ok().and_then(|month| MONTHS.get(month - 1));
-        write!(f, "{}/{}/{}", part(8, 10), month.unwrap_or(&"?"), part(0, 4))?;
-        let milliseconds = match part(19, 20) {
-            "." => part(20, 23),
-            _ => "000",
-        };
-        write!(f, ":{}.{milliseconds}", part(11, 19))
+impl Values for Record {
+    fn append(&self, field: &LogField, line: &mut String) {
+        let escaped = |text: &str| Escaped(text.as_bytes()).to_string();
+        let [process, frontend, backend, server] = self.connections;
+        match field {
+            LogField::Time => show(line, Some(rfc3339(self.accepted))),
+            LogField::TimeClf => show(line, Some(clock::clf_date(self.accepted))),
+            LogField::TimeUnix => show(line, Some(clock::unix_ms(self.accepted))),
+            LogField::ClientAddress => show(line, Some(self.client.ip().to_canonical())),
+            LogField::ClientPort => show(line, Some(self.client.port())),
+            LogField::LocalAddress => show(line, Some(self.destination.ip().to_canonical())),
+            LogField::LocalPort => show(line, Some(self.destination.port())),
+            LogField::Frontend => show(line, Some(&self.frontend)),
+            LogField::Backend => show(line, self.backend.as_ref()),
+            LogField::Server => show(line, self.server.as_ref()),
+            LogField::ServerAddress => show(line, self.server_address),
+            LogField::BytesIn => show(line, Some(self.bytes_up)),
+            LogField::BytesOut => show(line, Some(self.bytes_down)),
+            LogField::TotalTime => show(line, Some(self.total_ms)),
+            LogField::QueueTime => show(line, self.queue_ms),
+            LogField::ConnectTime => show(line, self.connect_ms),
+            LogField::State => show(line, Some(self.outcome)),
+            LogField::Cause => show(line, Some(self.outcome.cause.word())),
+            LogField::Phase => show(line, Some(self.outcome.phase.word())),
+            LogField::Reason => show(line, Some(self.outcome.reason)),
+            LogField::Retries => show(line, Some(self.retries)),
+            LogField::ProcessConnections => show(line, Some(process)),
+            LogField::FrontendConnections => show(line, Some(frontend)),
+            LogField::BackendConnections => show(line, Some(backend)),
+            LogField::ServerConnections => show(line, Some(server)),
+            LogField::Queued => show(line, Some(self.queued[1])),
+            LogField::Tls => show(line, Some(u8::from(self.is_tls))),
+            LogField::Sni => show(line, self.sni.as_deref().map(escaped)),
+            LogField::TlsVersion => show(line, self.tls.map(|(version, _)| version)),
+            LogField::TlsCipher => show(line, self.tls.map(|(_, cipher)| cipher)),
+            LogField::ConnectionId => show(line, self.unique_id.as_deref().map(escaped)),
+            // Of other kinds of lines.
+            _ => {}
+        }
     }
 }
 
@@ -186,6 +214,7 @@ mod tests {
         super::outcome::{Cause, Phase},
         *,
     };
+    use crate::model::access_log::{LineKind, LogTemplate, LogTemplates};
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()
@@ -198,6 +227,7 @@ mod tests {
             accepted: SystemTime::UNIX_EPOCH + Duration::from_millis(1_233_922_371_443),
             frontend: name("fnt"),
             is_tls: false,
+            tls: None,
             sni: None,
             backend: Some(name("bck")),
             server: Some(name("srv1")),
@@ -215,11 +245,36 @@ mod tests {
         }
     }
 
+    fn line(record: &Record, format: AccessFormat) -> String {
+        let mut line = String::new();
+        record.write(&AccessLog { format, ..AccessLog::default() }, &mut line);
+        line
+    }
+
+    #[test]
+    fn a_template_shows_every_field_there_is_and_escapes_it() {
+        let names: Vec<String> = LogField::names(LineKind::Tcp).collect();
+        let text: Vec<String> = names.iter().map(|name| format!("{name}=${{{name}}}")).collect();
+        let tcp = LogTemplate::parse(LineKind::Tcp, &text.join(" ")).unwrap();
+        let templates = LogTemplates { tcp: Some(tcp), ..LogTemplates::default() };
+        let mut line = String::new();
+        let record = Record {
+            is_tls: true,
+            tls: Some(("TLSv1.3", "TLS_AES_128_GCM_SHA256")),
+            sni: Some("a\nb".into()),
+            unique_id: Some("id".into()),
+            ..record()
+        };
+        record.write(&AccessLog { templates, ..AccessLog::default() }, &mut line);
+        assert!(!line.contains("=- ") && line.contains("tls.sni=a%0Ab "), "{line}");
+        assert_eq!(line.lines().count(), 1);
+    }
+
     #[test]
     fn the_fields_are_in_haproxys_order() {
         let expected = "10.0.1.2:33312 [06/Feb/2009:12:12:51.443] fnt bck/srv1 0/1/5007 212 -- \
                         4/3/2/1/3 0/0\n";
-        assert_eq!(record().line(AccessFormat::Text), expected);
+        assert_eq!(line(&record(), AccessFormat::Text), expected);
         let refused = Record {
             is_tls: true,
             backend: None,
@@ -231,13 +286,13 @@ mod tests {
         };
         let expected = "10.0.1.2:33312 [06/Feb/2009:12:12:51.443] fnt~ fnt/<NOSRV> -1/-1/5007 212 \
                         CR 4/3/2/1/3 0/0\n";
-        assert_eq!(refused.line(AccessFormat::Text), expected);
+        assert_eq!(line(&refused, AccessFormat::Text), expected);
     }
 
     #[test]
     fn json_says_the_reason_and_escapes_what_clients_write() {
         let sni = Some("a\"\n.test".into());
-        let line = Record { sni, ..record() }.line(AccessFormat::Json);
+        let line = line(&Record { sni, ..record() }, AccessFormat::Json);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(line.lines().count(), 1);
         assert_eq!(value["sni"], "a\"\n.test");

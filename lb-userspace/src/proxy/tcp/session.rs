@@ -24,7 +24,7 @@ use super::{
 };
 use crate::proxy::stream::Stream;
 use crate::{
-    balance::Lease,
+    balance::{Counters, Done, Lease},
     model::{
         backend::SendProxy,
         frontend::{AcceptProxy, ConnectionLimits},
@@ -59,6 +59,8 @@ pub struct Site {
     pub limits: ConnectionLimits,
     /// The connections of the frontend; kept over reloads.
     pub connections: Arc<Connections>,
+    /// What sessions of the frontend came to; kept over reloads.
+    pub counters: Arc<Counters>,
     /// Longest wait for a ClientHello.
     pub request: Duration,
     /// How long a client may take nothing.
@@ -70,6 +72,8 @@ pub struct Site {
 /// What a worker gives its sessions.
 #[derive(Clone)]
 pub struct Worker {
+    /// Its number, from 0.
+    pub index: usize,
     /// Its pipes.
     pub pipes: Pipes,
     /// Connections of clients of the whole process, this one included.
@@ -281,12 +285,26 @@ impl Session {
             of_backend.unwrap_or(0),
             server.map_or(0, |server| server.active()),
         ];
+        let done = Done {
+            status: None,
+            bytes_in: self.bytes.0,
+            bytes_out: self.bytes.1,
+            retries: self.progress.retries,
+        };
+        site.counters.count(worker.index, &done);
+        if let Some((_, backend)) = &held.backend {
+            backend.pool.counters().count(worker.index, &done);
+        }
+        if let Some(server) = server {
+            server.counters().count(worker.index, &Done { retries: 0, ..done });
+        }
         (worker.log)(Record {
             client: self.addresses.source,
             destination: self.addresses.destination,
             accepted: self.accepted,
             frontend: site.frontend.clone(),
             is_tls: site.termination.is_some(),
+            tls: self.tls.as_ref().map(|tls| (tls.version, tls.cipher)),
             sni: self
                 .tls
                 .as_ref()

@@ -106,6 +106,7 @@ mod tests {
             },
             warnings: Vec::new(),
             vips: Vec::new(),
+            frontends: Vec::new(),
             backends: Vec::new(),
         };
         check_good(&agent(&AgentFacts::Answers(Box::new(status.clone()))));

@@ -30,6 +30,7 @@ pub(super) enum Filter {
     Request(HeaderFilter),
     Response(HeaderFilter),
     Timeout(TimeoutKind, Duration),
+    QueuePriority(i16),
     Mirror(Mirror),
     ErrorPages(Arc<[ErrorPage]>),
 }
@@ -42,6 +43,7 @@ impl Filter {
             Edit::RequestHeader(edit) => Self::Request(HeaderFilter::new(edit)),
             Edit::ResponseHeader(edit) => Self::Response(HeaderFilter::new(edit)),
             Edit::Timeout(kind, duration) => Self::Timeout(kind, duration),
+            Edit::QueuePriority(priority) => Self::QueuePriority(priority),
             Edit::Mirror(mirror) => Self::Mirror(mirror),
             Edit::ErrorPages(pages) => Self::ErrorPages(pages),
         }
@@ -62,6 +64,7 @@ impl Filter {
             Self::Request(filter) => edits.request_headers.push(filter.change(view)),
             Self::Response(filter) => edits.response_headers.push(filter.change(view)),
             Self::Timeout(kind, duration) => edits.timeouts.push((*kind, *duration)),
+            Self::QueuePriority(priority) => edits.priority = *priority,
             Self::Mirror(mirror) => {
                 let share = u64::from(mirror.basis_points);
                 if ((view.facts.random >> 32) * 10_000) >> 32 < share {

@@ -29,7 +29,7 @@ use super::super::{
 use crate::{
     balance::{KnownServer, Pool},
     model::{
-        balance::{Balance, Balancing, Queue, QueueOrder, Retries},
+        balance::{Balance, Balancing, Queue, QueueOrder, Retries, RetryStatuses},
         frontend::{ConnectionLimits, SniPattern},
         name::Name,
         snapshot::HashBy,
@@ -64,7 +64,12 @@ pub(super) fn backend(text: &str, servers: &[SocketAddr]) -> Backend {
         slow_start: Duration::ZERO,
         queue: Queue { length: 10, timeout: SECOND / 10, order: QueueOrder::Fair },
         persistence: None,
-        retries: Retries { attempts: 3, budget_percent: 20, budget_floor: 100 },
+        retries: Retries {
+            attempts: 3,
+            budget_percent: 20,
+            budget_floor: 100,
+            statuses: RetryStatuses::NONE,
+        },
         passive: None,
     };
     let known = |address: &SocketAddr| KnownServer {
@@ -108,6 +113,7 @@ pub(super) fn site(backends: Vec<Backend>, sni: &[(SniPattern, Name)]) -> Site {
         accept_proxy: None,
         limits: ConnectionLimits { total: 100, per_source: 100 },
         connections: Arc::default(),
+        counters: Arc::default(),
         request: SECOND,
         client: 5 * SECOND,
         tunnel: 10 * SECOND,
@@ -131,7 +137,7 @@ impl Bed {
         let pipes = Pipes::default();
         let log = move |record| drop(sender.send(record));
         let sessions = Arc::new(AtomicU32::new(0));
-        let worker = Worker { pipes: pipes.clone(), sessions, log: Rc::new(log) };
+        let worker = Worker { index: 0, pipes: pipes.clone(), sessions, log: Rc::new(log) };
         let stop = CancellationToken::new();
         let (site, stopping) = (Arc::new(site), stop.clone());
         task::spawn_local(async move {

@@ -1,0 +1,96 @@
+//! What requests came to, counted: of a frontend, a backend, a server.
+//!
+//! Workers count in lines of their own, so that two cores do not pass one cache line back
+//! and forth for every request.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Lines of counters; workers beyond share them.
+const LINES: usize = 8;
+
+/// Counters of requests that are over. They outlive reloads.
+#[derive(Debug, Default)]
+pub struct Counters {
+    lines: [Line; LINES],
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Line {
+    /// By class of the status; those without one first.
+    requests: [AtomicU64; 6],
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    retries: AtomicU64,
+}
+
+/// A request, or a session of `mode: tcp`, that is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// The status the client was sent; none if it was not, and of sessions.
+    pub status: Option<u16>,
+    /// Bytes from the client: of the body, or of the session.
+    pub bytes_in: u64,
+    /// Bytes to the client.
+    pub bytes_out: u64,
+    /// Servers tried after the first.
+    pub retries: u32,
+}
+
+/// What was counted so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Requests by class of the status, 1xx to 5xx from place 1; those without one in place 0.
+    pub requests: [u64; 6],
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+    /// Servers tried after the first.
+    pub retries: u64,
+}
+
+impl Counters {
+    /// Counts a request; `worker` is the number of who counts.
+    pub fn count(&self, worker: usize, done: &Done) {
+        let line = &self.lines[worker % LINES];
+        let class = done.status.map_or(0, |status| usize::from(status / 100).min(5));
+        line.requests[class].fetch_add(1, Ordering::Relaxed);
+        line.bytes_in.fetch_add(done.bytes_in, Ordering::Relaxed);
+        line.bytes_out.fetch_add(done.bytes_out, Ordering::Relaxed);
+        if done.retries > 0 {
+            line.retries.fetch_add(done.retries.into(), Ordering::Relaxed);
+        }
+    }
+
+    /// All lines together.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for line in &self.lines {
+            for (total, count) in totals.requests.iter_mut().zip(&line.requests) {
+                *total += count.load(Ordering::Relaxed);
+            }
+            totals.bytes_in += line.bytes_in.load(Ordering::Relaxed);
+            totals.bytes_out += line.bytes_out.load(Ordering::Relaxed);
+            totals.retries += line.retries.load(Ordering::Relaxed);
+        }
+        totals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_by_class_whoever_counts() {
+        let counters = Counters::default();
+        for (worker, status) in [(0, Some(200)), (1, Some(204)), (9, Some(503)), (2, None)] {
+            counters.count(worker, &Done { status, bytes_in: 1, bytes_out: 10, retries: 2 });
+        }
+        let totals = counters.totals();
+        assert_eq!(totals.requests, [1, 0, 2, 0, 0, 1]);
+        assert_eq!((totals.bytes_in, totals.bytes_out, totals.retries), (4, 40, 8));
+    }
+}

@@ -1,0 +1,73 @@
+//! What the operator sees of the proxy. Pure.
+
+use crate::{
+    admin::api::{BackendView, FrontendView, ProxyLoad, ProxyTraffic},
+    balance::Totals,
+    model::{frontend::Frontend, snapshot::Snapshot},
+    proxy::report::ProxyReport,
+};
+
+/// Every frontend of the proxy.
+pub(super) fn frontends(snapshot: &Snapshot, report: &ProxyReport) -> Vec<FrontendView> {
+    let views = snapshot.frontends.iter().filter_map(|(name, frontend)| {
+        let (mode, limits) = match frontend {
+            Frontend::L4(_) => return None,
+            Frontend::Tcp(tcp) => ("tcp", tcp.connections),
+            Frontend::Http(http) => ("http", http.connections),
+        };
+        let now = report.frontends.get(name).copied().unwrap_or_default();
+        Some(FrontendView {
+            name: name.to_string(),
+            mode: mode.into(),
+            listen: frontend.listen().iter().map(|listen| listen.address.to_string()).collect(),
+            backend: frontend.backend().to_string(),
+            connections: now.connections,
+            max_connections: limits.total,
+            traffic: traffic(&now.totals),
+        })
+    });
+    views.collect()
+}
+
+/// Adds what the proxy does with backends and servers to what is known of them.
+pub(super) fn add_loads(backends: &mut [BackendView], report: &ProxyReport) {
+    for view in backends {
+        let known = report.backends.iter().find(|(name, _)| name.as_str() == view.name);
+        let Some((_, backend)) = known else { continue };
+        view.proxy = Some(ProxyLoad {
+            active: backend.servers.iter().map(|server| server.active).sum(),
+            queued: backend.waiting,
+            traffic: traffic(&backend.totals),
+        });
+        for server in &mut view.servers {
+            let mut members = backend.servers.iter();
+            let Some(member) = members.find(|member| member.name.as_str() == server.name) else {
+                continue;
+            };
+            server.proxy = Some(ProxyLoad {
+                active: member.active,
+                queued: member.waiting,
+                traffic: traffic(&member.totals),
+            });
+            server.ejected = member.out.as_ref().map(|(reason, left)| match left {
+                Some(left) => format!("{reason}; back in {} s", left.as_secs().max(1)),
+                None => reason.clone(),
+            });
+        }
+    }
+}
+
+fn traffic(totals: &Totals) -> ProxyTraffic {
+    let [_, status_1xx, status_2xx, status_3xx, status_4xx, status_5xx] = totals.requests;
+    ProxyTraffic {
+        requests: totals.requests.iter().sum(),
+        status_1xx,
+        status_2xx,
+        status_3xx,
+        status_4xx,
+        status_5xx,
+        bytes_in: totals.bytes_in,
+        bytes_out: totals.bytes_out,
+        retries: totals.retries,
+    }
+}
