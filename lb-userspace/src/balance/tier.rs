@@ -28,49 +28,55 @@ pub(super) struct Seat {
     pub(super) weight: u32,
 }
 
-/// A usable server: what a seat follows from.
+/// A server that has a weight: what a seat follows from.
 #[derive(Clone, Debug)]
-pub(super) struct Usable {
+pub(super) struct Candidate {
     pub(super) member: Arc<Member>,
+    /// It has a seat. If not, its places in the ring are the others' until it returns.
+    pub(super) usable: bool,
     /// 1 to 256.
     pub(super) weight: u16,
     /// Since when it is up, if that is not long.
     pub(super) age: Option<Duration>,
 }
 
-/// A consistent ring: that of layer 4, so a proxy and the data plane agree.
+/// A consistent ring: that of layer 4, so a proxy and the data plane agree. It is built of
+/// all servers with a weight: one that goes out of use moves only what was its own.
 #[derive(Debug)]
 struct Ring {
     members: Vec<maglev::Member>,
+    /// Indexes of seats.
     slots: Box<[u16]>,
 }
 
 impl Tier {
-    /// The tier of these servers. With `hashed`, it has a ring; that of `before` is kept
-    /// if it is the same.
+    /// The tier of those servers that can be used; the others have a say in the ring alone.
+    /// With `hashed`, it has a ring; that of `before` is kept if it is the same.
     pub(super) fn new(
-        usable: &[Usable],
+        all: &[Candidate],
         slow_start: Duration,
         hashed: bool,
         before: Option<&Self>,
     ) -> Self {
-        let shares: Vec<u32> = usable
+        let shares: Vec<u32> = all
             .iter()
             .map(|server| server.age.map_or(1000, |age| slow_start::share(age, slow_start)))
             .collect();
         let all_grown = shares.iter().all(|share| *share == 1000);
-        let weight = |(server, share): (&Usable, &u32)| match all_grown {
+        let weight = |(server, share): (&Candidate, &u32)| match all_grown {
             true => u32::from(server.weight),
             false => slow_start::scaled(u32::from(server.weight), *share),
         };
-        let weights: Vec<u32> = usable.iter().zip(&shares).map(weight).collect();
-        let seats = usable.iter().zip(&weights);
-        let seats =
-            seats.map(|(s, weight)| Seat { member: Arc::clone(&s.member), weight: *weight });
-        let ring = (hashed && !usable.is_empty())
-            .then(|| Ring::of(usable, &weights, before.and_then(|tier| tier.ring.as_ref())));
+        let every: Vec<u32> = all.iter().zip(&shares).map(weight).collect();
+        let seats = all.iter().zip(&every).filter(|(server, _)| server.usable);
+        let seats: Box<[Seat]> = seats
+            .map(|(server, weight)| Seat { member: Arc::clone(&server.member), weight: *weight })
+            .collect();
+        let ring = (hashed && !seats.is_empty())
+            .then(|| Ring::of(all, &every, before.and_then(|tier| tier.ring.as_ref())));
+        let weights: Vec<u32> = seats.iter().map(|seat| seat.weight).collect();
         Self {
-            seats: seats.collect(),
+            seats,
             turns: schedule::cycle(&weights),
             ring: ring.flatten(),
             weight: weights.iter().map(|weight| u64::from(*weight)).sum(),
@@ -109,7 +115,7 @@ impl Tier {
 
 impl Ring {
     /// None if there are more servers than a ring can have.
-    fn of(usable: &[Usable], weights: &[u32], before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+    fn of(all: &[Candidate], weights: &[u32], before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
         let most = weights.iter().copied().max().unwrap_or(1).max(1);
         let fit = |weight: u32| match most <= 256 {
             true => weight,
@@ -119,20 +125,35 @@ impl Ring {
         let seed = |member: &Member| {
             maglev::member_seed(&common_address(member.address().ip()), member.address().port())
         };
-        let member = |(server, weight): (&Usable, &u32)| maglev::Member {
+        let member = |(server, weight): (&Candidate, &u32)| maglev::Member {
             seed: seed(&server.member),
             weight: u16::try_from(fit(*weight)).unwrap_or(256),
-            usable: true,
+            usable: server.usable,
         };
-        let members: Vec<_> = usable.iter().zip(weights).map(member).collect();
+        let members: Vec<_> = all.iter().zip(weights).map(member).collect();
         if let Some(before) = before.filter(|before| before.members == members) {
             return Some(Arc::clone(before));
         }
         let mut scratch = vec![maglev::Scratch::default(); maglev::scratch_len(members.len())];
         let mut slots = vec![0_u16; RING_SLOTS as usize].into_boxed_slice();
-        let all: &mut [u16; RING_SLOTS as usize] =
+        let whole: &mut [u16; RING_SLOTS as usize] =
             (&mut *slots).try_into().expect("the slice was made with this length");
-        maglev::build(&members, all, &mut scratch).ok()?;
+        maglev::build(&members, whole, &mut scratch).ok()?;
+        let seats = seats_of(all);
+        for slot in &mut slots {
+            // A ring names its own members, and of those only usable ones.
+            *slot = seats.get(usize::from(*slot)).copied().unwrap_or(0);
+        }
         Some(Arc::new(Self { members, slots }))
     }
+}
+
+/// For each server the index of its seat; what it is for one without does not matter.
+fn seats_of(all: &[Candidate]) -> Vec<u16> {
+    let seat = |next: &mut u16, server: &Candidate| {
+        let own = *next;
+        *next += u16::from(server.usable);
+        Some(own)
+    };
+    all.iter().scan(0, seat).collect()
 }

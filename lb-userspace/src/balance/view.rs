@@ -14,7 +14,7 @@ use super::{
     pool::KnownServer,
     shared::Shared,
     slow_start,
-    tier::{Tier, Usable},
+    tier::{Candidate, Tier},
 };
 use crate::model::{
     balance::{Balance, Balancing},
@@ -144,15 +144,21 @@ impl Record {
         self.member.breaker.let_in(None, &shared.share, 0);
     }
 
-    /// Whether it takes whatever the algorithm gives it.
-    fn usable(&self, slow_start: Duration, now: Instant) -> Option<Usable> {
+    /// Its part in a tier; none without a weight.
+    fn candidate(&self, slow_start: Duration, now: Instant) -> Option<Candidate> {
         let is_up = self.known.state == ServerState::Up && !self.member.breaker.is_out();
         let age = self.up_since.map(|since| now.saturating_duration_since(since));
-        (is_up && self.known.weight > 0).then(|| Usable {
+        (self.known.weight > 0).then(|| Candidate {
             member: Arc::clone(&self.member),
+            usable: is_up,
             weight: self.known.weight,
-            age: age.filter(|age| *age < slow_start),
+            age: age.filter(|age| is_up && *age < slow_start),
         })
+    }
+
+    /// The same, if it takes whatever the algorithm gives it.
+    fn usable(&self, slow_start: Duration, now: Instant) -> Option<Candidate> {
+        self.candidate(slow_start, now).filter(|candidate| candidate.usable)
     }
 }
 
@@ -191,8 +197,8 @@ pub(super) fn next(before: &View, roster: &mut Roster, shared: &Shared, now: Ins
     let hashed = matches!(balancing.algorithm, Balance::Maglev | Balance::Hash(_));
     let tier = |backup: bool, before: &Tier| {
         let records = roster.records.values().filter(|record| record.known.backup == backup);
-        let usable: Vec<_> = records.filter_map(|record| record.usable(slow_start, now)).collect();
-        Tier::new(&usable, slow_start, hashed, Some(before))
+        let all: Vec<_> = records.filter_map(|record| record.candidate(slow_start, now)).collect();
+        Tier::new(&all, slow_start, hashed, Some(before))
     };
     let (main, backup) = (tier(false, &before.main), tier(true, &before.backup));
     let backup_is_needed = main.seats.is_empty();
