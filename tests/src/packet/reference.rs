@@ -2,7 +2,7 @@
 //! checksum summed over all that it covers (RFC 1071). Shares nothing with the code under
 //! test but the addresses and ports that were chosen, which are for the caller to judge.
 
-use std::ops::Range;
+use std::{iter, ops::Range};
 
 use crate::packet::fields::{self, Field};
 
@@ -75,7 +75,7 @@ impl Parts {
         let transport = |addresses: [Range<usize>; 2], end: usize| {
             let length = u32::try_from(end.checked_sub(start)?).ok()?;
             frame.get(start..end)?;
-            let ranges = addresses.into_iter().chain([start..end]).collect();
+            let ranges = addresses.into_iter().chain(iter::once(start..end)).collect();
             let extra = u32::from(protocol) + length;
             Some(Covered { checksum: check.clone(), ranges, extra, never_zero })
         };
@@ -88,7 +88,7 @@ impl Parts {
             let options = find("ipv4.options")?;
             let header = Covered {
                 checksum: find("ipv4.checksum")?,
-                ranges: vec![first.start..options.end],
+                ranges: iter::once(first.start..options.end).collect(),
                 extra: 0,
                 never_zero: false,
             };
