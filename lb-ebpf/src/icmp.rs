@@ -12,10 +12,7 @@ use lb_common::{
     icmp::{self, Kind},
     vip::VipKey,
 };
-use network_types::{
-    eth::EthHdr,
-    ip::{Ipv4Hdr, Ipv6Hdr},
-};
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
     context::Context,

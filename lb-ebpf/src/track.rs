@@ -112,14 +112,14 @@ fn try_port<F: Family>(attempt: u32, hash: u64, now_ns: u64) -> Option<u32> {
     draft.flow.header_delta = deltas.header;
     draft.flow.transport_delta = deltas.transport;
     match half_open::claim::<F>(&draft.flow, hash, now, settings)? {
-        Claim::Taken => return Some(TAKEN),
-        Claim::Known => return Some(KNOWN),
+        Claim::Taken => Some(TAKEN),
+        Claim::Known => Some(KNOWN),
         Claim::Granted(found) => {
             let holder = holder::<F>(&draft.flow, hash, settings);
             if holder != GRANTED {
                 found.withdraw(&draft.flow);
             }
-            return Some(holder);
+            Some(holder)
         }
     }
 }
