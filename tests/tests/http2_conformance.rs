@@ -1,6 +1,6 @@
 //! HTTP/2 as httpwg has it (the cases of h2spec, and more), against the proxy with nginx
 //! behind it. Cases that the proxy does not pass are named in docs/http2-conformance.md,
-//! with why; one that is named there and passes is a failure, too.
+//! with why; one that is named there and passes is a failure, too, unless it is up to timing.
 
 use std::{
     collections::BTreeSet,
@@ -71,9 +71,9 @@ fn agent(directory: &Path, address: SocketAddr, server: SocketAddr) -> Result<Pr
     started(directory, "agent", &mut command, address)
 }
 
-/// Cases between backticks in the table of the page.
-fn exceptions() -> BTreeSet<&'static str> {
-    EXCEPTIONS.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect()
+/// Cases between backticks in the rows of the page's table that begin with `mark`.
+fn exceptions(mark: &str) -> BTreeSet<&'static str> {
+    EXCEPTIONS.lines().filter_map(|line| line.strip_prefix(mark)?.split('`').next()).collect()
 }
 
 #[test]
@@ -94,6 +94,8 @@ fn every_case_passes_or_is_an_exception_with_a_reason() -> Result<()> {
     };
     let (passed, failed) = (cases("Test passed: "), cases("Test failed: "));
     ensure!(passed.len() + failed.len() > 90, "not all cases were run: {said}");
-    ensure!(failed == exceptions(), "failed: {failed:#?}\nof {}; {said}", passed.len());
+    let timing = exceptions("| now and then: `");
+    let certain: BTreeSet<&str> = failed.difference(&timing).copied().collect();
+    ensure!(certain == exceptions("| `"), "failed: {failed:#?}\nof {}; {said}", passed.len());
     Ok(())
 }
