@@ -10,11 +10,14 @@ pub const ABI_VERSION: u32 = 4;
 /// Default directory of all pins.
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/pointsman";
 
-/// Name of the XDP program.
+/// Name of the XDP program that is attached.
 pub const PROGRAM: &str = "pointsman";
 
 /// Name of the program that the agent runs to count down what its sweep has ended.
 pub const SETTLE: &str = "settle";
+
+/// Name of the array of programs by [`crate::stage::Stage`], one for each load of the object.
+pub const STAGES: &str = "STAGES";
 
 /// Names of the pinned maps.
 pub mod map {

@@ -86,20 +86,24 @@ pub fn calibration_key(key: &FlowKey4) -> CalibrationKey {
     ]
 }
 
-/// What was measured.
+/// What was measured, and how far the measurement is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measurement {
-    /// Time the loop took.
-    pub elapsed_ns: u64,
-    /// How often each XDP action was returned, by its number.
-    pub verdicts: [u64; 8],
+    /// When the first packet began.
+    pub start_ns: u64,
+    /// When the last packet was done.
+    pub end_ns: u64,
+    /// Packets so far.
+    pub packets: u32,
+    /// Flow of the next packet.
+    pub number: u32,
 }
 
 const _: () = {
     use core::mem::size_of;
     assert!(size_of::<Order>() == 120);
-    assert!(size_of::<Measurement>() == 72);
+    assert!(size_of::<Measurement>() == 24);
 };
 
 #[cfg(feature = "user")]

@@ -28,6 +28,7 @@ pub mod server;
 pub mod settings;
 pub mod source;
 pub mod sources;
+pub mod stage;
 pub mod tcp_state;
 pub mod timeouts;
 pub mod token_bucket;

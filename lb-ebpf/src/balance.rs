@@ -1,13 +1,13 @@
 //! The way of a packet through the data plane: flow hit, else VIP hit, else the kernel's.
 //!
-//! Four stages, each a BPF function of its own, because each needs most of the 512 bytes
-//! of stack that a chain of calls shares. The verifier follows packet pointers within a
-//! function only, so the later stages, which few packets reach, parse again. Between the
-//! stages travels a number: an XDP action, or one of the codes below. A flow that ends makes
-//! room for others before its packet goes on, in a function of its own for the same reason.
+//! Its stages (`lb_common::stage`) are programs of their own: each has 512 bytes of stack and
+//! a verifier's patience to itself. The verifier follows packet pointers within a function
+//! only, so the later stages, which few packets reach, parse again. A stage ends with a
+//! number: an XDP action, or [`NEXT`] plus the stage that goes on. A flow that ends makes
+//! room for others before its packet goes on, in a function of its own for want of stack.
 
 use aya_ebpf::bindings::{xdp_action, xdp_md};
-use lb_common::drop_reason::DropReason;
+use lb_common::{drop_reason::DropReason, stage::Stage};
 
 use crate::{
     admit,
@@ -15,72 +15,43 @@ use crate::{
     ended,
     family::{V4, V6},
     handshake, hit, icmp,
+    maps::{SCRATCH, STAGES},
     packet::Packet,
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Other, Segment},
     reset,
     verdict::{Step, Verdict},
 };
 
-/// No flow: admit an IPv4 packet.
-const ADMIT4: u32 = 0x100;
-/// No flow: admit an IPv6 packet.
-const ADMIT6: u32 = 0x101;
-/// The flow is half-open, IPv4.
-const HALF_OPEN4: u32 = 0x102;
-/// The flow is half-open, IPv6.
-const HALF_OPEN6: u32 = 0x103;
-/// The flow was half-open a moment ago.
-const AGAIN: u32 = 0x104;
-/// An IPv4 packet carries an ICMP message.
-const ICMP4: u32 = 0x105;
-/// An IPv6 packet carries an ICMPv6 message.
-const ICMP6: u32 = 0x106;
-/// Plus a drop reason: answer an IPv4 packet with a RST.
-const RESET4: u32 = 0x200;
-/// Plus a drop reason: answer an IPv6 packet with a RST.
-const RESET6: u32 = 0x300;
+/// Plus the number of a stage: that stage goes on with the packet. XDP actions are below.
+const NEXT: u32 = 0x100;
+/// The bits of a code that are the number of a stage.
+const STAGE: u32 = 0xff;
 /// A bit beside any action or code: a confirmed IPv4 flow has just ended.
 const ENDED4: u32 = 0x400;
 /// A bit beside any action or code: a confirmed IPv6 flow has just ended.
 const ENDED6: u32 = 0x800;
-/// The bits of a code that are not its drop reason.
-const KIND: u32 = 0x300;
 
-/// Handles one packet; returns the XDP action.
+/// Ends a stage: returns its XDP action, or hands the packet on.
+///
+/// Half-open flows come and go while their packets are on the way through the stages: one that
+/// has left is looked for among the confirmed ones, and a packet about to open a flow may find
+/// it open. The kernel ends that after 33 tail calls, far beyond what can be.
 #[inline(always)]
 #[must_use]
-pub fn balance(ctx: Context) -> u32 {
-    let mut code = confirmed(ctx);
-    if code < ADMIT4 {
+pub fn conclude(ctx: Context, code: u32) -> u32 {
+    if code < NEXT {
         return code;
     }
-    // Half-open flows come and go while their packets are on the way through the stages: one
-    // that has left is looked for among the confirmed ones, and a packet about to open a flow
-    // may find it open. Three rounds settle all but what can not be.
-    for _ in 0..3 {
-        code = match code {
-            HALF_OPEN4 => half_open4(ctx.raw()),
-            HALF_OPEN6 => half_open6(ctx.raw()),
-            ADMIT4 => admit4(ctx.raw()),
-            ADMIT6 => admit6(ctx.raw()),
-            AGAIN => confirmed(ctx),
-            ICMP4 => icmp4(ctx.raw()),
-            ICMP6 => icmp6(ctx.raw()),
-            _ => break,
-        };
-    }
-    match code & KIND {
-        RESET4 => reset4(ctx.raw(), code & !KIND),
-        RESET6 => reset6(ctx.raw(), code & !KIND),
-        // Not settled after all.
-        ADMIT4 => internal(),
-        _ => code,
-    }
+    // SAFETY: nothing is borrowed over the call; the kernel checks the index.
+    unsafe { STAGES.tail_call(&ctx, code & STAGE) };
+    // A stage is missing, or there is no end to it.
+    internal()
 }
 
-/// First stage, and what is due after a flow has ended.
+/// First stage: packets of confirmed flows, and what is due after a flow has ended.
 #[inline(always)]
-fn confirmed(ctx: Context) -> u32 {
+#[must_use]
+pub fn entry(ctx: Context) -> u32 {
     let code = flow(ctx.raw());
     if code < ENDED4 {
         return code;
@@ -93,9 +64,9 @@ fn confirmed(ctx: Context) -> u32 {
     code & !(ENDED4 | ENDED6)
 }
 
-// The functions keep their C names: `bpftool prog` and verifier logs show them.
+// These functions keep their C names: `bpftool prog` and verifier logs show them.
 
-/// First stage: parses the packet and handles it if its flow is confirmed.
+/// Parses the packet and handles it if its flow is confirmed.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow(raw: *mut xdp_md) -> u32 {
@@ -109,94 +80,22 @@ extern "C" fn flow(raw: *mut xdp_md) -> u32 {
         ETHERTYPE_IPV4 => match parse::parse_v4(&packet, &link) {
             Ok(segment) => {
                 let (step, ended) = hit::find_and_hit(ctx, &segment);
-                step.into_code(HALF_OPEN4, ADMIT4, RESET4) | if ended { ENDED4 } else { 0 }
+                step.into_code(&STAGES4) | if ended { ENDED4 } else { 0 }
             }
-            Err(other) => other.into_code(ICMP4),
+            Err(other) => other.into_code(Stage::Icmp4),
         },
         ETHERTYPE_IPV6 => match parse::parse_v6(&packet, &link) {
             Ok(segment) => {
                 let (step, ended) = hit::find_and_hit(ctx, &segment);
-                step.into_code(HALF_OPEN6, ADMIT6, RESET6) | if ended { ENDED6 } else { 0 }
+                step.into_code(&STAGES6) | if ended { ENDED6 } else { 0 }
             }
-            Err(other) => other.into_code(ICMP6),
+            Err(other) => other.into_code(Stage::Icmp6),
         },
         _ => xdp_action::XDP_PASS,
     }
 }
 
-/// Second stage, IPv4: handles the packet of a half-open flow.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn half_open4(raw: *mut xdp_md) -> u32 {
-    // SAFETY: the caller passes its own context on.
-    let ctx = unsafe { Context::new(raw) };
-    match parse_again4(ctx) {
-        Some(segment) => handshake::hit(ctx, &segment).into_code(HALF_OPEN4, ADMIT4, RESET4),
-        None => internal(),
-    }
-}
-
-/// Second stage, IPv6.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn half_open6(raw: *mut xdp_md) -> u32 {
-    // SAFETY: the caller passes its own context on.
-    let ctx = unsafe { Context::new(raw) };
-    match parse_again6(ctx) {
-        Some(segment) => handshake::hit(ctx, &segment).into_code(HALF_OPEN6, ADMIT6, RESET6),
-        None => internal(),
-    }
-}
-
-/// Third stage, IPv4: opens a flow if the packet is for a VIP.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn admit4(raw: *mut xdp_md) -> u32 {
-    // SAFETY: the caller passes its own context on.
-    let ctx = unsafe { Context::new(raw) };
-    match parse_again4(ctx) {
-        Some(segment) => admit::admit(ctx, &segment).into_code(HALF_OPEN4, ADMIT4, RESET4),
-        None => internal(),
-    }
-}
-
-/// Third stage, IPv6.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn admit6(raw: *mut xdp_md) -> u32 {
-    // SAFETY: the caller passes its own context on.
-    let ctx = unsafe { Context::new(raw) };
-    match parse_again6(ctx) {
-        Some(segment) => admit::admit(ctx, &segment).into_code(HALF_OPEN6, ADMIT6, RESET6),
-        None => internal(),
-    }
-}
-
-/// Fourth stage, IPv4: answers with a RST.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn reset4(raw: *mut xdp_md, reason: u32) -> u32 {
-    // SAFETY: the caller passes its own context on.
-    let ctx = unsafe { Context::new(raw) };
-    match parse_again4(ctx) {
-        Some(segment) => reset::answer(ctx, &segment, reset_reason(reason)).into_action(),
-        None => internal(),
-    }
-}
-
-/// Fourth stage, IPv6.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn reset6(raw: *mut xdp_md, reason: u32) -> u32 {
-    // SAFETY: the caller passes its own context on.
-    let ctx = unsafe { Context::new(raw) };
-    match parse_again6(ctx) {
-        Some(segment) => reset::answer(ctx, &segment, reset_reason(reason)).into_action(),
-        None => internal(),
-    }
-}
-
-/// After the first stage, IPv4: takes flows that are over out of their table.
+/// Takes IPv4 flows that are over out of their table.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn make_room4() -> u32 {
@@ -204,7 +103,7 @@ extern "C" fn make_room4() -> u32 {
     0
 }
 
-/// After the first stage, IPv6.
+/// Takes IPv6 flows that are over out of their table.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn make_room6() -> u32 {
@@ -212,20 +111,78 @@ extern "C" fn make_room6() -> u32 {
     0
 }
 
-/// For ICMP messages, IPv4.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn icmp4(raw: *mut xdp_md) -> u32 {
-    // SAFETY: the caller passes its own context on.
-    icmp::handle::<V4>(unsafe { Context::new(raw) }).into_action()
+/// Handles the packet of a half-open flow, IPv4.
+#[inline(always)]
+#[must_use]
+pub fn half_open4(ctx: Context) -> u32 {
+    match parse_again4(ctx) {
+        Some(segment) => handshake::hit(ctx, &segment).into_code(&STAGES4),
+        None => internal(),
+    }
 }
 
-/// For ICMP messages, IPv6.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn icmp6(raw: *mut xdp_md) -> u32 {
-    // SAFETY: the caller passes its own context on.
-    icmp::handle::<V6>(unsafe { Context::new(raw) }).into_action()
+/// Handles the packet of a half-open flow, IPv6.
+#[inline(always)]
+#[must_use]
+pub fn half_open6(ctx: Context) -> u32 {
+    match parse_again6(ctx) {
+        Some(segment) => handshake::hit(ctx, &segment).into_code(&STAGES6),
+        None => internal(),
+    }
+}
+
+/// Opens a flow if the packet is for a VIP, IPv4.
+#[inline(always)]
+#[must_use]
+pub fn admit4(ctx: Context) -> u32 {
+    match parse_again4(ctx) {
+        Some(segment) => admit::admit(ctx, &segment).into_code(&STAGES4),
+        None => internal(),
+    }
+}
+
+/// Opens a flow if the packet is for a VIP, IPv6.
+#[inline(always)]
+#[must_use]
+pub fn admit6(ctx: Context) -> u32 {
+    match parse_again6(ctx) {
+        Some(segment) => admit::admit(ctx, &segment).into_code(&STAGES6),
+        None => internal(),
+    }
+}
+
+/// Answers with a RST, IPv4.
+#[inline(always)]
+#[must_use]
+pub fn reset4(ctx: Context) -> u32 {
+    match parse_again4(ctx) {
+        Some(segment) => reset::answer(ctx, &segment, reset_reason()).into_action(),
+        None => internal(),
+    }
+}
+
+/// Answers with a RST, IPv6.
+#[inline(always)]
+#[must_use]
+pub fn reset6(ctx: Context) -> u32 {
+    match parse_again6(ctx) {
+        Some(segment) => reset::answer(ctx, &segment, reset_reason()).into_action(),
+        None => internal(),
+    }
+}
+
+/// Handles an ICMP message.
+#[inline(always)]
+#[must_use]
+pub fn icmp4(ctx: Context) -> u32 {
+    icmp::handle::<V4>(ctx).into_action()
+}
+
+/// Handles an ICMPv6 message.
+#[inline(always)]
+#[must_use]
+pub fn icmp6(ctx: Context) -> u32 {
+    icmp::handle::<V6>(ctx).into_action()
 }
 
 #[inline(always)]
@@ -246,19 +203,37 @@ fn internal() -> u32 {
     Verdict::Drop(DropReason::Internal).into_action()
 }
 
-/// The two reasons for which clients are reset.
+/// Which of the two reasons for which clients are reset the stage before left.
 #[inline(always)]
-fn reset_reason(code: u32) -> DropReason {
-    if code == DropReason::NoServer as u32 { DropReason::NoServer } else { DropReason::ServerDown }
+fn reset_reason() -> DropReason {
+    // SAFETY: the value belongs to this CPU.
+    let left = SCRATCH.get_ptr(0).map(|scratch| unsafe { (*scratch).reset_reason });
+    if left == Some(DropReason::NoServer as u32) {
+        DropReason::NoServer
+    } else {
+        DropReason::ServerDown
+    }
 }
+
+/// The stages that a packet of one family goes to.
+struct NextStages {
+    half_open: Stage,
+    admit: Stage,
+    reset: Stage,
+}
+
+const STAGES4: NextStages =
+    NextStages { half_open: Stage::HalfOpen4, admit: Stage::Admit4, reset: Stage::Reset4 };
+const STAGES6: NextStages =
+    NextStages { half_open: Stage::HalfOpen6, admit: Stage::Admit6, reset: Stage::Reset6 };
 
 impl Other {
     /// The XDP action, or the code of the next stage.
     #[inline(always)]
-    fn into_code(self, icmp: u32) -> u32 {
+    fn into_code(self, icmp: Stage) -> u32 {
         match self {
             Self::Settled(verdict) => verdict.into_action(),
-            Self::Icmp => icmp,
+            Self::Icmp => NEXT + icmp as u32,
         }
     }
 }
@@ -266,13 +241,19 @@ impl Other {
 impl Step {
     /// The XDP action, or the code of the next stage.
     #[inline(always)]
-    fn into_code(self, half_open: u32, admit: u32, reset: u32) -> u32 {
+    fn into_code(self, stages: &NextStages) -> u32 {
         match self {
             Self::Settled(verdict) => verdict.into_action(),
-            Self::HalfOpen => half_open,
-            Self::Again => AGAIN,
-            Self::Admit => admit,
-            Self::Reset(reason) => reset + reason as u32,
+            Self::HalfOpen => NEXT + stages.half_open as u32,
+            Self::Again => NEXT + Stage::Entry as u32,
+            Self::Admit => NEXT + stages.admit as u32,
+            Self::Reset(reason) => {
+                if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
+                    // SAFETY: the value belongs to this CPU.
+                    unsafe { (*scratch).reset_reason = reason as u32 };
+                }
+                NEXT + stages.reset as u32
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The context the kernel hands to an XDP program.
 
-use aya_ebpf::bindings::xdp_md;
+use core::ffi::c_void;
+
+use aya_ebpf::{EbpfContext, bindings::xdp_md};
 
 /// A context that is valid for the run of the program.
 #[repr(transparent)]
@@ -45,5 +47,12 @@ impl Context {
     pub fn ingress_ifindex(self) -> u32 {
         // SAFETY: the pointer is valid by construction.
         unsafe { (*self.0).ingress_ifindex }
+    }
+}
+
+impl EbpfContext for Context {
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut c_void {
+        self.0.cast()
     }
 }

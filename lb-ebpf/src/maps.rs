@@ -1,8 +1,10 @@
 //! Every map of the data plane. Names, keys and values are the ABI (`lb_common::abi`);
-//! the agent pins all but [`SCRATCH`] and may load the tables with other capacities.
+//! the agent pins all but [`SCRATCH`] and [`STAGES`], and may load the tables with other capacities.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+    },
     macros::btf_map,
 };
 use lb_common::{
@@ -19,6 +21,7 @@ use lb_common::{
     server::ServerEntry,
     settings::Settings,
     sources::{SourceEntry, SourceKey},
+    stage::Stage,
     vip::{FilterWord, VipEntry, VipKey},
 };
 
@@ -148,8 +151,8 @@ pub struct Scratch {
     pub tick: Tick,
     /// A cell through which values pass that the verifier is to forget.
     pub forgotten: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Why the next stage resets a client: a drop reason.
+    pub reset_reason: u32,
 }
 
 /// A flow under construction, or on its way from one table to the other.
@@ -170,3 +173,8 @@ pub struct Draft<A> {
 /// Scratch space of this CPU; XDP programs do not nest on a CPU.
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// The programs of the stages, by their numbers. Not among the maps that outlive their program:
+/// every load of the object has its own.
+#[btf_map]
+pub static STAGES: ProgramArray<{ Stage::ALL.len() }> = ProgramArray::new();

@@ -1,9 +1,9 @@
 //! The loader, the pins, the maps and the sweep against the kernel.
 
-use std::{fs, net::SocketAddr, process::Command, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::MapData;
+use aya::maps::{Map, MapData, ProgramArray};
 use lb_common::{
     abi::{ABI_VERSION, MAX_VIPS, RING_SLOTS, map},
     access::AdmissionEntry,
@@ -13,6 +13,7 @@ use lb_common::{
     flow::{Direction, FlowEntry4, FlowKey4, Handle},
     server::{ServerEntry, state},
     settings::Settings,
+    stage::Stage,
     tcp_state::Progress,
     timeouts::Timeouts,
     vip::{FilterWord, VipEntry, VipKey, on_down},
@@ -93,6 +94,12 @@ impl Bench {
         Ok(Some((mode.into(), xdp["prog"]["id"].as_u64().context("a program id")?)))
     }
 
+    /// How many stages a pinned array has.
+    fn stages_of(&self, pin: &Path) -> Result<usize> {
+        let map = Map::ProgramArray(MapData::from_pin(pin)?);
+        Ok(ProgramArray::try_from(map)?.indices().count())
+    }
+
     /// The kernel lets go of a link some time after its pin is gone (RCU).
     fn wait_detached(&self, device: &str) -> Result<()> {
         let detached = wait_until("the program to be gone", Duration::from_secs(5), || {
@@ -133,6 +140,35 @@ fn a_restart_adopts_the_maps_and_replaces_the_program() -> Result<()> {
 
     ensure!(plane.detach("here0")? && !plane.detach("here0")?);
     bench.wait_detached("here0")?;
+    Ok(())
+}
+
+#[test]
+fn stages_stay_as_long_as_an_interface_needs_them() -> Result<()> {
+    let bench = Bench::new()?;
+    bench.here.ip(&["link", "add", "here1", "type", "veth", "peer", "name", "peer1"])?;
+    let mut plane = bench.load()?;
+    ensure!(bench.pins().all_stages()?.is_empty(), "nothing is attached yet");
+    bench.attach(&mut plane, "here0", AttachMode::Native)??;
+    bench.attach(&mut plane, "here1", AttachMode::Native)??;
+    let first = bench.pins().all_stages()?;
+    ensure!(first.len() == 1, "one for both interfaces: {first:?}");
+    ensure!(bench.stages_of(&first[0])? == Stage::ALL.len(), "every stage is there");
+    drop(plane);
+    ensure!(bench.stages_of(&first[0])? == Stage::ALL.len(), "and stays without its loader");
+
+    let mut plane = bench.load()?;
+    bench.attach(&mut plane, "here0", AttachMode::Native)??;
+    ensure!(bench.pins().all_stages()?.len() == 2, "the other interface has the old program");
+    ensure!(bench.stages_of(&first[0])? == Stage::ALL.len(), "which can still hand on");
+    bench.attach(&mut plane, "here1", AttachMode::Native)??;
+    let second = bench.pins().all_stages()?;
+    ensure!(second.len() == 1 && second != first, "only the new ones are left: {second:?}");
+
+    plane.detach("here0")?;
+    ensure!(bench.pins().all_stages()? == second);
+    plane.detach("here1")?;
+    ensure!(bench.pins().all_stages()?.is_empty(), "nothing needs them any more");
     Ok(())
 }
 

@@ -1,22 +1,20 @@
 //! The BPF object of `cargo xtask bench datapath`; not part of the product.
 //!
-//! Each program times many packets within one `BPF_PROG_TEST_RUN`: a `bpf_loop` that
-//! restores the packet from a template, varies its tuple, and calls what is measured. The
-//! figures include the loop's own cost; `floor` is that cost.
+//! `BPF_PROG_TEST_RUN` repeats `drive`, which restores the packet from a template, varies its
+//! tuple, and hands it by tail call to what is measured: the product's own program as the
+//! agent loads it, or one of the two below. The figures include all that; `floor` is its cost.
 #![no_std]
 #![no_main]
 
-use core::ffi::c_void;
-
 use aya_ebpf::{
     bindings::xdp_action,
-    btf_maps::{Array, LruHashMap},
-    helpers::generated::{bpf_ktime_get_ns, bpf_loop},
+    btf_maps::{Array, LruHashMap, ProgramArray},
+    helpers::generated::bpf_ktime_get_ns,
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
 use lb_common::bench::{CalibrationKey, FRAME_BYTES, Measurement, Order};
-use lb_ebpf::{balance::balance, context::Context, packet::Packet};
+use lb_ebpf::{context::Context, packet::Packet};
 use network_types::{eth::EthHdr, ip::Ipv4Hdr, tcp::TcpHdr};
 
 /// What to measure; written by user space before each run.
@@ -27,90 +25,55 @@ static ORDER: Array<Order, 1> = Array::new();
 #[btf_map]
 static MEASUREMENT: Array<Measurement, 1> = Array::new();
 
+/// The program that is measured; set by user space.
+#[btf_map]
+static MEASURED: ProgramArray<1> = ProgramArray::new();
+
 /// The table of the `calibration` scenario.
 #[btf_map]
 static CALIBRATION: LruHashMap<CalibrationKey, u64, 2_097_152> = LruHashMap::new();
 
-/// What the loop hands to each of its iterations; no more, because what is measured needs
-/// nearly all of the stack.
-struct Loop {
-    context: Context,
-    /// Flow of the next packet.
-    number: u32,
-}
-
-/// Scenario `floor`: returns `XDP_PASS`.
+/// Prepares one packet for what is measured. The run after the last packet takes the time.
 #[xdp]
 #[expect(clippy::needless_pass_by_value, reason = "the macro's calling convention")]
-fn floor(ctx: XdpContext) -> u32 {
-    run(&ctx, floor_iteration as *const () as *mut c_void)
+fn drive(ctx: XdpContext) -> u32 {
+    let (Some(order), Some(measurement)) = (ORDER.get_ptr(0), MEASUREMENT.get_ptr_mut(0)) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: the kernel's own argument, and live map values that no other program writes.
+    unsafe {
+        let (order, measurement) = (&*order, &mut *measurement);
+        if measurement.packets == 0 {
+            measurement.start_ns = bpf_ktime_get_ns();
+            measurement.number = order.first;
+        }
+        if measurement.packets == order.iterations {
+            measurement.end_ns = bpf_ktime_get_ns();
+            return xdp_action::XDP_PASS;
+        }
+        let number = measurement.number;
+        measurement.packets += 1;
+        // Consecutive packets belong to distant flows, as they do on a wire.
+        measurement.number = order.after(number);
+        if restore(&Packet::new(Context::new(ctx.ctx)), order, number) {
+            MEASURED.tail_call(&ctx, 0);
+        }
+    }
+    xdp_action::XDP_ABORTED
+}
+
+/// Scenario `floor`: nothing.
+#[xdp]
+fn floor(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
 }
 
 /// Scenario `calibration`: parses, and looks a 16-byte key up in an LRU hash.
 #[xdp]
 #[expect(clippy::needless_pass_by_value, reason = "the macro's calling convention")]
 fn calibration(ctx: XdpContext) -> u32 {
-    run(&ctx, calibration_iteration as *const () as *mut c_void)
-}
-
-/// Every other scenario: the product's own entry function.
-#[xdp]
-#[expect(clippy::needless_pass_by_value, reason = "the macro's calling convention")]
-fn balancer(ctx: XdpContext) -> u32 {
-    run(&ctx, balancer_iteration as *const () as *mut c_void)
-}
-
-extern "C" fn floor_iteration(_index: u64, state: *mut Loop) -> i64 {
-    iterate(state, |_| xdp_action::XDP_PASS)
-}
-
-extern "C" fn calibration_iteration(_index: u64, state: *mut Loop) -> i64 {
-    iterate(state, |context| calibrate(&Packet::new(context)).unwrap_or(xdp_action::XDP_ABORTED))
-}
-
-extern "C" fn balancer_iteration(_index: u64, state: *mut Loop) -> i64 {
-    iterate(state, balance)
-}
-
-/// Times `order.iterations` iterations.
-#[inline(always)]
-fn run(ctx: &XdpContext, iteration: *mut c_void) -> u32 {
-    let (Some(order), Some(measurement)) = (ORDER.get_ptr(0), MEASUREMENT.get_ptr_mut(0)) else {
-        return xdp_action::XDP_ABORTED;
-    };
-    // SAFETY: the kernel's own argument, and live map values.
-    unsafe {
-        let context = Context::new(ctx.ctx);
-        let mut state = Loop { context, number: (*order).first };
-        let start = bpf_ktime_get_ns();
-        bpf_loop((*order).iterations, iteration, (&raw mut state).cast(), 0);
-        (*measurement).elapsed_ns = bpf_ktime_get_ns() - start;
-    }
-    xdp_action::XDP_PASS
-}
-
-/// Restores the packet, measures one call, and counts its verdict.
-#[inline(always)]
-fn iterate(state: *mut Loop, measured: impl Fn(Context) -> u32) -> i64 {
-    let (Some(order), Some(measurement)) = (ORDER.get_ptr(0), MEASUREMENT.get_ptr_mut(0)) else {
-        return 1;
-    };
-    // SAFETY: `run` passes its own state, and the pointers are live map values.
-    unsafe {
-        let state = &mut *state;
-        let order = &*order;
-        if !restore(&Packet::new(state.context), order, state.number) {
-            return 1;
-        }
-        // Consecutive packets belong to distant flows, as they do on a wire.
-        state.number = order.after(state.number);
-        let verdict = measured(state.context);
-        let verdicts = &mut (*measurement).verdicts;
-        if let Some(count) = verdicts.get_mut((verdict & 7) as usize) {
-            *count += 1;
-        }
-    }
-    0
+    // SAFETY: the kernel's own argument.
+    calibrate(&Packet::new(unsafe { Context::new(ctx.ctx) })).unwrap_or(xdp_action::XDP_ABORTED)
 }
 
 /// Copies the template over the packet and writes the tuple of a flow into it.

@@ -1,31 +1,82 @@
-//! The BPF object of the product: the XDP program `pointsman`, and `settle`, which the agent
-//! runs.
+//! The BPF object of the product: the XDP program `pointsman`, the stages that it hands packets
+//! on to, and `settle`, which the agent runs.
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the macro's calling convention")]
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};
-use lb_ebpf::{balance::balance, context::Context};
+use lb_ebpf::{balance, context::Context};
 
-/// Handles every packet of an interface.
+/// Every packet of an interface begins here.
 #[xdp]
-#[cfg_attr(
-    not(feature = "log"),
-    expect(clippy::needless_pass_by_value, reason = "the macro's calling convention")
-)]
 fn pointsman(ctx: XdpContext) -> u32 {
-    // SAFETY: the kernel's own argument.
-    let action = balance(unsafe { Context::new(ctx.ctx) });
-    #[cfg(feature = "log")]
-    aya_log_ebpf::debug!(&ctx, "interface {}: action {}", ctx.ingress_ifindex(), action);
-    action
+    stage(&ctx, balance::entry)
+}
+
+/// Packets of half-open flows, IPv4.
+#[xdp]
+fn half_open4(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::half_open4)
+}
+
+/// Packets of half-open flows, IPv6.
+#[xdp]
+fn half_open6(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::half_open6)
+}
+
+/// Packets of no flow, IPv4.
+#[xdp]
+fn admit4(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::admit4)
+}
+
+/// Packets of no flow, IPv6.
+#[xdp]
+fn admit6(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::admit6)
+}
+
+/// Answers with a RST, IPv4.
+#[xdp]
+fn reset4(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::reset4)
+}
+
+/// Answers with a RST, IPv6.
+#[xdp]
+fn reset6(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::reset6)
+}
+
+/// ICMP messages.
+#[xdp]
+fn icmp4(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::icmp4)
+}
+
+/// ICMPv6 messages.
+#[xdp]
+fn icmp6(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::icmp6)
 }
 
 /// Counts down what ended outside of the data plane; attached to nothing.
 #[xdp]
-#[expect(clippy::needless_pass_by_value, reason = "the macro's calling convention")]
 fn settle(ctx: XdpContext) -> u32 {
     // SAFETY: the kernel's own argument.
     lb_ebpf::settle::settle(unsafe { Context::new(ctx.ctx) })
+}
+
+/// Runs a stage and does what it says.
+#[inline(always)]
+fn stage(ctx: &XdpContext, stage: impl FnOnce(Context) -> u32) -> u32 {
+    // SAFETY: the kernel's own argument.
+    let context = unsafe { Context::new(ctx.ctx) };
+    let code = stage(context);
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(ctx, "interface {}: code {}", ctx.ingress_ifindex(), code);
+    balance::conclude(context, code)
 }
 
 /// GPL-only helpers are used.

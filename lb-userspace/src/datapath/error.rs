@@ -296,6 +296,9 @@ pub enum ProgramFault {
     /// The verifier refused it.
     #[error("the kernel's verifier refused the program; please report it with this whole message")]
     Verifier(#[source] ProgramError),
+    /// A loaded program's descriptor could not be duplicated.
+    #[error("the agent got no second descriptor of a program; raise its limit of open files")]
+    Descriptor(#[source] ProgramError),
     /// The new program gave a wrong answer, so it did not replace the running one.
     #[error(
         "the new program answered a canned {packet} packet with verdict {found} in place of \

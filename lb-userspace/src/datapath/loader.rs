@@ -26,6 +26,7 @@ use super::{
     object::PROGRAM_OBJECT,
     pins::LockedPins,
     shape::{self, Capacities, CapacityKept},
+    stages,
 };
 use crate::model::snapshot::AttachMode;
 
@@ -135,10 +136,12 @@ impl DataPlane {
         if mode == AttachMode::Off {
             return Ok(None);
         }
-        let program = program(&mut self.object)?;
-        let attachment = attach::attach(program, &self.pins, interface, mode)?;
-        attach::pin_program(program, &self.pins)?;
-        Ok(Some(attachment))
+        stages::pin(&self.object, &self.pins)?;
+        let program = stages::program(&mut self.object, PROGRAM)?;
+        let attached = attach::attach(program, &self.pins, interface, mode)
+            .and_then(|attachment| attach::pin_program(program, &self.pins).map(|()| attachment));
+        self.prune();
+        attached.map(Some)
     }
 
     /// Takes the program off an interface; false if it was not attached there. Its flows
@@ -147,7 +150,15 @@ impl DataPlane {
     /// # Errors
     /// If the link's pin can not be removed.
     pub fn detach(&mut self, interface: &str) -> Result<bool, DatapathError> {
-        attach::detach(&self.pins, interface)
+        let detached = attach::detach(&self.pins, interface)?;
+        self.prune();
+        Ok(detached)
+    }
+
+    /// Forgets stages that no interface needs any more.
+    fn prune(&self) {
+        // Stages left behind cost memory and do no harm; the next attachment tries again.
+        drop(stages::prune(&self.pins));
     }
 
     /// Runs the program on one packet as `BPF_PROG_TEST_RUN` does: verdict and the packet
@@ -156,7 +167,7 @@ impl DataPlane {
     /// # Errors
     /// If the kernel refuses the packet (less than 14 bytes, for one).
     pub fn test_run(&mut self, packet: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
-        test_run(program(&mut self.object)?, packet)
+        test_run(stages::program(&mut self.object, PROGRAM)?, packet)
     }
 }
 
@@ -170,7 +181,8 @@ pub fn remove(pins: &LockedPins, keep_maps: bool) -> Result<(), DatapathError> {
     let program = [pins.program(), pins.next_program()];
     let maps = map::ALL.iter().filter(|_| !keep_maps).map(|name| pins.map(name));
     let mut result = Ok(());
-    for pin in links.chain(program).chain(maps) {
+    let stages = pins.all_stages()?;
+    for pin in links.chain(program).chain(stages).chain(maps) {
         if let Err(error) = pins.remove(&pin) {
             result = Err(error.into());
         }
@@ -232,15 +244,9 @@ fn load_object(pins: &LockedPins, capacities: Capacities) -> Result<Ebpf, Datapa
         };
         maps.set_settings(&settings)?;
     }
-    let program = program(&mut object)?;
-    program.load().map_err(verify_failed)?;
-    try_canned(program)?;
+    stages::load(&mut object)?;
+    try_canned(stages::program(&mut object, PROGRAM)?)?;
     Ok(object)
-}
-
-pub(crate) fn program(object: &mut Ebpf) -> Result<&mut Xdp, ProgramFault> {
-    let program = object.program_mut(PROGRAM).ok_or(ProgramFault::Lacks(PROGRAM))?;
-    program.try_into().map_err(|_: ProgramError| ProgramFault::Lacks(PROGRAM))
 }
 
 /// Who is to blame for an object that did not load.
@@ -263,7 +269,7 @@ fn load_failed(error: EbpfError) -> DatapathError {
 }
 
 /// Who is to blame for a program that did not load.
-fn verify_failed(error: ProgramError) -> DatapathError {
+pub(super) fn verify_failed(error: ProgramError) -> DatapathError {
     let ProgramError::LoadError { io_error, verifier_log } = error else {
         return ProgramFault::Verifier(error).into();
     };

@@ -25,6 +25,7 @@ mod query;
 mod rings;
 mod settle;
 mod shape;
+pub mod stages;
 pub mod sweep;
 mod tables;
 

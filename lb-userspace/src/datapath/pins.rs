@@ -1,5 +1,5 @@
 //! Where everything is pinned: `DIRECTORY/NAME` for maps, `DIRECTORY/program` for the
-//! program, `DIRECTORY/link-IFNAME` for links.
+//! program, `DIRECTORY/stages-ID` for the stages behind it, `DIRECTORY/link-IFNAME` for links.
 //!
 //! The directory is on a BPF file system, which outlives the agent; whoever may write it
 //! owns the data plane, hence mode 0700. A BPF file system holds no ordinary file, so the
@@ -22,6 +22,7 @@ use super::error::{DatapathError, HostError, PinsError};
 
 const PROGRAM: &str = "program";
 const LINK_PREFIX: &str = "link-";
+const STAGES_PREFIX: &str = "stages-";
 const USUAL_MOUNT: &str = "/sys/fs/bpf";
 
 /// The paths of the pins; touches nothing.
@@ -60,6 +61,20 @@ impl Pins {
         self.directory.join("program-next")
     }
 
+    /// The pin of an array of stages by the id of the map.
+    pub(crate) fn stages(&self, map: u32) -> PathBuf {
+        self.directory.join(format!("{STAGES_PREFIX}{map}"))
+    }
+
+    /// The pins of all arrays of stages; none if there is no directory.
+    ///
+    /// # Errors
+    /// If the directory can not be read.
+    pub fn all_stages(&self) -> Result<Vec<PathBuf>, PinsError> {
+        let ids = self.names_behind(STAGES_PREFIX)?;
+        Ok(ids.iter().map(|id| self.directory.join(format!("{STAGES_PREFIX}{id}"))).collect())
+    }
+
     /// The pin of the link to an interface. A BPF file system refuses dots, which names of
     /// VLAN devices have, so they become colons, which no interface name has.
     #[must_use]
@@ -72,21 +87,30 @@ impl Pins {
     /// # Errors
     /// If the directory can not be read.
     pub fn linked_interfaces(&self) -> Result<Vec<String>, PinsError> {
+        let mut interfaces = self.names_behind(LINK_PREFIX)?;
+        for interface in &mut interfaces {
+            *interface = interface.replace(':', ".");
+        }
+        interfaces.sort();
+        Ok(interfaces)
+    }
+
+    /// What follows a prefix in the names of the pins that have it.
+    fn names_behind(&self, prefix: &str) -> Result<Vec<String>, PinsError> {
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => return Err(self.file("read", &self.directory, source)),
         };
-        let mut interfaces = Vec::new();
+        let mut names = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|source| self.file("read", &self.directory, source))?;
             let name = entry.file_name();
-            if let Some(interface) = name.to_str().and_then(|name| name.strip_prefix(LINK_PREFIX)) {
-                interfaces.push(interface.replace(':', "."));
+            if let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(prefix)) {
+                names.push(rest.to_owned());
             }
         }
-        interfaces.sort();
-        Ok(interfaces)
+        Ok(names)
     }
 
     /// Removes a pin; false if there was none.

@@ -8,7 +8,7 @@ use std::{collections::HashMap, mem::size_of};
 use aya::{
     Ebpf, EbpfLoader, TestRunOptions,
     maps::{Array, MapData},
-    programs::{ProgramError, TestRun as _, Xdp},
+    programs::TestRun as _,
 };
 use lb_common::{
     abi::{SETTLE, map},
@@ -23,6 +23,7 @@ use super::{
     maps::typed,
     object::PROGRAM_OBJECT,
     pins::Pins,
+    stages,
 };
 
 /// A flow that was counted and has ended: the VIP it came through and its client.
@@ -51,7 +52,7 @@ impl Settler {
             loader.map_pin_path(name, pins.map(name));
         }
         let mut object = loader.load(PROGRAM_OBJECT).map_err(ProgramFault::Object)?;
-        program(&mut object)?.load().map_err(ProgramFault::Verifier)?;
+        stages::program(&mut object, SETTLE)?.load().map_err(ProgramFault::Verifier)?;
         Ok(Self { object, admission: typed(pins, map::ADMISSION)? })
     }
 
@@ -76,7 +77,9 @@ impl Settler {
             debug_assert_eq!(packet.len(), size_of_val(part));
             let options =
                 TestRunOptions { data_in: Some(&packet), repeat: 1, ..Default::default() };
-            program(&mut self.object)?.test_run(options).map_err(ProgramFault::TestRun)?;
+            stages::program(&mut self.object, SETTLE)?
+                .test_run(options)
+                .map_err(ProgramFault::TestRun)?;
         }
         Ok(())
     }
@@ -90,11 +93,6 @@ impl Settler {
             None => SourceKey::v6(entry.scope, client),
         }))
     }
-}
-
-fn program(object: &mut Ebpf) -> Result<&mut Xdp, ProgramFault> {
-    let program = object.program_mut(SETTLE).ok_or(ProgramFault::Lacks(SETTLE))?;
-    program.try_into().map_err(|_: ProgramError| ProgramFault::Lacks(SETTLE))
 }
 
 const _: () = assert!(size_of::<EndedFlows>() * MOST_ENDED <= 1024);

@@ -1,10 +1,10 @@
 //! `bench_datapath`: nanoseconds a packet inside the XDP program.
 //!
-//! The product's own entry function runs in a loop inside BPF (`lb-ebpf/src/bin/bench.rs`),
-//! which restores the packet before each iteration and gives it the tuple of another flow;
-//! every figure includes that loop, `floor` is the loop alone. Batches of all scenarios take
-//! turns, so that a machine that gets slower or faster does so for all. Verdicts and
-//! counters are checked before anything is timed, verdicts in every batch.
+//! The product's own programs, as the agent loads them, are run by the thousand in one call
+//! (`lb-ebpf/src/bin/bench.rs`); the packet is restored before each run and given the tuple of
+//! another flow. Every figure includes that, `floor` is that alone. Batches of all scenarios
+//! take turns, so that a machine that gets slower or faster does so for all. Verdicts and
+//! counters are checked packet by packet before anything is timed.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 mod measure;

@@ -3,15 +3,20 @@
 use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRunOptions,
-    maps::{Array, Map, MapData},
-    programs::{TestRun as _, Xdp},
+    maps::{Array, Map, MapData, ProgramArray},
+    programs::{TestRun as _, XdpMode},
 };
 use lb_common::{
-    abi::map,
+    abi::{self, map},
     bench::{Measurement, Order},
     flow::Direction,
 };
-use pointsman::datapath::{Maps, object::BENCH_OBJECT};
+use pointsman::datapath::{
+    Maps,
+    object::{BENCH_OBJECT, PROGRAM_OBJECT},
+    stages,
+};
+use testbed::namespace::Namespace;
 
 use crate::{
     scenario::Scenario,
@@ -24,28 +29,39 @@ const VERIFIED: u32 = 10_000;
 /// Room in each table of flows: two entries each for a million flows.
 const TABLE_ENTRIES: u32 = 2_097_152;
 
-/// The programs and their maps.
+/// The product's programs and those that drive them, with their maps.
 pub(crate) struct Loop {
-    ebpf: Ebpf,
+    product: Ebpf,
+    driver: Ebpf,
+    /// The program that is driven.
+    measured: Option<&'static str>,
+    /// Where the driver is attached; nothing comes in there.
+    _idle: Namespace,
 }
 
 impl Loop {
-    /// Loads the object.
+    /// Loads the objects.
     ///
     /// # Errors
     /// If the verifier refuses a program; root is needed.
     pub(crate) fn load() -> Result<Self> {
         let mut loader = EbpfLoader::new();
-        for table in [map::FLOWS4, map::FLOWS6, "CALIBRATION"] {
+        for table in [map::FLOWS4, map::FLOWS6] {
             loader.map_max_entries(table, TABLE_ENTRIES);
         }
-        let mut ebpf = loader.load(BENCH_OBJECT).context("could not load the object")?;
-        for name in ["floor", "calibration", "balancer"] {
-            let program: &mut Xdp =
-                ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+        let mut product = loader.load(PROGRAM_OBJECT).context("could not load the product")?;
+        stages::load(&mut product)?;
+        let mut driver = EbpfLoader::new()
+            .map_max_entries("CALIBRATION", TABLE_ENTRIES)
+            .load(BENCH_OBJECT)
+            .context("could not load the benchmark")?;
+        for name in ["drive", "floor", "calibration"] {
+            let program = stages::program(&mut driver, name)?;
             program.load().with_context(|| format!("the verifier refused {name}"))?;
         }
-        Ok(Self { ebpf })
+        let idle = Namespace::create("idle")?;
+        attach(&mut driver, &idle)?;
+        Ok(Self { product, driver, measured: None, _idle: idle })
     }
 
     /// The maps of configuration and counters.
@@ -53,15 +69,16 @@ impl Loop {
     /// # Errors
     /// If one is missing.
     pub(crate) fn maps(&self) -> Result<Maps> {
-        Ok(Maps::of_object(&self.ebpf)?)
+        Ok(Maps::of_object(&self.product)?)
     }
 
-    /// A hash map or an array of the object.
+    /// A hash map or an array of the objects.
     ///
     /// # Errors
     /// If it is missing or of another type.
     pub(crate) fn map(&self, name: &str) -> Result<MapData> {
-        match self.ebpf.map(name).with_context(|| format!("no map {name}"))? {
+        let map = self.product.map(name).or_else(|| self.driver.map(name));
+        match map.with_context(|| format!("no map {name}"))? {
             Map::HashMap(data) | Map::LruHashMap(data) | Map::Array(data) => {
                 tables::duplicate(data)
             }
@@ -72,7 +89,7 @@ impl Loop {
     /// Nanoseconds a packet of one batch.
     ///
     /// # Errors
-    /// If a packet got another verdict than it must.
+    /// If the kernel refuses, or ends the batch early.
     pub(crate) fn batch(
         &mut self,
         scenario: Scenario,
@@ -112,7 +129,7 @@ impl Loop {
         let before = counters(tables)?;
         let packets = scenario.packets(VERIFIED);
         let order = scenario.order(flows, 0, packets);
-        self.run(scenario, &order)?;
+        self.step(scenario, &order)?;
         let after = counters(tables)?;
         if scenario.opens() {
             tables.forget(&order)?;
@@ -133,34 +150,65 @@ impl Loop {
         Ok(())
     }
 
+    /// Runs an order in one call, and once more for the time.
     fn run(&mut self, scenario: Scenario, order: &Order) -> Result<Measurement> {
-        self.array::<Order>("ORDER")?.set(0, order, 0)?;
-        self.array::<Measurement>("MEASUREMENT")?.set(0, Measurement::default(), 0)?;
-        let program: &Xdp =
-            self.ebpf.program(scenario.program()).context("no such program")?.try_into()?;
-        let frame: Vec<u8> = order.bytes().collect();
-        program.test_run(TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() })?;
+        self.prepare(scenario, order)?;
+        self.drive(order, order.iterations + 1)?;
         let measurement = self.array::<Measurement>("MEASUREMENT")?.get(&0, 0)?;
-        let got = measurement.verdicts[scenario.verdict()];
-        ensure!(
-            got == u64::from(order.iterations),
-            "verdicts by number {:?}, expected {} times {}",
-            measurement.verdicts,
-            order.iterations,
-            scenario.verdict()
-        );
+        ensure!(measurement.packets == order.iterations, "the kernel ended the batch early");
         Ok(measurement)
     }
 
+    /// Runs an order packet by packet and checks each verdict.
+    fn step(&mut self, scenario: Scenario, order: &Order) -> Result<()> {
+        self.prepare(scenario, order)?;
+        for number in 0..order.iterations {
+            let (got, expected) = (self.drive(order, 1)?, scenario.verdict());
+            ensure!(got == expected, "packet {number} got verdict {got}, expected {expected}");
+        }
+        Ok(())
+    }
+
+    /// The verdict of the last of `packets` runs.
+    fn drive(&mut self, order: &Order, packets: u32) -> Result<u32> {
+        let frame: Vec<u8> = order.bytes().collect();
+        let options =
+            TestRunOptions { data_in: Some(&frame), repeat: packets, ..TestRunOptions::default() };
+        Ok(stages::program(&mut self.driver, "drive")?.test_run(options)?.return_value)
+    }
+
+    fn prepare(&mut self, scenario: Scenario, order: &Order) -> Result<()> {
+        self.array::<Order>("ORDER")?.set(0, order, 0)?;
+        self.array::<Measurement>("MEASUREMENT")?.set(0, Measurement::default(), 0)?;
+        let name = scenario.program();
+        if self.measured == Some(name) {
+            return Ok(());
+        }
+        let object = if name == abi::PROGRAM { &mut self.product } else { &mut self.driver };
+        let measured = stages::program(object, name)?.fd()?.try_clone()?;
+        let map = self.driver.map_mut("MEASURED").context("no map MEASURED")?;
+        ProgramArray::try_from(map)?.set(0, &measured, 0)?;
+        self.measured = Some(name);
+        Ok(())
+    }
+
     fn array<V: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
-        let map = self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?;
+        let map = self.driver.map_mut(name).with_context(|| format!("no map {name}"))?;
         Ok(map.try_into()?)
     }
 }
 
+/// Makes the driver known to the kernel's dispatcher of XDP programs for good. Else every run
+/// of many packets would change the dispatcher before and after, and sleep for that, which
+/// leaves caches cold.
+fn attach(driver: &mut Ebpf, idle: &Namespace) -> Result<()> {
+    let program = stages::program(driver, "drive")?;
+    idle.run(|| Ok(program.attach("lo", XdpMode::Skb).map(drop)?)).context("attach the driver")
+}
+
 /// A batch takes far less than 2^52 ns, so the conversion is exact.
 fn ns_each(measurement: &Measurement, packets: u32) -> f64 {
-    measurement.elapsed_ns as f64 / f64::from(packets)
+    (measurement.end_ns - measurement.start_ns) as f64 / f64::from(packets)
 }
 
 /// Counters over all VIPs, and all drops.

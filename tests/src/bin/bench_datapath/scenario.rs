@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::{
+    abi::PROGRAM,
     bench::{FRAME_BYTES, Order},
     flow::Direction,
 };
@@ -189,20 +190,20 @@ impl Scenario {
         }
     }
 
-    /// The BPF program that measures it.
+    /// The BPF program that is measured.
     pub(crate) const fn program(self) -> &'static str {
         match self {
             Self::Floor => "floor",
             Self::Calibration => "calibration",
-            _ => "balancer",
+            _ => PROGRAM,
         }
     }
 
     /// The XDP action that every packet must get.
-    pub(crate) const fn verdict(self) -> usize {
-        const DROP: usize = 1;
-        const PASS: usize = 2;
-        const TX: usize = 3;
+    pub(crate) const fn verdict(self) -> u32 {
+        const DROP: u32 = 1;
+        const PASS: u32 = 2;
+        const TX: u32 = 3;
         match self {
             Self::Floor | Self::PassOther4 => PASS,
             Self::Deny4 => DROP,

@@ -1,0 +1,67 @@
+//! The stages of the data plane: XDP programs of one object that hand a packet on to each
+//! other by tail call.
+
+/// A stage. Its number is its index in `STAGES`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Where every packet begins: packets of confirmed flows.
+    Entry = 0,
+    /// Packets of half-open flows, IPv4.
+    HalfOpen4 = 1,
+    /// The same for IPv6.
+    HalfOpen6 = 2,
+    /// Packets of no flow, IPv4.
+    Admit4 = 3,
+    /// The same for IPv6.
+    Admit6 = 4,
+    /// Answers with a RST, IPv4.
+    Reset4 = 5,
+    /// The same for IPv6.
+    Reset6 = 6,
+    /// ICMP messages.
+    Icmp4 = 7,
+    /// ICMPv6 messages.
+    Icmp6 = 8,
+}
+
+impl Stage {
+    /// Every stage, in the order of their numbers.
+    pub const ALL: [Self; 9] = [
+        Self::Entry,
+        Self::HalfOpen4,
+        Self::HalfOpen6,
+        Self::Admit4,
+        Self::Admit6,
+        Self::Reset4,
+        Self::Reset6,
+        Self::Icmp4,
+        Self::Icmp6,
+    ];
+
+    /// The name of its program, as `bpftool prog` shows it.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Entry => crate::abi::PROGRAM,
+            Self::HalfOpen4 => "half_open4",
+            Self::HalfOpen6 => "half_open6",
+            Self::Admit4 => "admit4",
+            Self::Admit6 => "admit6",
+            Self::Reset4 => "reset4",
+            Self::Reset6 => "reset6",
+            Self::Icmp4 => "icmp4",
+            Self::Icmp6 => "icmp6",
+        }
+    }
+}
+
+const _: () = {
+    let mut number = 0;
+    while number < Stage::ALL.len() {
+        assert!(Stage::ALL[number] as usize == number);
+        // The kernel keeps 15 characters of a name.
+        assert!(Stage::ALL[number].program().len() <= 15);
+        number += 1;
+    }
+};
