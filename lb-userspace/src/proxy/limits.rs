@@ -65,32 +65,17 @@ impl Connections {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Counts a connection if it is not one too many. Sources are IPv4 addresses and IPv6
-    /// networks of 64 bits, which is what one customer gets at least; a source that is
-    /// unspecified, of a unix socket, counts in all only.
+    /// Counts a connection that was accepted, if the frontend has not as many as it may. Whom
+    /// it comes from may not be known yet: [`Admission::attribute`] follows.
     ///
     /// # Errors
-    /// [`TooMany`].
-    pub fn admit(
-        self: &Arc<Self>,
-        source: IpAddr,
-        limits: &ConnectionLimits,
-    ) -> Result<Admission, TooMany> {
+    /// [`TooMany::InAll`].
+    pub fn admit(self: &Arc<Self>, limits: &ConnectionLimits) -> Result<Admission, TooMany> {
         let before = self.total.fetch_add(1, Ordering::Relaxed);
         // From here on dropping it takes it back.
-        let mut admission = Admission { connections: Arc::clone(self), source: None };
+        let admission = Admission { connections: Arc::clone(self), source: None };
         if before >= limits.total {
             return Err(TooMany::InAll(limits.total));
-        }
-        if !source.is_unspecified() {
-            let source = network(source);
-            let mut part = self.part(source);
-            let count = part.entry(source).or_insert(0);
-            if *count >= limits.per_source {
-                return Err(TooMany::OfSource(limits.per_source));
-            }
-            *count += 1;
-            admission.source = Some(source);
         }
         Ok(admission)
     }
@@ -118,6 +103,29 @@ fn network(source: IpAddr) -> IpAddr {
     }
 }
 
+impl Admission {
+    /// Counts the connection for its source, if that has not as many as one may. Sources are
+    /// IPv4 addresses and IPv6 networks of 64 bits, which is what one customer gets at least; a
+    /// source that is unspecified, of a unix socket, counts in all only.
+    ///
+    /// # Errors
+    /// [`TooMany::OfSource`].
+    pub fn attribute(&mut self, source: IpAddr, limits: &ConnectionLimits) -> Result<(), TooMany> {
+        if source.is_unspecified() || self.source.is_some() {
+            return Ok(());
+        }
+        let source = network(source);
+        let mut part = self.connections.part(source);
+        let count = part.entry(source).or_insert(0);
+        if *count >= limits.per_source {
+            return Err(TooMany::OfSource(limits.per_source));
+        }
+        *count += 1;
+        self.source = Some(source);
+        Ok(())
+    }
+}
+
 impl Drop for Admission {
     fn drop(&mut self) {
         self.connections.total.fetch_sub(1, Ordering::Relaxed);
@@ -142,7 +150,9 @@ mod tests {
         source: &str,
         (total, per_source): (u32, u32),
     ) -> Result<Admission, TooMany> {
-        connections.admit(source.parse().unwrap(), &ConnectionLimits { total, per_source })
+        let limits = ConnectionLimits { total, per_source };
+        let mut admission = connections.admit(&limits)?;
+        admission.attribute(source.parse().unwrap(), &limits).map(|()| admission)
     }
 
     #[test]
@@ -154,6 +164,20 @@ mod tests {
         assert_eq!(connections.total(), 2);
         drop(first);
         admit(&connections, "192.0.2.3", (2, 2)).unwrap();
+    }
+
+    #[test]
+    fn a_connection_counts_before_its_source_is_known() {
+        let connections = Arc::default();
+        let limits = ConnectionLimits { total: 2, per_source: 1 };
+        let mut first = Connections::admit(&connections, &limits).unwrap();
+        let mut second = Connections::admit(&connections, &limits).unwrap();
+        assert_eq!(Connections::admit(&connections, &limits).unwrap_err(), TooMany::InAll(2));
+        let source = "192.0.2.1".parse().unwrap();
+        first.attribute(source, &limits).unwrap();
+        assert_eq!(second.attribute(source, &limits).unwrap_err(), TooMany::OfSource(1));
+        drop((first, second));
+        assert_eq!(connections.total(), 0);
     }
 
     #[test]

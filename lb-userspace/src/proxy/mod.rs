@@ -15,6 +15,7 @@
 //! | `tcp` | joined connections |
 //! | `upstream`, `server_io` | connections to servers |
 //! | `listen`, `socket`, `stream`, `tls`, `proxy_protocol`, `sni` | bytes and who is at the other end |
+//! | `outcome`, `record` | how a request or a session ended; what the log shows of either |
 //! | `report` | how it is doing, for the operator |
 //! | `limits`, `timer`, `log`, `executor` | what all of them need |
 
@@ -24,8 +25,10 @@ pub mod limits;
 pub mod listen;
 pub mod log;
 pub mod material;
+pub mod outcome;
 pub mod plan;
 pub mod proxy_protocol;
+mod record;
 pub mod report;
 pub mod rules;
 mod server_io;

@@ -68,6 +68,8 @@ pub(crate) struct Worker {
     /// What it accepts on, and how to stop that.
     accepting: RefCell<BTreeMap<(Name, SocketKey), CancellationToken>>,
     connections: Cell<u32>,
+    /// Whatever is still under way is cut off.
+    has_ended: Cell<bool>,
     /// Copies on their way, by the backend that they go to.
     mirrored: RefCell<BTreeMap<Name, u32>>,
 }
@@ -160,6 +162,7 @@ pub fn run(index: usize, shared: Arc<Shared>, messages: mpsc::UnboundedReceiver<
         slots: RefCell::default(),
         accepting: RefCell::default(),
         connections: Cell::new(0),
+        has_ended: Cell::new(false),
         mirrored: RefCell::default(),
     });
     runtime.block_on(worker.serve(messages));
@@ -178,6 +181,13 @@ fn pin_to_core(index: usize) {
     }
 }
 
+impl Drop for Worker {
+    /// The last of its tasks is gone.
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
 impl Worker {
     async fn serve(self: Rc<Self>, mut messages: mpsc::UnboundedReceiver<Message>) {
         task::spawn_local(timer::run());
@@ -192,9 +202,14 @@ impl Worker {
             tick.tick().await;
         }
         self.sessions.abort();
-        // Those that are ended are logged.
+        // Sessions notice; requests are dropped with the runtime. All of them are logged.
+        self.has_ended.set(true);
         tick.tick().await;
-        self.flush();
+    }
+
+    /// Whether what is dropped from now on is cut off by the worker's end.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended.get()
     }
 
     async fn keep_house(self: Rc<Self>) {

@@ -51,8 +51,8 @@ fn the_last_server_has_the_last_word() {
 fn a_request_has_so_much_time_as_a_whole() {
     // One that never answers, and one that never ends.
     for (says, status, letters) in [
-        ("", "HTTP/1.1 504 ", "PH"),
-        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "HTTP/1.1 200 ", "PD"),
+        ("", "HTTP/1.1 504 ", "sH"),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "HTTP/1.1 200 ", "sD"),
     ] {
         let server = Server::new();
         let rig = Rig::new("timeouts: {total: 400ms}", server.address);
@@ -77,6 +77,16 @@ fn a_request_has_so_much_time_as_a_whole() {
         drop(rig);
         drop(drip.join());
     }
+}
+
+#[test]
+fn a_client_that_spends_the_time_as_a_whole_is_named() {
+    let server = Server::new();
+    let rig = Rig::new("timeouts: {total: 300ms}", server.address);
+    let answer = rig.exchange(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let line = rig.logged("total_timeout");
+    assert!(line.contains(" 408 ") && line.contains(" cH-- "), "{line}");
 }
 
 #[test]

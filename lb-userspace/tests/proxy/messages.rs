@@ -112,55 +112,6 @@ fn old_clients_are_answered_and_closed() {
 }
 
 #[test]
-fn a_response_that_breaks_off_does_not_look_complete() {
-    let server = Server::new();
-    let rig = Rig::new("", server.address);
-    let mut client = rig.connect();
-    client.send(GET.as_bytes());
-    let mut connection = server.accept();
-    connection.until("\r\n\r\n");
-    connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n");
-    drop(connection);
-    let answer = client.rest();
-    assert!(!answer.contains("0\r\n\r\n"), "{answer}");
-    let line = rig.logged("response_broken");
-    assert!(line.contains(" SD-- "), "{line}");
-    // Without a length, and for a client that knows no chunks, only a reset can tell.
-    let mut client = rig.connect();
-    client.send(b"GET / HTTP/1.0\r\n\r\n");
-    let mut connection = server.accept();
-    connection.until("\r\n\r\n");
-    connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n");
-    drop(connection);
-    assert!(client.rest().ends_with("<reset>"));
-}
-
-#[test]
-fn servers_that_answer_garbage_are_the_ones_to_blame() {
-    let answers = [
-        ("garbage\r\n\r\n", "response_malformed"),
-        ("HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", "response_malformed"),
-        ("", "response_missing"),
-        ("HTTP/1.1 200 OK\r\n", "response_missing"),
-        ("HTTP/1.1 101 Switching Protocols\r\n\r\n", "unexpected_101"),
-    ];
-    for (answer, reason) in answers {
-        let server = Server::new();
-        let rig = Rig::new("", server.address);
-        let mut client = rig.connect();
-        client.send(GET.as_bytes());
-        let mut connection = server.accept();
-        connection.until("\r\n\r\n");
-        connection.send(answer.as_bytes());
-        drop(connection);
-        let (head, _) = client.response();
-        assert!(head.starts_with("HTTP/1.1 502 "), "{answer:?}: {head}");
-        let line = rig.logged(&format!("{{{reason}}}"));
-        assert!(line.contains(" SH-- "), "{line}");
-    }
-}
-
-#[test]
 fn large_bodies_go_both_ways_while_both_sides_talk() {
     const SIZE: usize = 8 << 20;
     let server = Server::new();
@@ -196,54 +147,6 @@ fn large_bodies_go_both_ways_while_both_sides_talk() {
 
 fn rig_clone(client: &crate::rig::Client) -> crate::rig::Client {
     crate::rig::Client(client.0.try_clone().expect("a descriptor is left"))
-}
-
-const WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
-                         Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
-
-#[test]
-fn nothing_is_tunnelled_before_the_server_agrees() {
-    let server = Server::new();
-    let rig = Rig::new("", server.address);
-    let mut client = rig.connect();
-    client.send(format!("{WEBSOCKET}early").as_bytes());
-    let mut connection = server.accept();
-    let head = connection.until("\r\n\r\n");
-    assert!(head.contains("connection: upgrade\r\n"), "{head}");
-    assert!(head.contains("upgrade: websocket\r\n"), "{head}");
-    assert!(connection.is_silent(Duration::from_millis(100)), "bytes before the 101");
-    connection.send(
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-          Sec-WebSocket-Accept: y\r\n\r\nhello",
-    );
-    let head = client.until("\r\n\r\n");
-    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    assert_eq!(client.take(5), "hello");
-    assert_eq!(connection.take(5), "early");
-    client.send(b"ping");
-    assert_eq!(connection.take(4), "ping");
-    connection.send(b"pong");
-    assert_eq!(client.take(4), "pong");
-    drop(connection);
-    assert_eq!(client.rest(), "");
-    drop(client);
-    rig.logged(" 101 9 - - ");
-}
-
-#[test]
-fn a_refused_upgrade_is_an_answer_like_any_other() {
-    let server = Server::new();
-    let rig = Rig::new("", server.address);
-    let mut client = rig.connect();
-    client.send(format!("{WEBSOCKET}{GET}").as_bytes());
-    let mut connection = server.accept();
-    connection.until("\r\n\r\n");
-    connection.send(OK.as_bytes());
-    assert_eq!(client.response().1, "ok");
-    // What had come after it was a request.
-    connection.until("\r\n\r\n");
-    connection.send(OK.as_bytes());
-    assert_eq!(client.response().1, "ok");
 }
 
 #[test]

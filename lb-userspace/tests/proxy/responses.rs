@@ -98,15 +98,35 @@ fn responses_with_two_meanings_are_refused() {
         let line = rig.logged(&format!("{{{reason}}}"));
         assert!(line.contains(" SH-- "), "{start:?}: {line}");
     }
-    for status in
-        ["HTTP/2.0 200 OK", "HTTP/1.1 20 OK", "HTTP/1.1 2000 OK", "ICY 200 OK", "\x16\x03"]
-    {
+}
+
+#[test]
+fn what_is_no_response_is_the_servers_fault() {
+    let answers = [
+        ("HTTP/2.0 200 OK\r\n\r\n", "response_malformed"),
+        ("HTTP/1.1 20 OK\r\n\r\n", "response_malformed"),
+        ("HTTP/1.1 2000 OK\r\n\r\n", "response_malformed"),
+        ("ICY 200 OK\r\n\r\n", "response_malformed"),
+        ("\x16\x03\r\n\r\n", "response_malformed"),
+        ("garbage\r\n\r\n", "response_malformed"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", "response_malformed"),
+        ("", "response_missing"),
+        ("HTTP/1.1 200 OK\r\n", "response_missing"),
+        ("HTTP/1.1 101 Switching Protocols\r\n\r\n", "unexpected_101"),
+    ];
+    for (answer, reason) in answers {
+        let server = Server::new();
+        let rig = Rig::new("", server.address);
         let mut client = rig.connect();
         client.send(GET.as_bytes());
         let mut connection = server.accept();
         connection.until("\r\n\r\n");
-        connection.send(format!("{status}\r\ncontent-length: 2\r\n\r\nok").as_bytes());
-        assert!(client.response().0.starts_with("HTTP/1.1 502 "), "{status}");
+        connection.send(answer.as_bytes());
+        drop(connection);
+        let (head, _) = client.response();
+        assert!(head.starts_with("HTTP/1.1 502 "), "{answer:?}: {head}");
+        let line = rig.logged(&format!("{{{reason}}}"));
+        assert!(line.contains(" SH-- "), "{line}");
     }
 }
 
@@ -132,6 +152,20 @@ fn a_body_that_is_cut_short_does_not_look_complete() {
         let line = rig.logged("response_broken");
         assert!(line.contains(" SD-- "), "{line}");
     }
+}
+
+#[test]
+fn old_clients_are_told_by_a_reset_that_a_body_broke_off() {
+    let server = Server::new();
+    let rig = Rig::new("", server.address);
+    // Without a length, and for a client that knows no chunks, nothing else can tell.
+    let mut client = rig.connect();
+    client.send(b"GET / HTTP/1.0\r\n\r\n");
+    let mut connection = server.accept();
+    connection.until("\r\n\r\n");
+    connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n");
+    drop(connection);
+    assert!(client.rest().ends_with("<reset>"));
 }
 
 #[test]

@@ -14,12 +14,12 @@ use hyper::{
     body::{Body, Bytes, Frame, Incoming, SizeHint},
 };
 
-use super::{
-    exchange::Exchange,
-    headers,
-    outcome::{Cause, Outcome, Phase},
+use super::{exchange::Exchange, headers};
+use crate::proxy::{
+    outcome::{Cause, Outcome, Phase, Side},
+    timer::Deadline,
+    upstream::Checkout,
 };
-use crate::proxy::{timer::Deadline, upstream::Checkout};
 
 /// Why a body ends before it is complete.
 #[derive(Debug, thiserror::Error)]
@@ -277,7 +277,9 @@ impl ResponseBody {
 impl RelayedResponse {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.total.as_ref().is_some_and(|total| total.poll(cx).is_ready()) {
-            self.end(Outcome::new(Cause::Policy, Phase::Data, "total_timeout"));
+            // Set, it is the server that is waited for.
+            let side = if self.deadline.is_set() { Side::Server } else { Side::Client };
+            self.end(Outcome::total_timeout(side, Phase::Data));
             return Poll::Ready(Some(Err(BodyError::TotalTimeout)));
         }
         let Poll::Ready(item) = Pin::new(&mut self.incoming).poll_frame(cx) else {
@@ -292,7 +294,7 @@ impl RelayedResponse {
         self.deadline.clear();
         match item {
             None => {
-                self.end(Outcome::ANSWERED);
+                self.end(Outcome::DONE);
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
@@ -309,7 +311,7 @@ impl RelayedResponse {
                 }
                 // A body of known length is not asked for its end.
                 if self.incoming.is_end_stream() {
-                    self.end(Outcome::ANSWERED);
+                    self.end(Outcome::DONE);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -318,7 +320,7 @@ impl RelayedResponse {
 
     fn end(&mut self, outcome: Outcome) {
         let Some((exchange, connection)) = self.rest.take() else { return };
-        if outcome.cause == Cause::Answered && exchange.upload_is_complete() {
+        if outcome.cause == Cause::Done && exchange.upload_is_complete() {
             connection.give_back();
         }
         exchange.end(outcome);

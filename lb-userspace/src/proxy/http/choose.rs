@@ -4,19 +4,18 @@ use std::time::{Duration, Instant};
 
 use hyper::{HeaderMap, StatusCode, Uri, header::COOKIE};
 
-use super::{
-    client::Client,
-    exchange::Exchange,
-    outcome::{Cause, Phase},
-    respond::Failure,
-};
+use super::{client::Client, exchange::Exchange, respond::Failure};
 use crate::{
     balance::{Lease, PickError, PickFacts, Picked, cookie, key},
     model::{
         balance::{Balance, HashKey},
         snapshot::HashBy,
     },
-    proxy::{plan::BackendPlan, upstream::within},
+    proxy::{
+        outcome::{Cause, Phase},
+        plan::BackendPlan,
+        upstream::within,
+    },
 };
 
 /// A place at a server for the request, and how long it waited for it; `hash` is [`hash`]'s,

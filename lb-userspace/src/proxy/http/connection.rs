@@ -14,15 +14,11 @@ use hyper::{StatusCode, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{
-    client::{Client, ClientIo},
-    entry,
-    forward::serve,
-    outcome::{Cause, Outcome, Phase},
-    tunnel,
-};
+use super::{client::Client, client_io::ClientIo, entry, forward::serve, tunnel};
+use crate::model::frontend::ClientTimeouts;
 use crate::proxy::{
     listen::Accepted,
+    outcome::{Cause, Outcome, Phase},
     plan::Door,
     stream::Stream,
     upstream::within,
@@ -52,11 +48,13 @@ pub(crate) async fn run(
 ) {
     let Some(entered) = entry::pass(&worker, &slot, &door, accepted).await else { return };
     let entry::Entered { mut stream, addresses, tls, admission: _admission } = entered;
-    let keep_alive = slot.plan().config.timeouts.keep_alive;
+    let ClientTimeouts { http_request, keep_alive, .. } = slot.plan().config.timeouts;
     // Who has agreed on a protocol keeps to it.
     let agreed = tls.as_ref().and_then(|(tls, _)| tls.alpn.as_deref()).map(|alpn| alpn == b"h2");
     let client = Client::new(&worker, &slot, addresses, tls);
-    let Some(first) = first_bytes(&client, &mut stream, keep_alive).await else { return };
+    let Some(first) = first_bytes(&client, &mut stream, http_request.min(keep_alive)).await else {
+        return;
+    };
     if agreed.unwrap_or_else(|| first.starts_with(PREFACE)) {
         // Boxed, so that connections of the other kind are not as large.
         Box::pin(super::http2::run(&client, stream, first)).await;

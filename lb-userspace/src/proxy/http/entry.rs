@@ -8,20 +8,16 @@ use tokio::io::AsyncWriteExt;
 use super::{
     client::Client,
     connection::{LINGER, linger},
-    outcome::{Cause, Outcome, Phase},
 };
 use crate::proxy::{
-    limits::Admission,
+    limits::{Admission, TooMany},
     listen::Accepted,
+    outcome::{Cause, Outcome, Phase},
     plan::Door,
-    proxy_protocol::{self, HeaderError},
+    proxy_protocol,
     socket::{Addresses, Socket},
     stream::Stream,
-    tls::{
-        error::{Blame, HandshakeError},
-        facts::TlsFacts,
-        termination::Termination,
-    },
+    tls::{error::HandshakeError, facts::TlsFacts, termination::Termination},
     upstream::within,
     worker::{FrontendSlot, Worker},
 };
@@ -63,31 +59,40 @@ async fn enter(
     let refuse = |addresses, why, status| {
         Client::new(worker, slot, addresses, None).log_refused(why, status);
     };
+    let limits = &plan.config.connections;
+    let too_many = |error: TooMany, socket: &Socket, addresses: Addresses| {
+        tracing::debug!(frontend = %plan.name, source = %addresses.source, "refused: {error}");
+        refuse(addresses, Outcome::new(Cause::Policy, Phase::Request, error.reason()), None);
+        socket.abort_on_close();
+    };
+    // Whoever introduces clients counts, too, until it has.
+    let mut admission = match plan.connections.admit(limits) {
+        Ok(admission) => admission,
+        Err(error) => {
+            too_many(error, &socket, addresses);
+            return None;
+        }
+    };
     let accept = door.accept_proxy.as_ref();
     let addresses = match proxy_protocol::introduce(&mut socket, addresses, accept).await {
         Ok(addresses) => addresses,
         Err(error) => {
             tracing::debug!(peer = %addresses.source, "{error}");
-            refuse(addresses, of_header(&error), None);
+            refuse(addresses, error.outcome(), None);
             return None;
         }
     };
-    let source = addresses.source.ip();
-    let admission = match plan.connections.admit(source, &plan.config.connections) {
-        Ok(admission) => admission,
-        Err(error) => {
-            tracing::debug!(frontend = %plan.name, %source, "connection refused: {error}");
-            socket.abort_on_close();
-            return None;
-        }
-    };
+    if let Err(error) = admission.attribute(addresses.source.ip(), limits) {
+        too_many(error, &socket, addresses);
+        return None;
+    }
     let (stream, tls) = match &door.termination {
         None => (Stream::Plain(socket), None),
         Some(termination) => match encrypt(socket, termination).await {
             Ok((stream, facts)) => (stream, Some((facts, Arc::clone(termination)))),
             Err(NoTls::Failed(error)) => {
                 tracing::debug!(client = %addresses.source, "{error}");
-                refuse(addresses, of_handshake(&error), None);
+                refuse(addresses, error.of_client(), None);
                 return None;
             }
             Err(NoTls::Clear(socket)) => {
@@ -130,22 +135,4 @@ async fn explain(socket: Socket) {
     // A client that does not take it is not waited for.
     let _ = within(LINGER, stream.write_all(IN_THE_CLEAR)).await;
     linger(stream).await;
-}
-
-fn of_header(error: &HeaderError) -> Outcome {
-    let cause = match error {
-        HeaderError::Timeout { .. } => Cause::ClientTimeout,
-        _ => Cause::Client,
-    };
-    Outcome::new(cause, Phase::Request, error.reason())
-}
-
-fn of_handshake(error: &HandshakeError) -> Outcome {
-    let cause = match (error, error.blame()) {
-        (HandshakeError::Timeout { .. }, _) => Cause::ClientTimeout,
-        (_, Blame::Peer) => Cause::Client,
-        (_, Blame::Limit) => Cause::Policy,
-        (_, Blame::Us) => Cause::Host,
-    };
-    Outcome::new(cause, Phase::Request, error.client_reason())
 }

@@ -13,13 +13,13 @@ use super::{
     body::{Upload, UploadFailure},
     captured::Captured,
     client::Client,
-    outcome::{Cause, Outcome, Phase},
     record::Record,
     route::RuleTimeouts,
 };
 use crate::{
     balance::{Done, Lease, Member},
     proxy::{
+        outcome::{Cause, Outcome, Phase},
         plan::{BackendPlan, HttpPlan},
         timer,
     },
@@ -203,6 +203,7 @@ fn blame(outcome: Outcome, status: Option<StatusCode>) -> crate::balance::Outcom
     use crate::balance::Outcome::{Failure, Success, Unknown};
     match outcome.cause {
         Cause::Server | Cause::ServerTimeout => Failure,
+        Cause::TotalTimeout(_) => Unknown,
         _ if outcome.phase < Phase::Headers => Unknown,
         _ => match status {
             Some(status) if status.is_server_error() => Failure,
@@ -214,11 +215,11 @@ fn blame(outcome: Outcome, status: Option<StatusCode>) -> crate::balance::Outcom
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let outcome = self.client.failure.get().unwrap_or(Outcome::new(
-            Cause::Client,
-            self.phase.get(),
-            "client_left",
-        ));
-        self.finish(outcome);
+        let (cause, why) = match self.client.worker.has_ended() {
+            true => (Cause::Stopped, "stopped"),
+            false => (Cause::Client, "client_left"),
+        };
+        let outcome = Outcome::new(cause, self.phase.get(), why);
+        self.finish(self.client.failure.get().unwrap_or(outcome));
     }
 }

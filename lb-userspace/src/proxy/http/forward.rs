@@ -7,48 +7,38 @@
 
 use std::{
     convert::Infallible,
-    future::poll_fn,
-    pin::pin,
     rc::Rc,
     sync::Arc,
-    task::Poll,
     time::{Duration, Instant},
 };
 
-use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
-    body::{Body, Incoming},
-    client::conn::TrySendError,
-    header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue},
-    http::{request, uri::Scheme},
-    upgrade::OnUpgrade,
-};
-use tokio::sync::oneshot;
-
 use super::{
     admit::admit,
-    body::{RequestBody, ResponseBody, Upload, UploadLimits},
+    body::ResponseBody,
     choose,
     client::Client,
     exchange::Exchange,
-    headers, length, mirror,
-    outcome::{Cause, Outcome, Phase},
-    persist,
+    mirror, persist, prepare,
     respond::{self, Failure},
     route::{Destination, Route},
+    send::{Begun, answer, send, spare},
     upgrade::{self, Asked},
 };
 use crate::{
     balance,
     model::backend::ServerProtocol,
     proxy::{
+        outcome::{Cause, Outcome, Phase, Side},
         plan::BackendPlan,
         rules::{Answer, Edits},
-        server_io,
-        timer::Deadline,
-        tls::error::{Blame, HandshakeError},
-        upstream::{Checkout, ConnectError, Tunnel, within},
+        upstream::{ConnectError, within},
     },
+};
+use hyper::{
+    Method, Request, Response, StatusCode, Version,
+    body::{Body, Incoming},
+    header::{CONNECTION, HOST, HeaderValue},
+    upgrade::OnUpgrade,
 };
 
 /// A connection that was idle for longer may be closed by its server just now.
@@ -121,14 +111,6 @@ pub(super) async fn serve(
     Ok(if client.is_leaving() && is_http1 { closing(response) } else { response })
 }
 
-/// A response that a server has begun.
-struct Begun {
-    response: Response<Incoming>,
-    connection: Checkout,
-    /// The server changed the protocol.
-    tunnel: Option<Tunnel>,
-}
-
 fn closing(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -143,7 +125,7 @@ fn give(mut exchange: Box<Exchange>, answer: Answer, edits: &Edits<'_>) -> Respo
     exchange.bytes_out = response.body().size_hint().exact().unwrap_or(0);
     let is_denied = response.status().is_client_error() || response.status().is_server_error();
     let denied = Outcome::new(Cause::Policy, Phase::Request, "rule");
-    exchange.end(if is_denied { denied } else { Outcome::ANSWERED });
+    exchange.end(if is_denied { denied } else { Outcome::DONE });
     response
 }
 
@@ -194,7 +176,7 @@ fn relay(
             if exchange.upload_is_complete() {
                 connection.give_back();
             }
-            exchange.end(Outcome::ANSWERED);
+            exchange.end(Outcome::DONE);
             ResponseBody::Empty
         }
     };
@@ -214,13 +196,21 @@ async fn in_time(
     let Some(left) = left else { return forwarding.await };
     match within(left, forwarding).await {
         Some(done) => done,
-        None => Err(Failure::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            Cause::Policy,
-            exchange.phase.get(),
-            "total_timeout",
-        )),
+        None => Err(too_long(exchange)),
     }
+}
+
+/// The time for the request as a whole is over; whoever was waited for last is told so.
+fn too_long(exchange: &Exchange) -> Failure {
+    let upload = exchange.upload.as_deref();
+    let (status, side) = match upload.is_some_and(|upload| upload.waits_for_client.get()) {
+        true => (StatusCode::REQUEST_TIMEOUT, Side::Client),
+        false => (StatusCode::GATEWAY_TIMEOUT, Side::Server),
+    };
+    let outcome = Outcome::total_timeout(side, exchange.phase.get());
+    let failure = Failure { status, outcome, closes: false };
+    // The rest of a body is no request.
+    if exchange.upload_is_complete() { failure } else { failure.closing() }
 }
 
 /// Gets a response from a server.
@@ -238,13 +228,13 @@ async fn forward(
     let (mut parts, incoming) = request.into_parts();
     parts.extensions.clear();
     exchange.own = persist::own_server(&backend, &mut parts.headers);
-    edit(&mut parts, edits)?;
+    prepare::edit(&mut parts, edits)?;
     if incoming.is_end_stream() && !asked.is_websocket() {
         mirror::send_copies(exchange, &parts, &edits.mirrors);
     }
-    prepare(&mut parts, &backend, asked.is_websocket());
+    prepare::prepare(&mut parts, &backend, asked.is_websocket());
     let hash = choose::hash(&backend, &exchange.client, &parts.uri, &parts.headers);
-    let body = body(exchange, incoming);
+    let body = prepare::body(exchange, incoming);
     let mut message = Request::from_parts(parts, body);
     let mut tried = Vec::new();
     let mut only_new = false;
@@ -337,189 +327,16 @@ fn may_retry(exchange: &Exchange, backend: &BackendPlan) -> bool {
 }
 
 fn not_connected(error: &ConnectError) -> Failure {
-    let (status, cause) = match error {
-        ConnectError::Timeout | ConnectError::Tls(HandshakeError::Timeout { .. }) => {
-            (StatusCode::GATEWAY_TIMEOUT, Cause::ServerTimeout)
+    let cause = match error {
+        ConnectError::Timeout => Cause::ServerTimeout,
+        ConnectError::Tls(error) => error.of_server().cause,
+        ConnectError::Refused(_) | ConnectError::NoHttp2 | ConnectError::Handshake(_) => {
+            Cause::Server
         }
-        ConnectError::Tls(error) if error.blame() == Blame::Us => {
-            (StatusCode::BAD_GATEWAY, Cause::Host)
-        }
-        ConnectError::Refused(_)
-        | ConnectError::Tls(_)
-        | ConnectError::NoHttp2
-        | ConnectError::Handshake(_) => (StatusCode::BAD_GATEWAY, Cause::Server),
+    };
+    let status = match cause {
+        Cause::ServerTimeout => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::BAD_GATEWAY,
     };
     Failure::new(status, cause, Phase::Connect, error.word())
-}
-
-/// The request as rules change it.
-fn edit(parts: &mut request::Parts, edits: &Edits<'_>) -> Result<(), Failure> {
-    if let Some(target) = edits.path_and_query()? {
-        parts.uri = Uri::from(target);
-    }
-    edits.apply_to_request(&mut parts.headers);
-    Ok(())
-}
-
-/// The header as a server of the backend gets it.
-pub(super) fn prepare(parts: &mut request::Parts, backend: &BackendPlan, is_websocket: bool) {
-    match backend.settings.protocol {
-        ServerProtocol::Http1 => {
-            parts.version = Version::HTTP_11;
-            if is_websocket {
-                upgrade::ask(&mut parts.headers);
-            }
-        }
-        ServerProtocol::Http2 => {
-            parts.version = Version::HTTP_2;
-            let scheme = if backend.encryption.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-            let host = parts.headers.remove(HOST);
-            parts.uri = with_authority(&parts.uri, scheme, host.as_ref());
-        }
-    }
-}
-
-/// A target with the host in it, as HTTP/2 has it.
-fn with_authority(target: &Uri, scheme: Scheme, host: Option<&HeaderValue>) -> Uri {
-    let mut parts = hyper::http::uri::Parts::default();
-    parts.scheme = Some(scheme);
-    parts.authority = host.and_then(|host| host.as_bytes().try_into().ok());
-    parts.path_and_query = target.path_and_query().cloned();
-    Uri::from_parts(parts).unwrap_or_else(|_| target.clone())
-}
-
-fn body(exchange: &mut Exchange, incoming: Incoming) -> RequestBody {
-    if incoming.is_end_stream() {
-        return RequestBody::Empty;
-    }
-    let upload = Rc::new(Upload::default());
-    exchange.upload = Some(Rc::clone(&upload));
-    let config = &exchange.frontend.config;
-    let limits = UploadLimits {
-        bytes: config.limits.body_bytes,
-        silence: config.timeouts.client,
-        rate: config.limits.body_rate,
-    };
-    RequestBody::relayed(incoming, upload, limits)
-}
-
-/// A copy to send again, if that may be wanted and is safe.
-fn spare(message: &Request<RequestBody>, may_be_wanted: bool) -> Option<Request<RequestBody>> {
-    let is_safe = message.body().is_end_stream() && message.method().is_idempotent();
-    (may_be_wanted && is_safe).then(|| {
-        let mut copy = Request::new(RequestBody::Empty);
-        *copy.method_mut() = message.method().clone();
-        *copy.uri_mut() = message.uri().clone();
-        *copy.version_mut() = message.version();
-        copy.headers_mut().clone_from(message.headers());
-        copy
-    })
-}
-
-/// Why there is no response.
-struct Failed {
-    failure: Failure,
-    /// The request, if nothing of it was sent.
-    unsent: Option<Request<RequestBody>>,
-}
-
-/// Sends a request and waits for the header of its response, for as long as the server, and
-/// not the client, is what is waited for.
-async fn send(
-    exchange: &Exchange,
-    backend: &BackendPlan,
-    connection: &mut Checkout,
-    message: Request<RequestBody>,
-) -> Result<Response<Incoming>, Failed> {
-    let silence = exchange.timeouts.server(backend);
-    let deadline = Deadline::default();
-    deadline.set(silence);
-    let mut sent = 0;
-    let mut response = pin!(connection.send(message));
-    let waited = poll_fn(|cx| {
-        loop {
-            if let Poll::Ready(done) = response.as_mut().poll(cx) {
-                return Poll::Ready(Some(done));
-            }
-            if deadline.poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            let upload = exchange.upload.as_deref();
-            let moves =
-                |upload: &Upload| upload.waits_for_client.get() || upload.bytes.get() != sent;
-            if !upload.is_some_and(moves) {
-                return Poll::Ready(None);
-            }
-            sent = upload.map_or(0, |upload| upload.bytes.get());
-            deadline.set(silence);
-        }
-    })
-    .await;
-    match waited {
-        Some(Ok(response)) => Ok(response),
-        Some(Err(error)) => Err(broken(exchange, error)),
-        None => Err(Failed {
-            failure: Failure::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                Cause::ServerTimeout,
-                Phase::Headers,
-                "server_timeout",
-            ),
-            unsent: None,
-        }),
-    }
-}
-
-fn broken(exchange: &Exchange, mut error: TrySendError<Request<RequestBody>>) -> Failed {
-    let unsent = error.take_message();
-    if let Some(failure) = exchange.upload_failure() {
-        return Failed { failure: failure.into(), unsent: None };
-    }
-    let error = error.into_error();
-    let why = if error.is_parse_too_large() || server_io::is_too_much(&error) {
-        "response_too_large"
-    } else if error.is_parse() {
-        "response_malformed"
-    } else {
-        "response_missing"
-    };
-    let failure = Failure::new(StatusCode::BAD_GATEWAY, Cause::Server, Phase::Headers, why);
-    // Part of a body may have gone; the client must not think it can go on.
-    let failure = if exchange.upload.is_some() { failure.closing() } else { failure };
-    Failed { failure, unsent }
-}
-
-/// Judges the header of a response.
-async fn answer(
-    mut response: Response<Incoming>,
-    connection: Checkout,
-    tunnel: Option<oneshot::Receiver<Tunnel>>,
-    exchange: &Exchange,
-    asked: Asked,
-) -> Result<Begun, Failure> {
-    let bad = |why| Failure::new(StatusCode::BAD_GATEWAY, Cause::Server, Phase::Headers, why);
-    let status = response.status();
-    let switches = status == StatusCode::SWITCHING_PROTOCOLS;
-    let is_agreed = switches && headers::is_websocket(response.headers());
-    let fields: &mut HeaderMap = response.headers_mut();
-    let has_none =
-        exchange.method == Method::HEAD || switches || status == StatusCode::NOT_MODIFIED;
-    if status == StatusCode::NO_CONTENT || switches {
-        fields.remove(CONTENT_LENGTH);
-    }
-    length::judge(fields, !has_none && status != StatusCode::NO_CONTENT).map_err(bad)?;
-    if !headers::strip_response(fields) {
-        return Err(bad("response_connection_field"));
-    }
-    if asked == Asked::Stream && status.is_success() {
-        return Err(bad("websocket_refused"));
-    }
-    let tunnel = match (switches, tunnel) {
-        (false, _) => None,
-        (true, Some(tunnel)) if is_agreed => {
-            Some(tunnel.await.map_err(|_| bad("response_missing"))?)
-        }
-        (true, _) => return Err(bad("unexpected_101")),
-    };
-    Ok(Begun { response, connection, tunnel })
 }

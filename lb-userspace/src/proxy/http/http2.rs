@@ -9,12 +9,12 @@ use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::TokioIo;
 
-use super::{
-    client::{Client, ClientIo},
-    forward::serve,
+use super::{client::Client, client_io::ClientIo, forward::serve};
+use crate::proxy::{
+    executor::LocalExecutor,
     outcome::{Cause, Outcome, Phase},
+    stream::Stream,
 };
-use crate::proxy::{executor::LocalExecutor, stream::Stream};
 
 /// How far a stream and a connection may be ahead of the server they go to.
 const STREAM_WINDOW: u32 = 256 * 1024;

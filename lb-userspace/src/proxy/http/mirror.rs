@@ -11,7 +11,7 @@ use hyper::{
 };
 use tokio::task;
 
-use super::{body::RequestBody, exchange::Exchange, forward::prepare};
+use super::{body::RequestBody, exchange::Exchange, prepare::prepare};
 use crate::{
     balance::{Lease, Outcome, PickFacts, Picked},
     model::rule::action::Mirror,

@@ -4,10 +4,11 @@
 //! |---|---|
 //! | `connection`, `http2` | a client's connection: protocol, timeouts, end |
 //! | `entry` | what comes before: PROXY header, limits, TLS |
-//! | `client` | a connection as its requests and its socket see it |
+//! | `client`, `client_io` | a connection as its requests see it; its socket |
 //! | `guard` | messages with two meanings, before hyper repairs them |
 //! | `frames` | frames of HTTP/2 that lead nowhere |
 //! | `forward` | the way of a request |
+//! | `prepare`, `send` | the request as a server gets it; sending it, judging the response |
 //! | `admit` | judging a request and giving it one form |
 //! | `length` | responses with two lengths |
 //! | `headers` | fields for one connection; who the client is |
@@ -17,13 +18,14 @@
 //! | `body` | bodies on their way |
 //! | `upgrade`, `tunnel` | WebSocket: asking for one; being one |
 //! | `exchange` | one request and its response |
-//! | `outcome`, `respond`, `record` | how it ended; what the client and the log are told |
+//! | `respond`, `record` | what the client and the log are told of how it ended |
 
 mod admit;
 pub(crate) mod body;
 mod captured;
 mod choose;
 mod client;
+mod client_io;
 pub(crate) mod connection;
 mod entry;
 mod exchange;
@@ -34,10 +36,11 @@ mod headers;
 mod http2;
 mod length;
 mod mirror;
-mod outcome;
 mod persist;
+mod prepare;
 mod record;
 mod respond;
 mod route;
+mod send;
 mod tunnel;
 mod upgrade;

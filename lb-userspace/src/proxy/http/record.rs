@@ -10,14 +10,18 @@ use std::{
 
 use hyper::{StatusCode, Uri, Version};
 
-use super::{captured::Captured, outcome::Outcome};
+use super::captured::Captured;
 use crate::{
     clock,
     model::{
         access_log::{AccessFormat, AccessLog, Escaped, LogField, Values, show},
         rule::Rule,
     },
-    proxy::tls::facts::TlsFacts,
+    proxy::{
+        outcome::Outcome,
+        record::{Common, Timer},
+        tls::facts::TlsFacts,
+    },
 };
 
 /// A finished request.
@@ -57,9 +61,6 @@ pub(super) struct Record<'a> {
     pub(super) captured: Option<&'a Captured>,
 }
 
-/// Milliseconds, or -1 if that phase was not reached.
-struct Timer(Option<Duration>);
-
 impl Record<'_> {
     /// Appends the line, its newline included.
     pub(super) fn write(&self, log: &AccessLog, line: &mut String) {
@@ -94,16 +95,16 @@ impl Record<'_> {
             write!(line, r#","status":{}"#, status.as_u16())?;
         }
         write!(line, r#","bytes_in":{},"bytes_out":{}"#, self.bytes_in, self.bytes_out)?;
-        write!(line, r#","request_ms":{}"#, Timer(Some(self.header_time)))?;
+        write!(line, r#","request_ms":{}"#, timer(Some(self.header_time)))?;
         let timers = [
             ("queue_ms", self.queue_time),
             ("connect_ms", self.connect_time),
             ("response_ms", self.response_time),
         ];
         for (name, time) in timers.into_iter().filter(|(_, time)| time.is_some()) {
-            write!(line, r#","{name}":{}"#, Timer(time))?;
+            write!(line, r#","{name}":{}"#, timer(time))?;
         }
-        write!(line, r#","total_ms":{}"#, Timer(Some(self.total_time)))?;
+        write!(line, r#","total_ms":{}"#, timer(Some(self.total_time)))?;
         write!(line, r#","retries":{},"reused":{}"#, self.retries, self.reused)?;
         let Outcome { cause, phase, reason } = self.outcome;
         write!(line, r#","cause":"{}","phase":"{}""#, cause.word(), phase.word())?;
@@ -132,9 +133,9 @@ impl Display for Record<'_> {
         let server = self.server.map_or("<NOSRV>", |(name, _)| name);
         write!(f, "{} [{}]", self.client, clock::HaproxyDate(self.received))?;
         write!(f, " {}{tilde} {backend}/{server}", self.frontend)?;
-        let [request, total] = [Timer(Some(self.header_time)), Timer(Some(self.total_time))];
+        let [request, total] = [timer(Some(self.header_time)), timer(Some(self.total_time))];
         let [queue, connect, response] =
-            [Timer(self.queue_time), Timer(self.connect_time), Timer(self.response_time)];
+            [timer(self.queue_time), timer(self.connect_time), timer(self.response_time)];
         write!(f, " {request}/{queue}/{connect}/{response}/{total}")?;
         match self.status {
             Some(status) => write!(f, " {}", status.as_u16())?,
@@ -147,20 +148,15 @@ impl Display for Record<'_> {
         let (method, target) = (Escaped(self.method.as_bytes()), Target(self.uri));
         match self.captured {
             Some(captured) if captured.is_shown() => captured.braces(f)?,
-            _ if self.outcome != Outcome::ANSWERED => write!(f, " {{{}}}", self.outcome.reason)?,
+            _ if self.outcome != Outcome::DONE => write!(f, " {{{}}}", self.outcome.reason)?,
             _ => {}
         }
         write!(f, " \"{method} {target} {:?}\"", self.version)
     }
 }
 
-impl Display for Timer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(time) => time.as_millis().fmt(f),
-            None => f.write_str("-1"),
-        }
-    }
+fn timer(time: Option<Duration>) -> Timer {
+    Timer(time.map(|time| time.as_millis()))
 }
 
 /// The target of a request, as far as it is in the `Uri`.
@@ -177,44 +173,42 @@ impl Display for Target<'_> {
     }
 }
 
+impl Record<'_> {
+    fn common(&self) -> Common<'_> {
+        let ms = |time: Duration| time.as_millis();
+        Common {
+            client: self.client,
+            destination: self.destination,
+            time: self.received,
+            frontend: self.frontend,
+            backend: self.backend,
+            server: self.server,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            queue_ms: self.queue_time.map(ms),
+            connect_ms: self.connect_time.map(ms),
+            total_ms: ms(self.total_time),
+            outcome: self.outcome,
+            connections: self.connections,
+            retries: self.retries,
+            queued: self.queued,
+            is_tls: self.tls.is_some(),
+            tls: self.tls.map(|tls| (tls.version, tls.cipher)),
+            sni: self.tls.and_then(|tls| tls.sni.as_deref()),
+        }
+    }
+}
+
 impl Values for Record<'_> {
     fn append(&self, field: &LogField, line: &mut String) {
+        if self.common().append(field, line) {
+            return;
+        }
         let time = |time: Option<Duration>| time.map(|time| time.as_millis());
         let escaped = |text: &'_ str| Escaped(text.as_bytes()).to_string();
-        let [process, frontend, backend, server] = self.connections;
         match field {
-            LogField::Time => show(line, Some(clock::rfc3339(self.received))),
-            LogField::TimeClf => show(line, Some(clock::clf_date(self.received))),
-            LogField::TimeUnix => show(line, Some(clock::unix_ms(self.received))),
-            LogField::ClientAddress => show(line, Some(self.client.ip().to_canonical())),
-            LogField::ClientPort => show(line, Some(self.client.port())),
-            LogField::LocalAddress => show(line, Some(self.destination.ip().to_canonical())),
-            LogField::LocalPort => show(line, Some(self.destination.port())),
-            LogField::Frontend => show(line, Some(self.frontend)),
-            LogField::Backend => show(line, self.backend),
-            LogField::Server => show(line, self.server.map(|(name, _)| name)),
-            LogField::ServerAddress => show(line, self.server.map(|(_, address)| address)),
-            LogField::BytesIn => show(line, Some(self.bytes_in)),
-            LogField::BytesOut => show(line, Some(self.bytes_out)),
-            LogField::TotalTime => show(line, time(Some(self.total_time))),
-            LogField::QueueTime => show(line, time(self.queue_time)),
-            LogField::ConnectTime => show(line, time(self.connect_time)),
             LogField::RequestTime => show(line, time(Some(self.header_time))),
             LogField::ResponseTime => show(line, time(self.response_time)),
-            LogField::State => show(line, Some(self.outcome)),
-            LogField::Cause => show(line, Some(self.outcome.cause.word())),
-            LogField::Phase => show(line, Some(self.outcome.phase.word())),
-            LogField::Reason => show(line, Some(self.outcome.reason)),
-            LogField::Retries => show(line, Some(self.retries)),
-            LogField::ProcessConnections => show(line, Some(process)),
-            LogField::FrontendConnections => show(line, Some(frontend)),
-            LogField::BackendConnections => show(line, Some(backend)),
-            LogField::ServerConnections => show(line, Some(server)),
-            LogField::Queued => show(line, Some(self.queued)),
-            LogField::Tls => show(line, Some(u8::from(self.tls.is_some()))),
-            LogField::Sni => show(line, self.tls.and_then(|tls| tls.sni.as_deref()).map(escaped)),
-            LogField::TlsVersion => show(line, self.tls.map(|tls| tls.version)),
-            LogField::TlsCipher => show(line, self.tls.map(|tls| tls.cipher)),
             LogField::Reused => show(line, Some(u8::from(self.reused))),
             LogField::Rule => {
                 let Some((number, rule)) = self.rule else { return };
@@ -236,13 +230,7 @@ impl Values for Record<'_> {
                 show(line, self.captured.and_then(|captured| captured.response(name)));
             }
             // Of other kinds of lines.
-            LogField::ConnectionId
-            | LogField::Protocol
-            | LogField::SnatPort
-            | LogField::PacketsIn
-            | LogField::PacketsOut
-            | LogField::End
-            | LogField::TcpState => {}
+            _ => {}
         }
     }
 }
@@ -256,11 +244,9 @@ mod tests {
         header::{HeaderName, HeaderValue, REFERER, SERVER, USER_AGENT},
     };
 
-    use super::{
-        super::outcome::{Cause, Phase},
-        *,
-    };
+    use super::*;
     use crate::model::access_log::{Capture, CapturedNames, LineKind, LogTemplate, LogTemplates};
+    use crate::proxy::outcome::{Cause, Phase};
 
     fn record<'a>(uri: &'a Uri, tls: &'a TlsFacts, captured: Option<&'a Captured>) -> Record<'a> {
         Record {

@@ -9,9 +9,11 @@ use hyper::{
 use super::{
     admit::Refused,
     body::{ResponseBody, UploadFailure},
-    outcome::{Cause, Outcome, Phase},
 };
-use crate::proxy::rules::{Answer, Edits, Refusal};
+use crate::proxy::{
+    outcome::{Cause, Outcome, Phase},
+    rules::{Answer, Edits, Refusal},
+};
 
 /// Why a request is not answered by a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,64 +6,120 @@ use std::{
     io,
     pin::{Pin, pin},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional_with_sizes};
 
-use super::{
-    exchange::Exchange,
-    outcome::{Cause, Outcome, Phase},
+use super::exchange::Exchange;
+use crate::proxy::{
+    outcome::{Cause, Outcome, Phase, Side},
+    timer::Deadline,
+    upstream::Tunnel,
 };
-use crate::proxy::{timer::Deadline, upstream::Tunnel};
 
 /// Room for bytes on their way, each way.
 const BUFFER: usize = 16 * 1024;
 
 /// Relays until both sides have finished, one breaks off, or nobody says anything.
-pub(super) async fn run<S>(mut exchange: Box<Exchange>, client: S, first: Vec<u8>, server: Tunnel)
+pub(super) async fn run<S>(exchange: Box<Exchange>, client: S, first: Vec<u8>, server: Tunnel)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let silence = exchange.timeouts.tunnel(&exchange.frontend.config.timeouts);
     let idle = Deadline::default();
     idle.set(silence);
-    let bytes = [Cell::new(0), Cell::new(0)];
-    let mut client = Watched { inner: client, idle: &idle, silence, read: &bytes[0] };
-    let mut socket = Watched { inner: server.stream, idle: &idle, silence, read: &bytes[1] };
-    bytes[0].set(first.len() as u64);
-    bytes[1].set(server.first.len() as u64);
-    let mut stop = pin!(std::future::pending::<()>());
+    let open = Open {
+        exchange: Some(exchange),
+        up: Cell::new(first.len() as u64),
+        down: Cell::new(server.first.len() as u64),
+        broken: Cell::new(None),
+    };
+    let watch = Watch { idle: &idle, silence, broken: &open.broken };
+    let mut client = Watched { inner: client, side: Side::Client, read: &open.up, watch };
+    let mut socket = Watched { inner: server.stream, side: Side::Server, read: &open.down, watch };
     let ended = {
         let mut relay = pin!(async {
-            socket.inner.write_all(&first).await?;
-            client.inner.write_all(&server.first).await?;
+            socket.write_all(&first).await?;
+            client.write_all(&server.first).await?;
             copy_bidirectional_with_sizes(&mut client, &mut socket, BUFFER, BUFFER).await
         });
         poll_fn(|cx| {
             if let Poll::Ready(done) = relay.as_mut().poll(cx) {
-                return Poll::Ready(match done {
-                    Ok(_) => Outcome::ANSWERED,
-                    Err(_) => Outcome::new(Cause::Client, Phase::Data, "tunnel_broken"),
+                return Poll::Ready(match (done, open.broken.get()) {
+                    (Ok(_), _) => Outcome::DONE,
+                    (Err(_), Some(Side::Server)) => {
+                        Outcome::new(Cause::Server, Phase::Data, "server_broke")
+                    }
+                    (Err(_), _) => Outcome::new(Cause::Client, Phase::Data, "client_broke"),
                 });
-            }
-            if stop.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Outcome::new(Cause::Host, Phase::Data, "stopped"));
             }
             idle.poll(cx)
                 .map(|()| Outcome::new(Cause::ClientTimeout, Phase::Data, "tunnel_timeout"))
         })
         .await
     };
-    exchange.bytes_out = bytes[1].get();
-    exchange.end(ended);
+    open.end(ended);
+}
+
+/// A tunnel until its line is in the log.
+struct Open {
+    /// None once it has ended.
+    exchange: Option<Box<Exchange>>,
+    /// Bytes from the client.
+    up: Cell<u64>,
+    /// Bytes from the server.
+    down: Cell<u64>,
+    /// The side that broke off.
+    broken: Cell<Option<Side>>,
+}
+
+impl Open {
+    fn end(mut self, outcome: Outcome) {
+        if let Some(exchange) = self.counted() {
+            exchange.end(outcome);
+        }
+    }
+
+    fn counted(&mut self) -> Option<Box<Exchange>> {
+        let mut exchange = self.exchange.take()?;
+        exchange.bytes_out = self.down.get();
+        exchange.upload.get_or_insert_default().bytes.set(self.up.get());
+        Some(exchange)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // It says itself why it is dropped.
+        drop(self.counted());
+    }
+}
+
+/// What both sides have in common.
+#[derive(Clone, Copy)]
+struct Watch<'a> {
+    idle: &'a Deadline,
+    silence: Duration,
+    broken: &'a Cell<Option<Side>>,
 }
 
 /// One side, whose bytes count and put off the end.
 struct Watched<'a, S> {
     inner: S,
-    idle: &'a Deadline,
-    silence: std::time::Duration,
+    side: Side,
     read: &'a Cell<u64>,
+    watch: Watch<'a>,
+}
+
+impl<S> Watched<'_, S> {
+    /// Notes who was the first to break off.
+    fn note<T>(&self, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if matches!(done, Poll::Ready(Err(_))) && self.watch.broken.get().is_none() {
+            self.watch.broken.set(Some(self.side));
+        }
+        done
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
@@ -78,9 +134,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
         let new = buffer.filled().len() - before;
         if new > 0 {
             this.read.set(this.read.get() + new as u64);
-            this.idle.set(this.silence);
+            this.watch.idle.set(this.watch.silence);
         }
-        read
+        this.note(read)
     }
 }
 
@@ -90,14 +146,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<'_, S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
+        this.note(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.inner).poll_flush(cx);
+        this.note(flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.inner).poll_shutdown(cx);
+        this.note(shut)
     }
 }

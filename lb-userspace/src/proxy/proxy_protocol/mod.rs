@@ -8,7 +8,10 @@ mod write;
 
 use std::{io, time::Duration};
 
-use super::socket::{Addresses, Socket};
+use super::{
+    outcome::{Cause, Outcome, Phase},
+    socket::{Addresses, Socket},
+};
 use crate::model::frontend::AcceptProxy;
 
 pub use self::{
@@ -66,6 +69,16 @@ pub async fn introduce(
 }
 
 impl HeaderError {
+    /// What the connection comes to.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        let cause = match self {
+            Self::Timeout { .. } => Cause::ClientTimeout,
+            _ => Cause::Client,
+        };
+        Outcome::new(cause, Phase::Request, self.reason())
+    }
+
     /// A short word for logs and counters, stable.
     #[must_use]
     pub const fn reason(&self) -> &'static str {

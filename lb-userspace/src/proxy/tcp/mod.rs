@@ -10,7 +10,6 @@
 //! | `relay` | both directions, their timeouts and their end |
 //! | `direction` | one direction: copying, or splicing once that pays |
 //! | `pipe` | the pipes that splicing needs |
-//! | `outcome` | how a session ended and who made it end |
 //! | `record` | the access log's line |
 //!
 //! A session is one task of one worker. While it is idle it holds two sockets, a timer and
@@ -19,7 +18,6 @@
 
 pub(crate) mod accept;
 mod direction;
-pub mod outcome;
 mod pipe;
 pub mod plan;
 pub mod reach;

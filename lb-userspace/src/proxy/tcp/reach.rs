@@ -20,7 +20,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::outcome::{Cause, Outcome, Phase};
 use crate::proxy::stream::Stream;
 use crate::{
     balance::{self, Lease, Member, PickError, PickFacts, Picked, Pool, key},
@@ -31,9 +30,10 @@ use crate::{
         snapshot::HashBy,
     },
     proxy::{
+        outcome::{Cause, Outcome, Phase},
         proxy_protocol::{self, Facts},
         socket::{Addresses, Socket},
-        tls::{encryption::Encryption, error::HandshakeError},
+        tls::encryption::Encryption,
     },
 };
 
@@ -233,14 +233,7 @@ async fn connect(
         Ok(tls) => Ok(Stream::Server(Box::new(tls))),
         Err(error) => {
             tracing::debug!(backend = %backend.name, server = %address, "{error}");
-            Err(failed(
-                match &error {
-                    HandshakeError::Timeout { .. } => Cause::ServerTimeout,
-                    HandshakeError::Ours(_) => Cause::Host,
-                    _ => Cause::Server,
-                },
-                error.server_reason(),
-            ))
+            Err(error.of_server())
         }
     }
 }

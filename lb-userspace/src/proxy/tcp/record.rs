@@ -5,12 +5,15 @@ use std::{fmt, net::SocketAddr, time::SystemTime};
 
 use serde::{Serialize, Serializer};
 
-use super::outcome::Outcome;
 use crate::{
     clock::{self, rfc3339},
     model::{
         access_log::{AccessFormat, AccessLog, Escaped, LogField, Values, show},
         name::Name,
+    },
+    proxy::{
+        outcome::Outcome,
+        record::{Common, Timer},
     },
 };
 
@@ -88,63 +91,38 @@ impl fmt::Display for Record {
         let [server_queue, backend_queue] = self.queued;
         write!(f, "{} [{}]", self.client, clock::HaproxyDate(self.accepted))?;
         write!(f, " {}{tilde} {backend}/{server}", self.frontend)?;
-        let (queue, connect) = (Millis(self.queue_ms), Millis(self.connect_ms));
+        let (queue, connect) =
+            (Timer(self.queue_ms.map(u128::from)), Timer(self.connect_ms.map(u128::from)));
         write!(f, " {queue}/{connect}/{} {} {}", self.total_ms, self.bytes_down, self.outcome)?;
         write!(f, " {process}/{frontend}/{of_backend}/{of_server}/{}", self.retries)?;
         write!(f, " {server_queue}/{backend_queue}")
     }
 }
 
-/// A time that may not have been reached: -1 then.
-struct Millis(Option<u64>);
-
-impl fmt::Display for Millis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(ms) => ms.fmt(f),
-            None => f.write_str("-1"),
-        }
-    }
-}
-
 impl Values for Record {
     fn append(&self, field: &LogField, line: &mut String) {
-        let escaped = |text: &str| Escaped(text.as_bytes()).to_string();
-        let [process, frontend, backend, server] = self.connections;
-        match field {
-            LogField::Time => show(line, Some(rfc3339(self.accepted))),
-            LogField::TimeClf => show(line, Some(clock::clf_date(self.accepted))),
-            LogField::TimeUnix => show(line, Some(clock::unix_ms(self.accepted))),
-            LogField::ClientAddress => show(line, Some(self.client.ip().to_canonical())),
-            LogField::ClientPort => show(line, Some(self.client.port())),
-            LogField::LocalAddress => show(line, Some(self.destination.ip().to_canonical())),
-            LogField::LocalPort => show(line, Some(self.destination.port())),
-            LogField::Frontend => show(line, Some(&self.frontend)),
-            LogField::Backend => show(line, self.backend.as_ref()),
-            LogField::Server => show(line, self.server.as_ref()),
-            LogField::ServerAddress => show(line, self.server_address),
-            LogField::BytesIn => show(line, Some(self.bytes_up)),
-            LogField::BytesOut => show(line, Some(self.bytes_down)),
-            LogField::TotalTime => show(line, Some(self.total_ms)),
-            LogField::QueueTime => show(line, self.queue_ms),
-            LogField::ConnectTime => show(line, self.connect_ms),
-            LogField::State => show(line, Some(self.outcome)),
-            LogField::Cause => show(line, Some(self.outcome.cause.word())),
-            LogField::Phase => show(line, Some(self.outcome.phase.word())),
-            LogField::Reason => show(line, Some(self.outcome.reason)),
-            LogField::Retries => show(line, Some(self.retries)),
-            LogField::ProcessConnections => show(line, Some(process)),
-            LogField::FrontendConnections => show(line, Some(frontend)),
-            LogField::BackendConnections => show(line, Some(backend)),
-            LogField::ServerConnections => show(line, Some(server)),
-            LogField::Queued => show(line, Some(self.queued[1])),
-            LogField::Tls => show(line, Some(u8::from(self.is_tls))),
-            LogField::Sni => show(line, self.sni.as_deref().map(escaped)),
-            LogField::TlsVersion => show(line, self.tls.map(|(version, _)| version)),
-            LogField::TlsCipher => show(line, self.tls.map(|(_, cipher)| cipher)),
-            LogField::ConnectionId => show(line, self.unique_id.as_deref().map(escaped)),
-            // Of other kinds of lines.
-            _ => {}
+        let common = Common {
+            client: self.client,
+            destination: self.destination,
+            time: self.accepted,
+            frontend: self.frontend.as_str(),
+            backend: self.backend.as_ref().map(Name::as_str),
+            server: self.server.as_ref().map(Name::as_str).zip(self.server_address),
+            bytes_in: self.bytes_up,
+            bytes_out: self.bytes_down,
+            queue_ms: self.queue_ms.map(u128::from),
+            connect_ms: self.connect_ms.map(u128::from),
+            total_ms: self.total_ms.into(),
+            outcome: self.outcome,
+            connections: self.connections,
+            retries: self.retries,
+            queued: self.queued[1],
+            is_tls: self.is_tls,
+            tls: self.tls,
+            sni: self.sni.as_deref(),
+        };
+        if !common.append(field, line) && *field == LogField::ConnectionId {
+            show(line, self.unique_id.as_deref().map(|id| Escaped(id.as_bytes())));
         }
     }
 }
@@ -210,11 +188,9 @@ impl<'a> From<&'a Record> for Json<'a> {
 mod tests {
     use std::time::Duration;
 
-    use super::{
-        super::outcome::{Cause, Phase},
-        *,
-    };
+    use super::*;
     use crate::model::access_log::{LineKind, LogTemplate, LogTemplates};
+    use crate::proxy::outcome::{Cause, Phase};
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()
@@ -238,7 +214,7 @@ mod tests {
             total_ms: 5007,
             bytes_up: 99,
             bytes_down: 212,
-            outcome: Outcome::FINISHED,
+            outcome: Outcome::DONE,
             connections: [4, 3, 2, 1],
             retries: 3,
             queued: [0, 0],

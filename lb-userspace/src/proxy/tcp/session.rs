@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    outcome::{Cause, Outcome, Phase},
     pipe::Pipes,
     reach::{Backend, Counted, Progress, Reached, reach},
     record::Record,
@@ -31,16 +30,13 @@ use crate::{
         name::Name,
     },
     proxy::{
-        limits::{Admission, Connections},
+        limits::{Admission, Connections, TooMany},
         listen::Accepted,
-        proxy_protocol::{self, Facts, HeaderError},
+        outcome::{Cause, Outcome, Phase},
+        proxy_protocol::{self, Facts},
         sni::{self, HelloError},
         socket::{Addresses, Socket},
-        tls::{
-            error::{Blame, HandshakeError},
-            facts::TlsFacts,
-            termination::Termination,
-        },
+        tls::{facts::TlsFacts, termination::Termination},
     },
 };
 
@@ -194,17 +190,22 @@ impl Session {
         site: &Site,
         held: &mut Held,
     ) -> Result<(Stream, Vec<u8>), Outcome> {
+        let too_many = |error: TooMany, socket: &Socket| {
+            socket.abort_on_close();
+            Outcome::new(Cause::Policy, Phase::Request, error.reason())
+        };
+        // Whoever introduces clients counts, too, until it has.
+        let admitted = site.connections.admit(&site.limits);
+        let admission = held.admission.insert(admitted.map_err(|error| too_many(error, &socket))?);
         self.introduce(&mut socket, site).await?;
-        match site.connections.admit(self.addresses.source.ip(), &site.limits) {
-            Ok(admission) => held.admission = Some(admission),
-            Err(too_many) => {
-                socket.abort_on_close();
-                return Err(Outcome::new(Cause::Policy, Phase::Request, too_many.reason()));
-            }
-        }
+        let attributed = admission.attribute(self.addresses.source.ip(), &site.limits);
+        attributed.map_err(|error| too_many(error, &socket))?;
         if let Some(termination) = &site.termination {
-            let (stream, facts) =
-                termination.accept(socket).await.map_err(|error| self.refuse_tls(&error))?;
+            let shaken = termination.accept(socket).await.map_err(|error| {
+                tracing::debug!(client = %self.addresses.source, "{error}");
+                error.of_client()
+            });
+            let (stream, facts) = shaken?;
             self.tls = Some(facts);
             return Ok((Stream::Client(Box::new(stream)), Vec::new()));
         }
@@ -233,31 +234,16 @@ impl Session {
             }
             Err(error) => {
                 tracing::debug!(peer = %self.addresses.source, "{error}");
-                let cause = match error {
-                    HeaderError::Timeout { .. } => Cause::ClientTimeout,
-                    _ => Cause::Client,
-                };
-                Err(Outcome::new(cause, Phase::Request, error.reason()))
+                Err(error.outcome())
             }
         }
-    }
-
-    fn refuse_tls(&self, error: &HandshakeError) -> Outcome {
-        tracing::debug!(client = %self.addresses.source, "{error}");
-        let cause = match (error, error.blame()) {
-            (HandshakeError::Timeout { .. }, _) => Cause::ClientTimeout,
-            (_, Blame::Peer) => Cause::Client,
-            (_, Blame::Limit) => Cause::Policy,
-            (_, Blame::Us) => Cause::Host,
-        };
-        Outcome::new(cause, Phase::Request, error.client_reason())
     }
 
     /// What the end of a relay comes to.
     fn judge(&self, end: End, is_stopped: bool) -> Outcome {
         let ended = |cause, reason| Outcome::new(cause, Phase::Data, reason);
         match end {
-            End::Finished => Outcome::FINISHED,
+            End::Finished => Outcome::DONE,
             End::ClientBroke(error) => {
                 tracing::debug!(client = %self.addresses.source, "the client broke off: {error}");
                 ended(Cause::Client, "client_broke")

@@ -5,6 +5,8 @@ use std::{fmt, io, path::PathBuf, time::Duration};
 
 use rustls::{AlertDescription, CertificateError, Error as Tls};
 
+use crate::proxy::outcome::{Cause, Outcome, Phase};
+
 /// Why a file can not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -243,6 +245,29 @@ impl HandshakeError {
         }
     }
 
+    /// What a connection comes to whose client this happened with.
+    #[must_use]
+    pub fn of_client(&self) -> Outcome {
+        let cause = match (self, self.blame()) {
+            (Self::Timeout { .. }, _) => Cause::ClientTimeout,
+            (_, Blame::Peer) => Cause::Client,
+            (_, Blame::Limit) => Cause::Policy,
+            (_, Blame::Us) => Cause::Host,
+        };
+        Outcome::new(cause, Phase::Request, self.client_reason())
+    }
+
+    /// What an attempt to reach a server comes to that this happened with.
+    #[must_use]
+    pub fn of_server(&self) -> Outcome {
+        let cause = match (self, self.blame()) {
+            (Self::Timeout { .. }, _) => Cause::ServerTimeout,
+            (_, Blame::Us) => Cause::Host,
+            _ => Cause::Server,
+        };
+        Outcome::new(cause, Phase::Connect, self.server_reason())
+    }
+
     /// The word for a handshake with a client.
     #[must_use]
     pub const fn client_reason(&self) -> &'static str {
@@ -330,6 +355,13 @@ mod tests {
         );
         check(Tls::DecryptError, ("tls_protocol", Blame::Peer));
         check(Tls::FailedToGetRandomBytes, ("tls_internal", Blame::Us));
+        let late = HandshakeError::Timeout { after: Duration::from_secs(1) };
+        assert_eq!(
+            (late.of_client().to_string(), late.of_server().to_string()),
+            ("cR".into(), "sC".into())
+        );
+        let busy = HandshakeError::Busy { limit: 1 };
+        assert_eq!(busy.of_client(), Outcome::new(Cause::Policy, Phase::Request, "tls_busy"));
         let gone = HandshakeError::from(io::Error::from(io::ErrorKind::UnexpectedEof));
         assert_eq!((gone.client_reason(), gone.blame()), ("tls_gone", Blame::Peer));
     }

@@ -1,6 +1,6 @@
 //! Sessions with something in front of the client's bytes: PROXY headers and TLS.
 
-use std::{net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+use std::{io::ErrorKind, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -175,6 +175,27 @@ fn the_server_is_told_who_the_client_is() {
         assert!(header.is_tls);
         let id = bed.record().await.unique_id.unwrap();
         assert_eq!(header.unique_id.as_deref(), Some(id.as_bytes()));
+    });
+}
+
+#[test]
+fn sessions_count_before_they_are_introduced() {
+    run(async {
+        let (_listener, address) = server().await;
+        let mut site = site(vec![backend("b", &[address])], &[]);
+        site.accept_proxy =
+            Some(AcceptProxy { sources: vec!["127.0.0.0/8".parse().unwrap()], timeout: SECOND });
+        site.limits.total = 1;
+        let bed = Bed::start(site).await;
+        let _silent = bed.connect().await;
+        // It may be reset before anybody can say that it was made.
+        match TcpStream::connect(bed.address).await {
+            Ok(mut further) => {
+                assert_eq!(rest(&mut further).await.unwrap_err(), ErrorKind::ConnectionReset);
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+        assert_eq!(bed.ending().await, ("PR".into(), "too_many_connections"));
     });
 }
 

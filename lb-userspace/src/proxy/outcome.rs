@@ -1,0 +1,161 @@
+//! How a request or a session ended: who made it end, how far it had come, and why in a word.
+
+use std::fmt;
+
+/// Who made it end. The letters are those of HAProxy's termination states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// Nobody: the request was answered in full, both sides of the session had finished.
+    Done,
+    /// The client broke off, or sent what is not taken here.
+    Client,
+    /// The client kept it waiting for too long.
+    ClientTimeout,
+    /// The server broke off, refused, or sent what is no good response.
+    Server,
+    /// The server kept it waiting for too long.
+    ServerTimeout,
+    /// The time for the request as a whole was over (`timeouts.total`). Whoever was waited for
+    /// in the end has the letter; a server is not marked down for it.
+    TotalTimeout(Side),
+    /// A rule or a limit of the configuration.
+    Policy,
+    /// The server went DOWN or MAINT.
+    ServerDown,
+    /// The agent stopped, or the frontend is gone.
+    Stopped,
+    /// This host has run out of something, or something here is broken.
+    Host,
+}
+
+/// One side of the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The client.
+    Client,
+    /// The server, or a free one.
+    Server,
+}
+
+/// How far it had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// What the client has to say first was waited for: PROXY header, TLS, a request; or that
+    /// was judged.
+    Request,
+    /// A server with room was waited for.
+    Queue,
+    /// A server was being connected to.
+    Connect,
+    /// The request was with the server, whose response had not begun.
+    Headers,
+    /// The response was on its way, or both sides were joined.
+    Data,
+}
+
+/// How a request or a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Who made it end.
+    pub cause: Cause,
+    /// How far it had come.
+    pub phase: Phase,
+    /// Why, in a word of a fixed set: `connect_refused`, `header_timeout`.
+    pub reason: &'static str,
+}
+
+impl Outcome {
+    /// All went well.
+    pub const DONE: Self = Self::new(Cause::Done, Phase::Data, "done");
+
+    /// An outcome.
+    #[must_use]
+    pub const fn new(cause: Cause, phase: Phase, reason: &'static str) -> Self {
+        Self { cause, phase, reason }
+    }
+
+    /// The time for the request as a whole was over while this side was waited for.
+    #[must_use]
+    pub const fn total_timeout(waited_for: Side, phase: Phase) -> Self {
+        Self::new(Cause::TotalTimeout(waited_for), phase, "total_timeout")
+    }
+}
+
+impl Cause {
+    /// In a word, for JSON.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Done => "none",
+            Self::Client | Self::ClientTimeout | Self::TotalTimeout(Side::Client) => "client",
+            Self::Server
+            | Self::ServerTimeout
+            | Self::ServerDown
+            | Self::TotalTimeout(Side::Server) => "server",
+            Self::Policy => "policy",
+            Self::Stopped | Self::Host => "proxy",
+        }
+    }
+}
+
+impl Phase {
+    /// In a word, for JSON.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Queue => "queue",
+            Self::Connect => "connect",
+            Self::Headers => "headers",
+            Self::Data => "data",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    /// The first two letters of HAProxy's termination state; `--` if all went well.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cause = match self.cause {
+            Cause::Done => return f.write_str("--"),
+            Cause::Client => "C",
+            Cause::ClientTimeout | Cause::TotalTimeout(Side::Client) => "c",
+            Cause::Server => "S",
+            Cause::ServerTimeout | Cause::TotalTimeout(Side::Server) => "s",
+            Cause::Policy => "P",
+            Cause::ServerDown => "D",
+            Cause::Stopped => "K",
+            Cause::Host => "R",
+        };
+        let phase = match self.phase {
+            Phase::Request => "R",
+            Phase::Queue => "Q",
+            Phase::Connect => "C",
+            Phase::Headers => "H",
+            Phase::Data => "D",
+        };
+        f.write_str(cause)?;
+        f.write_str(phase)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_letters_are_haproxys() {
+        let check = |cause, phase, letters| {
+            assert_eq!(Outcome::new(cause, phase, "x").to_string(), letters);
+        };
+        assert_eq!(Outcome::DONE.to_string(), "--");
+        check(Cause::ClientTimeout, Phase::Request, "cR");
+        check(Cause::Server, Phase::Connect, "SC");
+        check(Cause::ServerTimeout, Phase::Headers, "sH");
+        check(Cause::ServerTimeout, Phase::Queue, "sQ");
+        check(Cause::TotalTimeout(Side::Client), Phase::Data, "cD");
+        check(Cause::TotalTimeout(Side::Server), Phase::Connect, "sC");
+        check(Cause::Policy, Phase::Request, "PR");
+        check(Cause::Client, Phase::Data, "CD");
+        check(Cause::ServerDown, Phase::Data, "DD");
+    }
+}

@@ -1,0 +1,89 @@
+//! What lines of the access log for requests and for sessions have in common.
+
+use std::{fmt, net::SocketAddr, time::SystemTime};
+
+use super::outcome::Outcome;
+use crate::{
+    clock,
+    model::access_log::{Escaped, LogField, show},
+};
+
+/// The fields that both kinds of lines have.
+#[derive(Debug)]
+pub(super) struct Common<'a> {
+    pub(super) client: SocketAddr,
+    pub(super) destination: SocketAddr,
+    /// When it began.
+    pub(super) time: SystemTime,
+    pub(super) frontend: &'a str,
+    pub(super) backend: Option<&'a str>,
+    pub(super) server: Option<(&'a str, SocketAddr)>,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    pub(super) queue_ms: Option<u128>,
+    pub(super) connect_ms: Option<u128>,
+    pub(super) total_ms: u128,
+    pub(super) outcome: Outcome,
+    /// Of the process, the frontend, the backend, the server.
+    pub(super) connections: [u32; 4],
+    pub(super) retries: u32,
+    /// Waiting for the backend.
+    pub(super) queued: u32,
+    pub(super) is_tls: bool,
+    /// Version and cipher suite.
+    pub(super) tls: Option<(&'static str, &'static str)>,
+    pub(super) sni: Option<&'a str>,
+}
+
+impl Common<'_> {
+    /// Appends a field; false if it is none of these.
+    pub(super) fn append(&self, field: &LogField, line: &mut String) -> bool {
+        let [process, frontend, backend, server] = self.connections;
+        match field {
+            LogField::Time => show(line, Some(clock::rfc3339(self.time))),
+            LogField::TimeClf => show(line, Some(clock::clf_date(self.time))),
+            LogField::TimeUnix => show(line, Some(clock::unix_ms(self.time))),
+            LogField::ClientAddress => show(line, Some(self.client.ip().to_canonical())),
+            LogField::ClientPort => show(line, Some(self.client.port())),
+            LogField::LocalAddress => show(line, Some(self.destination.ip().to_canonical())),
+            LogField::LocalPort => show(line, Some(self.destination.port())),
+            LogField::Frontend => show(line, Some(self.frontend)),
+            LogField::Backend => show(line, self.backend),
+            LogField::Server => show(line, self.server.map(|(name, _)| name)),
+            LogField::ServerAddress => show(line, self.server.map(|(_, address)| address)),
+            LogField::BytesIn => show(line, Some(self.bytes_in)),
+            LogField::BytesOut => show(line, Some(self.bytes_out)),
+            LogField::TotalTime => show(line, Some(self.total_ms)),
+            LogField::QueueTime => show(line, self.queue_ms),
+            LogField::ConnectTime => show(line, self.connect_ms),
+            LogField::State => show(line, Some(self.outcome)),
+            LogField::Cause => show(line, Some(self.outcome.cause.word())),
+            LogField::Phase => show(line, Some(self.outcome.phase.word())),
+            LogField::Reason => show(line, Some(self.outcome.reason)),
+            LogField::Retries => show(line, Some(self.retries)),
+            LogField::ProcessConnections => show(line, Some(process)),
+            LogField::FrontendConnections => show(line, Some(frontend)),
+            LogField::BackendConnections => show(line, Some(backend)),
+            LogField::ServerConnections => show(line, Some(server)),
+            LogField::Queued => show(line, Some(self.queued)),
+            LogField::Tls => show(line, Some(u8::from(self.is_tls))),
+            LogField::Sni => show(line, self.sni.map(|name| Escaped(name.as_bytes()))),
+            LogField::TlsVersion => show(line, self.tls.map(|(version, _)| version)),
+            LogField::TlsCipher => show(line, self.tls.map(|(_, cipher)| cipher)),
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// Milliseconds, or -1 if that phase was not reached.
+pub(super) struct Timer(pub(super) Option<u128>);
+
+impl fmt::Display for Timer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(ms) => ms.fmt(f),
+            None => f.write_str("-1"),
+        }
+    }
+}
