@@ -64,8 +64,11 @@ pub(super) static TRUSTED_PROXIES: Key<List<Text<IpNet>>> = Key {
     presence: Presence::Default("[]"),
     doc: "`mode: http`: networks of proxies in front of this one. What they say in \
           `X-Forwarded-For` and `Forwarded` is kept and their own address appended; of \
-          `X-Forwarded-Proto`, `-Host`, `-Port` and `X-Real-IP` what they say stays. From \
-          everybody else these fields are replaced, or taken off, before rules see them.",
+          `X-Forwarded-Proto`, `-Host`, `-Port` and `X-Real-IP` what they say stays. The client of \
+          a request of theirs is the last address in `X-Forwarded-For` that is no trusted proxy's: \
+          for rules, balancing, queues, the access log (with port 0) and the PROXY header to \
+          servers. Limits of connections go on counting the proxies' own. From everybody else \
+          these fields are replaced, or taken off, before rules see them.",
 };
 
 /// `backends.NAME.send_proxy`.

@@ -13,14 +13,16 @@
 //! | `worker` | one worker: listeners, frontends, connections |
 //! | `http`, `rules` | requests, and where rules send them |
 //! | `tcp` | joined connections |
-//! | `upstream`, `server_io` | connections to servers |
+//! | `upstream`, `kept`, `server_io`, `far_end` | connections to servers: made; kept; as hyper, and as tunnels see them |
 //! | `listen`, `socket`, `stream`, `tls`, `proxy_protocol`, `sni` | bytes and who is at the other end |
 //! | `outcome`, `record` | how a request or a session ended; what the log shows of either |
 //! | `report` | how it is doing, for the operator |
 //! | `limits`, `timer`, `log`, `executor` | what all of them need |
 
 mod executor;
+mod far_end;
 pub(crate) mod http;
+mod kept;
 pub mod limits;
 pub mod listen;
 pub mod log;

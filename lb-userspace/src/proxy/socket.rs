@@ -50,7 +50,7 @@ impl Addresses {
     /// Whether they are of one family and can be handed on to a server.
     #[must_use]
     pub fn are_known(&self) -> bool {
-        self.source.port() != 0 && self.source.is_ipv4() == self.destination.is_ipv4()
+        !self.source.ip().is_unspecified() && self.source.is_ipv4() == self.destination.is_ipv4()
     }
 }
 

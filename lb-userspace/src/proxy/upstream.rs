@@ -2,32 +2,31 @@
 //!
 //! A connection is kept once a response has come in full and nothing else has: hyper gives
 //! up one on which a server says more than it was asked, and one it gave up is not lent.
-//! The last one kept is the first one lent, so that a quiet server's connections age and
-//! go. One that began with a PROXY header is its client's, and is neither kept nor shared.
 
 use std::{
-    cell::RefCell,
-    collections::HashMap,
+    cell::{Cell, RefCell},
     future::poll_fn,
     io,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use hyper::{
     Request, Response,
-    body::{Bytes, Incoming},
+    body::Incoming,
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot, task};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot, task, time};
 
 use super::{
     executor::LocalExecutor,
+    far_end::{FarEnd, Tunnel},
     http::body::RequestBody,
+    kept::{Idle, Kept, Lent},
     plan::BackendPlan,
     proxy_protocol::{self, Facts},
     server_io::{Awaited, ServerIo},
@@ -41,28 +40,28 @@ use crate::{
     model::backend::{IdleConnections, SendProxy, ServerProtocol},
 };
 
+/// How long the settings of a server of HTTP/2 are waited for, and how often looked at.
+const SETTINGS_WAIT: Duration = Duration::from_secs(1);
+const SETTINGS_TICK: Duration = Duration::from_millis(5);
 /// Most bytes in the header of a response; of fields hyper takes 100.
 const MAX_RESPONSE_HEADER: u32 = 64 * 1024;
 
-/// The connections of one worker that no request has.
+/// The connections of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Upstreams {
-    /// By [`Member::id`], which no other server ever has.
-    idle: RefCell<HashMap<u64, Vec<Idle>>>,
+    kept: Kept,
+}
+
+/// How a connection begins, where servers are told of their clients by the PROXY protocol.
+#[derive(Clone, Debug)]
+pub(crate) struct Introduction {
+    header: Rc<[u8]>,
+    /// It names the connection: there are no two of it.
+    is_unique: bool,
 }
 
 #[derive(Debug)]
-struct Idle {
-    sender: Sender,
-    handover: Handover,
-    /// The TLS it was made with: another configuration does not get it.
-    encryption: Option<Arc<Encryption>>,
-    since: Instant,
-    timeout: Duration,
-}
-
-#[derive(Debug)]
-enum Sender {
+pub(super) enum Sender {
     Http1(http1::SendRequest<RequestBody>),
     /// Shared by all requests of the worker to this server.
     Http2(http2::SendRequest<RequestBody>),
@@ -70,17 +69,16 @@ enum Sender {
 
 /// What the requests of a connection have in common with its task.
 #[derive(Clone, Debug, Default)]
-struct Handover {
+pub(super) struct Handover {
     /// Whom to give the stream to if the server changes the protocol.
     to: Rc<RefCell<Option<oneshot::Sender<Tunnel>>>>,
     awaited: Awaited,
-}
-
-/// The stream of a server that has changed the protocol, and what it has sent already.
-#[derive(Debug)]
-pub(crate) struct Tunnel {
-    pub(crate) stream: Stream,
-    pub(crate) first: Bytes,
+    /// A server of HTTP/2 has said in its settings that it can be asked for WebSockets.
+    takes_websockets: Rc<Cell<bool>>,
+    /// The task to wake that looks at them: nothing wakes it when they come.
+    looks: Rc<RefCell<Option<Waker>>>,
+    /// Those settings were waited for.
+    is_settled: Rc<Cell<bool>>,
 }
 
 /// A connection that a request has.
@@ -91,9 +89,8 @@ pub(crate) struct Checkout {
     upstreams: Rc<Upstreams>,
     encryption: Option<Arc<Encryption>>,
     server: u64,
-    keep: IdleConnections,
-    /// Other clients may have it.
-    is_shared: bool,
+    limits: IdleConnections,
+    introduction: Option<Introduction>,
     /// How long it had been idle; none if it is new.
     idle: Option<Duration>,
 }
@@ -130,91 +127,55 @@ impl ConnectError {
 }
 
 impl Upstreams {
-    /// A connection that was kept, if there is one.
+    /// A connection that was kept and began with the same introduction, if there is one.
     pub(crate) fn reuse(
         self: &Rc<Self>,
         member: &Member,
         backend: &BackendPlan,
+        introduction: Option<&Introduction>,
     ) -> Option<Checkout> {
-        let mut all = self.idle.borrow_mut();
-        let kept = all.get_mut(&member.id())?;
-        while let Some(idle) = kept.pop() {
-            if !idle.is_usable(backend) {
-                continue;
-            }
-            if let Sender::Http2(shared) = &idle.sender {
-                let sender = Sender::Http2(shared.clone());
-                let handover = idle.handover.clone();
-                kept.push(Idle { since: coarse_now(), ..idle });
-                return Some(self.lend(member, backend, sender, handover, Some(Duration::ZERO)));
-            }
-            let age = coarse_now().saturating_duration_since(idle.since);
-            return Some(self.lend(member, backend, idle.sender, idle.handover, Some(age)));
+        if introduction.is_some_and(|it| it.is_unique) {
+            return None;
         }
-        None
+        let header = introduction.map(|it| &*it.header);
+        let Lent { sender, handover, idle } = self.kept.take(member.id(), backend, header)?;
+        let introduction = introduction.cloned();
+        Some(self.lend(member, backend, (sender, handover), introduction, Some(idle)))
     }
 
     /// A new connection, unless it takes longer than `after`; TLS has its own limit.
-    /// `client` is who servers are told of, where they are told.
     pub(crate) async fn connect(
         self: &Rc<Self>,
         member: &Member,
         backend: &BackendPlan,
-        client: &Facts<'_>,
+        introduction: Option<Introduction>,
         after: Duration,
     ) -> Result<Checkout, ConnectError> {
-        let stream = open(member, backend, client, after).await?;
+        let stream = open(member, backend, introduction.as_ref(), after).await?;
         let handover = Handover::default();
         let sender = match backend.settings.protocol {
             ServerProtocol::Http1 => http1_connection(stream, &handover).await,
-            ServerProtocol::Http2 => http2_connection(stream).await,
+            ServerProtocol::Http2 => http2_connection(stream, &handover).await,
         };
         let sender = sender.map_err(ConnectError::Handshake)?;
-        let checkout = self.lend(member, backend, sender, handover, None);
-        if let Sender::Http2(shared) = &checkout.sender
-            && checkout.is_shared
-        {
-            let shared = Sender::Http2(shared.clone());
-            let handover = checkout.handover.clone();
-            let encryption = checkout.encryption.clone();
-            self.keep(member.id(), &checkout.keep, shared, handover, encryption);
+        if let Sender::Http2(shared) = &sender {
+            let shared = (Sender::Http2(shared.clone()), handover.clone());
+            self.lend(member, backend, shared, introduction.clone(), None).keep();
         }
-        Ok(checkout)
+        Ok(self.lend(member, backend, (sender, handover), introduction, None))
     }
 
     /// Closes connections that have been idle for too long, or were given up.
     pub(crate) fn evict(&self) {
-        let now = coarse_now();
-        self.idle.borrow_mut().retain(|_, kept| {
-            kept.retain(|idle| {
-                !idle.is_closed() && now.saturating_duration_since(idle.since) < idle.timeout
-            });
-            !kept.is_empty()
-        });
-    }
-
-    fn keep(
-        &self,
-        server: u64,
-        limits: &IdleConnections,
-        sender: Sender,
-        handover: Handover,
-        encryption: Option<Arc<Encryption>>,
-    ) {
-        let mut all = self.idle.borrow_mut();
-        let kept = all.entry(server).or_default();
-        if kept.len() < limits.most as usize {
-            let (since, timeout) = (coarse_now(), limits.timeout);
-            kept.push(Idle { sender, handover, encryption, since, timeout });
-        }
+        self.kept.evict();
     }
 
     fn lend(
         self: &Rc<Self>,
         member: &Member,
         backend: &BackendPlan,
-        sender: Sender,
-        handover: Handover,
+        (sender, handover): (Sender, Handover),
+        introduction: Option<Introduction>,
         idle: Option<Duration>,
     ) -> Checkout {
         Checkout {
@@ -223,35 +184,21 @@ impl Upstreams {
             upstreams: Rc::clone(self),
             encryption: backend.encryption.clone(),
             server: member.id(),
-            keep: backend.settings.idle,
-            is_shared: backend.settings.send_proxy.is_none(),
+            limits: backend.settings.idle,
+            introduction,
             idle,
         }
     }
 }
 
-impl Idle {
-    fn is_closed(&self) -> bool {
-        match &self.sender {
-            Sender::Http1(sender) => sender.is_closed(),
-            Sender::Http2(sender) => sender.is_closed(),
-        }
-    }
-
-    /// Whether a request to `backend` can have it now.
-    fn is_usable(&self, backend: &BackendPlan) -> bool {
-        let settings = &backend.settings;
-        let is_same = match (&self.encryption, &backend.encryption) {
-            (None, None) => true,
-            (Some(own), Some(wanted)) => Arc::ptr_eq(own, wanted),
-            _ => false,
-        };
-        let is_ready = match (&self.sender, settings.protocol) {
-            (Sender::Http1(sender), ServerProtocol::Http1) => sender.is_ready(),
-            (Sender::Http2(sender), ServerProtocol::Http2) => sender.is_ready(),
-            _ => false,
-        };
-        is_same && is_ready && settings.send_proxy.is_none()
+impl Introduction {
+    /// That of a client to servers of `backend`; none where they are not told.
+    pub(crate) fn of(backend: &BackendPlan, client: &Facts<'_>) -> Option<Self> {
+        let version = backend.settings.send_proxy?;
+        let is_unique = matches!(version, SendProxy::V2(tlvs) if tlvs.unique_id);
+        let id = is_unique.then(|| format!("{:016x}", fastrand::u64(..)));
+        let facts = Facts { unique_id: id.as_deref(), ..*client };
+        Some(Self { header: proxy_protocol::encode(version, &facts).into(), is_unique })
     }
 }
 
@@ -280,14 +227,26 @@ impl Checkout {
 
     /// The response has come in full: the connection is there for others.
     pub(crate) fn give_back(self) {
-        let Self { sender, handover, upstreams, encryption, server, keep, is_shared, .. } = self;
-        if let Sender::Http1(kept) = &sender
-            && is_shared
-            && !kept.is_closed()
-        {
-            handover.to.take();
-            upstreams.keep(server, &keep, sender, handover, encryption);
+        if matches!(&self.sender, Sender::Http1(kept) if !kept.is_closed()) {
+            self.handover.to.take();
+            self.keep();
         }
+    }
+
+    /// Leaves it to later requests.
+    fn keep(self) {
+        if self.introduction.as_ref().is_some_and(|it| it.is_unique) {
+            return;
+        }
+        let idle = Idle {
+            sender: self.sender,
+            handover: self.handover,
+            encryption: self.encryption,
+            introduction: self.introduction.map(|it| it.header),
+            since: coarse_now(),
+            timeout: self.limits.timeout,
+        };
+        self.upstreams.kept.put(self.server, self.limits.most, idle);
     }
 
     /// The stream, once the server has changed the protocol.
@@ -296,20 +255,44 @@ impl Checkout {
         *self.handover.to.borrow_mut() = Some(sender);
         receiver
     }
+
+    /// Whether the server can be asked for a WebSocket. One of HTTP/2 says so in its settings
+    /// (RFC 8441, 3), which are waited for, but not for long.
+    pub(crate) async fn takes_websockets(&self) -> bool {
+        let Sender::Http2(sender) = &self.sender else { return true };
+        let mut tick = time::interval(SETTINGS_TICK);
+        let began = Instant::now();
+        loop {
+            if self.handover.takes_websockets.get() {
+                return true;
+            }
+            if self.handover.is_settled.get() || sender.is_closed() {
+                return false;
+            }
+            if began.elapsed() >= SETTINGS_WAIT {
+                self.handover.is_settled.set(true);
+                return false;
+            }
+            if let Some(task) = &*self.handover.looks.borrow() {
+                task.wake_by_ref();
+            }
+            tick.tick().await;
+        }
+    }
 }
 
 /// A connection that is ready for HTTP: the client is introduced, TLS is there.
 async fn open(
     member: &Member,
     backend: &BackendPlan,
-    client: &Facts<'_>,
+    introduction: Option<&Introduction>,
     after: Duration,
 ) -> Result<Stream, ConnectError> {
     let begin = async {
         let mut socket = Socket::Tcp(TcpStream::connect(member.address()).await?);
         socket.tune()?;
-        if let Some(version) = backend.settings.send_proxy {
-            socket.write_all(&introduction(version, client)).await?;
+        if let Some(Introduction { header, .. }) = introduction {
+            socket.write_all(header).await?;
         }
         Ok(socket)
     };
@@ -330,13 +313,6 @@ async fn open(
     Ok(Stream::Server(Box::new(tls)))
 }
 
-/// The PROXY header for a connection that one client has.
-fn introduction(version: SendProxy, client: &Facts<'_>) -> Vec<u8> {
-    let wants_id = matches!(version, SendProxy::V2(tlvs) if tlvs.unique_id);
-    let id = wants_id.then(|| format!("{:016x}", fastrand::u64(..)));
-    proxy_protocol::encode(version, &Facts { unique_id: id.as_deref(), ..*client })
-}
-
 async fn http1_connection(stream: Stream, handover: &Handover) -> hyper::Result<Sender> {
     let io = ServerIo::new(stream, handover.awaited.clone());
     let (sender, mut connection) = http1::Builder::new()
@@ -350,8 +326,8 @@ async fn http1_connection(stream: Stream, handover: &Handover) -> hyper::Result<
         let give = to.borrow_mut().take().filter(|_| ended.is_ok());
         if let Some(give) = give {
             let parts = connection.into_parts();
-            let tunnel =
-                Tunnel { stream: parts.io.into_inner().into_stream(), first: parts.read_buf };
+            let stream = FarEnd::Connection(parts.io.into_inner().into_stream());
+            let tunnel = Tunnel { stream, first: parts.read_buf };
             // The client may have left.
             let _ = give.send(tunnel);
         }
@@ -359,16 +335,21 @@ async fn http1_connection(stream: Stream, handover: &Handover) -> hyper::Result<
     Ok(Sender::Http1(sender))
 }
 
-async fn http2_connection(stream: Stream) -> hyper::Result<Sender> {
-    let (sender, connection) = http2::Builder::new(LocalExecutor)
+async fn http2_connection(stream: Stream, handover: &Handover) -> hyper::Result<Sender> {
+    let (sender, mut connection) = http2::Builder::new(LocalExecutor)
         .max_header_list_size(MAX_RESPONSE_HEADER)
         .adaptive_window(true)
         .handshake(TokioIo::new(stream))
         .await?;
-    task::spawn_local(async move {
-        // Errors are those of the requests on it.
-        let _ = connection.await;
-    });
+    let takes_websockets = Rc::clone(&handover.takes_websockets);
+    let looks = Rc::clone(&handover.looks);
+    // Errors are those of the requests on it.
+    task::spawn_local(poll_fn(move |cx| {
+        let ended = Pin::new(&mut connection).poll(cx);
+        takes_websockets.set(connection.is_extended_connect_protocol_enabled());
+        looks.borrow_mut().get_or_insert_with(|| cx.waker().clone());
+        ended.map(drop)
+    }));
     Ok(Sender::Http2(sender))
 }
 

@@ -195,7 +195,9 @@ impl Worker {
         while let Some(Message::Serve(plan)) = messages.recv().await {
             self.follow(&plan);
         }
-        self.follow(&Plan::default());
+        // Nothing but the log: what still ends is logged.
+        let log = self.log.borrow().clone();
+        self.follow(&Plan { log, ..Plan::default() });
         // Aborted from outside if it takes too long.
         let mut tick = time::interval(TICK);
         while self.connections.get() > 0 && !messages.is_closed() {

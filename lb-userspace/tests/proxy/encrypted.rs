@@ -154,6 +154,46 @@ fn servers_are_told_who_the_client_is_and_no_other_client_comes_that_way() {
 }
 
 #[test]
+fn a_client_comes_over_the_same_connection_again_and_others_do_not() {
+    let server = Server::new();
+    let keys = format!("send_proxy: v2, servers: {{s1: \"{}\"}}", server.address);
+    let rig = Rig::with("", &keys);
+    let mut client = rig.connect();
+    client.send(GET);
+    let mut connection = server.accept();
+    connection.skip("GET ");
+    connection.send(OK.as_bytes());
+    assert_eq!(client.response().1, "ok");
+    // No header a second time: the connection is the client's already.
+    client.send(GET);
+    let head = connection.until("\r\n\r\n");
+    assert!(head.starts_with("GET / HTTP/1.1\r\n"), "{head}");
+    connection.send(OK.as_bytes());
+    assert_eq!(client.response().1, "ok");
+    let mut other = rig.connect();
+    other.send(GET);
+    let mut second = server.accept();
+    second.skip("GET ");
+    second.send(OK.as_bytes());
+    assert_eq!(other.response().1, "ok");
+}
+
+#[test]
+fn a_connection_that_is_named_is_used_once() {
+    let server = Server::new();
+    let keys = format!("send_proxy: v2-full, servers: {{s1: \"{}\"}}", server.address);
+    let rig = Rig::with("", &keys);
+    let mut client = rig.connect();
+    for _ in 0..2 {
+        client.send(GET);
+        let mut connection = server.accept();
+        connection.skip("GET ");
+        connection.send(OK.as_bytes());
+        assert_eq!(client.response().1, "ok");
+    }
+}
+
+#[test]
 fn the_header_comes_before_tls() {
     let (site, server) = (Site::new(), Server::answering(OK));
     let certificate = site.file("site.pem");
@@ -198,4 +238,34 @@ fn only_proxies_that_are_trusted_say_who_is_behind_them() {
     let head = server.accept().until("\r\n\r\n");
     assert!(head.contains("\r\nx-forwarded-for: 192.0.2.1, 127.0.0.1\r\n"), "{head}");
     assert!(head.contains("\r\nx-forwarded-proto: https\r\n"), "{head}");
+}
+
+#[test]
+fn the_client_is_whom_a_trusted_proxy_asks_for() {
+    let (a, b) = (Server::new(), Server::new());
+    let rules = "rules: [{if: {source: [192.0.2.0/24]}, set_request_header: {X-Near: \"1\"}}]";
+    let keys = format!("trusted_proxies: [127.0.0.0/8, 10.0.0.0/8], {rules}");
+    let servers = format!("servers: {{a: \"{}\", b: \"{}\"}}", a.address, b.address);
+    let rig =
+        Rig::with(&keys, &format!("balance: maglev, hash: source, send_proxy: v1, {servers}"));
+    let mut client = rig.connect();
+    let mut used = [0, 0];
+    for host in 1..=20 {
+        // What stands before the last one that is not trusted, anybody may have written.
+        let said = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6, 192.0.2.{host}, 10.0.0.1\r\n\r\n"
+        );
+        client.send(said.as_bytes());
+        let (index, mut connection) = a.first_of(&b);
+        used[index] += 1;
+        let header = connection.until("\r\n");
+        let port = rig.address.port();
+        assert_eq!(header, format!("PROXY TCP4 192.0.2.{host} 127.0.0.1 0 {port}\r\n"));
+        let head = connection.until("\r\n\r\n");
+        assert!(head.contains("\r\nx-near: 1\r\n"), "{head}");
+        connection.send(OK.as_bytes());
+        assert_eq!(client.response().1, "ok");
+        rig.logged(&format!("192.0.2.{host}:0 ["));
+    }
+    assert!(used.iter().all(|count| *count > 0), "all clients went to one server: {used:?}");
 }

@@ -10,18 +10,12 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-    runtime,
-    sync::mpsc,
-    time::timeout,
-};
+use tokio::{net::TcpListener, runtime, sync::mpsc, time::timeout};
 
-use crate::rig::{OK, PATIENCE, Rig, Server};
+use crate::rig::{PATIENCE, Rig};
 
 /// A body whose frames the test sends one by one.
-struct Fed(mpsc::Receiver<Frame<Bytes>>);
+pub(crate) struct Fed(pub(crate) mpsc::Receiver<Frame<Bytes>>);
 
 impl Body for Fed {
     type Data = Bytes;
@@ -67,7 +61,7 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Fed>, Infallible> {
     Ok(Response::new(Fed(frames)))
 }
 
-async fn next(body: &mut Incoming) -> Option<hyper::Result<Frame<Bytes>>> {
+pub(crate) async fn next(body: &mut Incoming) -> Option<hyper::Result<Frame<Bytes>>> {
     let frame = std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
     timeout(PATIENCE, frame).await.expect("frames come")
 }
@@ -90,7 +84,7 @@ fn echo_server() -> SocketAddr {
     address.recv_timeout(PATIENCE).expect("the server starts")
 }
 
-async fn connect(address: SocketAddr) -> http2::SendRequest<Fed> {
+pub(crate) async fn connect(address: SocketAddr) -> http2::SendRequest<Fed> {
     let stream = tokio::net::TcpStream::connect(address).await.expect("the proxy listens");
     let io = TokioIo::new(stream);
     let (sender, connection) =
@@ -181,107 +175,4 @@ fn an_idle_connection_is_told_to_go() {
         };
         timeout(PATIENCE, closed).await.expect("it is closed");
     });
-}
-
-/// An upgrade as a stream asks for it.
-fn connect_websocket() -> Request<Fed> {
-    let mut request = Request::builder()
-        .method(Method::CONNECT)
-        .uri("http://a.test/ws?x=1")
-        .header("sec-websocket-version", "13")
-        .body(Fed(mpsc::channel(1).1))
-        .expect("a good request");
-    request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
-    request
-}
-
-/// A client that knows the proxy's settings.
-async fn acquainted(rig: &Rig, server: &Server) -> http2::SendRequest<Fed> {
-    let mut sender = connect(rig.address).await;
-    let get = Request::builder().uri("http://a.test/").body(Fed(mpsc::channel(1).1));
-    let request = sender.send_request(get.expect("a good request"));
-    let answer = tokio::spawn(request);
-    let mut connection = tokio::task::block_in_place(|| server.accept());
-    connection.until("\r\n\r\n");
-    connection.send(OK.as_bytes());
-    let answer = answer.await.expect("no panic").expect("an answer");
-    assert_eq!(answer.status(), 200);
-    let mut body = answer.into_body();
-    while next(&mut body).await.is_some() {}
-    sender
-}
-
-#[test]
-fn a_websocket_on_a_stream_is_an_upgrade_for_the_server() {
-    let server = Server::new();
-    let rule = "rules: [{if: {websocket: true, method: GET}, set_request_header: {X-Ws: \"1\"}}]";
-    let rig = Rig::new(rule, server.address);
-    let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    runtime.expect("a runtime").block_on(async {
-        let mut sender = acquainted(&rig, &server).await;
-        let far = thread::spawn(move || {
-            let mut connection = server.accept();
-            let head = connection.until("\r\n\r\n");
-            connection.send(
-                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
-                  Upgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\
-                  Sec-WebSocket-Protocol: chat\r\n\r\nhello",
-            );
-            assert_eq!(connection.take(4), "ping");
-            connection.send(b"pong");
-            // Until the client has finished.
-            assert_eq!(connection.rest(), "");
-            head
-        });
-        let response = sender.send_request(connect_websocket()).await.expect("an answer");
-        assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["sec-websocket-protocol"], "chat");
-        for name in ["sec-websocket-accept", "upgrade", "connection"] {
-            assert!(!response.headers().contains_key(name), "{name}");
-        }
-        let stream = hyper::upgrade::on(response).await.expect("it is open");
-        let mut stream = TokioIo::new(stream);
-        let mut bytes = [0; 5];
-        stream.read_exact(&mut bytes).await.expect("bytes come");
-        assert_eq!(&bytes, b"hello");
-        stream.write_all(b"ping").await.expect("bytes go");
-        stream.read_exact(&mut bytes[..4]).await.expect("bytes come");
-        assert_eq!(&bytes[..4], b"pong");
-        stream.shutdown().await.expect("it is finished");
-        let head = far.join().expect("the server is content");
-        assert!(head.starts_with("GET /ws?x=1 HTTP/1.1\r\n"), "{head}");
-        for field in ["host: a.test", "connection: upgrade", "upgrade: websocket", "x-ws: 1"] {
-            assert!(head.contains(&format!("\r\n{field}\r\n")), "{field}: {head}");
-        }
-        let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: "));
-        assert_eq!(key.map(str::len), Some(24), "{head}");
-    });
-    let line = rig.logged("\"CONNECT ");
-    assert!(line.contains(" 200 9 - - ---- "), "{line}");
-}
-
-#[test]
-fn a_websocket_that_the_server_does_not_want_is_not_open() {
-    for (answer, status) in
-        [(OK, 502), ("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno", 403)]
-    {
-        let server = Server::new();
-        let rig = Rig::new("", server.address);
-        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        runtime.expect("a runtime").block_on(async {
-            let mut sender = acquainted(&rig, &server).await;
-            let far = thread::spawn(move || {
-                let mut connection = server.accept();
-                connection.until("\r\n\r\n");
-                connection.send(answer.as_bytes());
-            });
-            let response = sender.send_request(connect_websocket()).await.expect("an answer");
-            assert_eq!(response.status(), status);
-            far.join().expect("the server is content");
-            let mut other = connect_websocket();
-            other.extensions_mut().insert(hyper::ext::Protocol::from_static("connect-udp"));
-            let response = sender.send_request(other).await.expect("an answer");
-            assert_eq!(response.status(), 501);
-        });
-    }
 }

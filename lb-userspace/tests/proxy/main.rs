@@ -16,3 +16,4 @@ mod rig;
 mod site;
 mod timeouts;
 mod tunnels;
+mod websockets;

@@ -1,6 +1,6 @@
 //! Messages of every kind come through whole.
 
-use std::{thread, time::Duration};
+use std::thread;
 
 use crate::rig::{OK, PATIENCE, Rig, Server};
 

@@ -177,6 +177,16 @@ impl Client {
         text
     }
 
+    /// Past whatever comes before this and this itself: headers of bytes, not of text.
+    pub(crate) fn skip(&mut self, part: &str) {
+        let (mut seen, mut byte) = (Vec::new(), [0]);
+        while !seen.ends_with(part.as_bytes()) {
+            self.0.read_exact(&mut byte).expect("the peer sends as much");
+            seen.push(byte[0]);
+        }
+        self.until("\r\n\r\n");
+    }
+
     /// A header and a body of known length.
     pub(crate) fn response(&mut self) -> (String, String) {
         let head = self.until("\r\n\r\n");
@@ -237,6 +247,19 @@ impl Server {
     /// The next connection.
     pub(crate) fn accept(&self) -> Client {
         self.connections.recv_timeout(PATIENCE).expect("the proxy connects")
+    }
+
+    /// The next connection to this server, 0, or to another one, 1.
+    pub(crate) fn first_of(&self, other: &Self) -> (usize, Client) {
+        let short = Duration::from_millis(5);
+        for _ in 0..PATIENCE.as_millis() / short.as_millis() {
+            for (index, server) in [self, other].into_iter().enumerate() {
+                if let Ok(connection) = server.connections.recv_timeout(short) {
+                    return (index, connection);
+                }
+            }
+        }
+        panic!("no connection comes");
     }
 
     /// Where the proxy sends its next request: this connection, or a new one.

@@ -97,7 +97,8 @@ fn what_the_end_cuts_off_is_logged_as_such() {
     let _open = tunnel(&rig, &server);
     let mut waiting = rig.connect();
     waiting.send(GET.as_bytes());
-    server.accept().until("\r\n\r\n");
+    let mut asked = server.accept();
+    asked.until("\r\n\r\n");
     rig.stop(Duration::ZERO);
     for state in [" 101 1 - - KD-- ", " -1 0 - - KH-- "] {
         let line = rig.logged(state);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hyper::{HeaderMap, StatusCode, Uri, header::COOKIE};
 
-use super::{client::Client, exchange::Exchange, respond::Failure};
+use super::{exchange::Exchange, respond::Failure};
 use crate::{
     balance::{Lease, PickError, PickFacts, Picked, cookie, key},
     model::{
@@ -14,6 +14,7 @@ use crate::{
     proxy::{
         outcome::{Cause, Phase},
         plan::BackendPlan,
+        socket::Addresses,
         upstream::within,
     },
 };
@@ -29,7 +30,7 @@ pub(super) async fn choose(
     let facts = PickFacts {
         hash,
         random: fastrand::u64(..),
-        client: Some(exchange.client.address_hash),
+        client: Some(exchange.source_hash),
         priority: exchange.priority,
         own: exchange.own.as_ref(),
         avoid: tried,
@@ -59,11 +60,10 @@ pub(super) async fn choose(
 /// no such thing.
 pub(super) fn hash(
     backend: &BackendPlan,
-    client: &Client,
+    addresses: &Addresses,
     uri: &Uri,
     fields: &HeaderMap,
 ) -> Option<u64> {
-    let addresses = &client.addresses;
     let key = match &backend.settings.balancing.algorithm {
         Balance::Maglev => match backend.hash {
             HashBy::Tuple => {

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    net::IpAddr,
     rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Waker},
@@ -11,18 +12,17 @@ use std::{
 use hyper::{HeaderMap, StatusCode, Uri, Version, header::HeaderValue};
 
 use super::{
-    body::Watched, exchange::Exchange, frames::Flood, guard::Ambiguity, headers, record::Record,
+    body::Watched, exchange::Exchange, forwarded, frames::Flood, guard::Ambiguity, record::Record,
 };
 use crate::{
     balance::{Done, key},
     model::frontend::{ClientTimeouts, HttpLimits},
     proxy::{
+        far_end::Tunnel,
         outcome::Outcome,
-        proxy_protocol::Facts,
         socket::Addresses,
         timer::{Deadline, coarse_now},
         tls::{facts::TlsFacts, termination::Termination},
-        upstream::Tunnel,
         worker::{FrontendSlot, Worker},
     },
 };
@@ -128,15 +128,19 @@ impl Client {
         self.tls.is_some()
     }
 
-    /// Who it is, for servers that are told by the PROXY protocol.
-    pub(super) fn introduction(&self) -> Facts<'_> {
-        let (addresses, tls) = (self.addresses, self.tls.as_ref());
-        Facts { addresses, sni: None, tls, unique_id: None }
+    /// Whom it asks for, if it is a proxy that is trusted and says so.
+    pub(super) fn behind(&self, fields: &HeaderMap) -> Option<IpAddr> {
+        if !self.is_trusted {
+            return None;
+        }
+        let plan = self.frontend.plan();
+        let trusted = &plan.config.trusted_proxies;
+        forwarded::client_behind(fields, |hop| trusted.iter().any(|net| net.contains(&hop)))
     }
 
     /// Says who it is in the fields of a request that was judged.
     pub(super) fn introduce(&self, fields: &mut HeaderMap) {
-        let say = if self.is_trusted { headers::extend_forwarded } else { headers::set_forwarded };
+        let say = if self.is_trusted { forwarded::extend } else { forwarded::set };
         say(fields, &self.address_field, self.is_tls());
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,10 +18,12 @@ use super::{
     route::RuleTimeouts,
 };
 use crate::{
-    balance::{Done, Lease, Member},
+    balance::{Done, Lease, Member, key},
     proxy::{
         outcome::{Cause, Outcome, Phase},
         plan::{BackendPlan, HttpPlan},
+        proxy_protocol::Facts,
+        socket::Addresses,
         timer,
     },
 };
@@ -32,6 +35,10 @@ pub(crate) struct Exchange {
     pub(super) frontend: Arc<HttpPlan>,
     pub(super) backend: Option<Arc<BackendPlan>>,
     pub(super) lease: Option<Lease>,
+    /// Who asks, as far as proxies are trusted that stand in between.
+    pub(super) addresses: Addresses,
+    /// A hash of that address, for turns in queues.
+    pub(super) source_hash: u64,
     /// The server that the client belongs to.
     pub(super) own: Option<Arc<Member>>,
     pub(super) method: Method,
@@ -76,6 +83,8 @@ impl Exchange {
             frontend,
             backend: None,
             lease: None,
+            addresses: client.addresses,
+            source_hash: client.address_hash,
             own: None,
             method: request.method().clone(),
             uri: request.uri().clone(),
@@ -100,6 +109,20 @@ impl Exchange {
                 .map(|log| Captured::of_request(log, request.headers())),
             is_over: false,
         })
+    }
+
+    /// Looks whom a trusted proxy asks for. The port of that client is not known.
+    pub(super) fn learn_source(&mut self, fields: &HeaderMap) {
+        if let Some(source) = self.client.behind(fields) {
+            self.addresses.source = SocketAddr::new(source, 0);
+            self.source_hash = key::of_source(source);
+        }
+    }
+
+    /// Who asks, for servers that are told by the PROXY protocol.
+    pub(super) fn introduction(&self) -> Facts<'_> {
+        let tls = self.client.tls.as_ref();
+        Facts { addresses: self.addresses, sni: None, tls, unique_id: None }
     }
 
     /// What is left of the time for the request as a whole; none if that has no limit.
@@ -164,8 +187,8 @@ impl Exchange {
         let total = now - self.received;
         let server = self.lease.as_ref().map(Lease::server);
         Record {
-            client: self.client.addresses.source,
-            destination: self.client.addresses.destination,
+            client: self.addresses.source,
+            destination: self.addresses.destination,
             received: timer::wall(self.received),
             frontend: self.frontend.name.as_str(),
             tls: self.client.tls.as_ref(),

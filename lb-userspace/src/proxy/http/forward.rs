@@ -21,7 +21,7 @@ use super::{
     mirror, persist, prepare,
     respond::{self, Failure},
     route::{Destination, Route},
-    send::{Begun, answer, send, spare},
+    send::{Begun, Wanted, answer, send, spare},
     upgrade::{self, Asked},
 };
 use crate::{
@@ -31,13 +31,13 @@ use crate::{
         outcome::{Cause, Outcome, Phase, Side},
         plan::BackendPlan,
         rules::{Answer, Edits},
-        upstream::{ConnectError, within},
+        upstream::{ConnectError, Introduction, within},
     },
 };
 use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::{Body, Incoming},
-    header::{CONNECTION, HOST, HeaderValue},
+    header::{CONNECTION, HOST, HeaderValue, SEC_WEBSOCKET_KEY},
     upgrade::OnUpgrade,
 };
 
@@ -52,7 +52,7 @@ const MISDIRECTED: Failure = Failure::new(
     "other_server_name",
 );
 
-/// For a WebSocket on a stream where servers speak HTTP/2.
+/// For a WebSocket where a server speaks HTTP/2 without them.
 const NO_WEBSOCKET: Failure =
     Failure::new(StatusCode::NOT_IMPLEMENTED, Cause::Policy, Phase::Request, "websocket_to_http2");
 
@@ -76,6 +76,7 @@ pub(super) async fn serve(
     }) {
         Ok(()) => {
             // Rules see what is true of the client, and not what it says.
+            exchange.learn_source(request.headers());
             client.introduce(request.headers_mut());
             if asked == Asked::Stream {
                 // As they see it on HTTP/1.1.
@@ -222,9 +223,6 @@ async fn forward(
     asked: Asked,
 ) -> Result<Begun, Failure> {
     exchange.backend = Some(Arc::clone(&backend));
-    if asked == Asked::Stream && backend.settings.protocol == ServerProtocol::Http2 {
-        return Err(NO_WEBSOCKET);
-    }
     let (mut parts, incoming) = request.into_parts();
     parts.extensions.clear();
     exchange.own = persist::own_server(&backend, &mut parts.headers);
@@ -232,8 +230,12 @@ async fn forward(
     if incoming.is_end_stream() && !asked.is_websocket() {
         mirror::send_copies(exchange, &parts, &edits.mirrors);
     }
+    // On a stream of HTTP/2 there is no key.
+    let accept = parts.headers.get(SEC_WEBSOCKET_KEY).map(upgrade::accept);
+    let accept = accept.filter(|_| asked == Asked::Upgrade);
     prepare::prepare(&mut parts, &backend, asked.is_websocket());
-    let hash = choose::hash(&backend, &exchange.client, &parts.uri, &parts.headers);
+    let hash = choose::hash(&backend, &exchange.addresses, &parts.uri, &parts.headers);
+    let introduction = Introduction::of(&backend, &exchange.introduction());
     let body = prepare::body(exchange, incoming);
     let mut message = Request::from_parts(parts, body);
     let mut tried = Vec::new();
@@ -245,7 +247,8 @@ async fn forward(
         exchange.queue_time = Some(waited);
         exchange.phase.set(Phase::Connect);
         let upstreams = &exchange.client.worker.upstreams;
-        let kept = upstreams.reuse(lease.server(), &backend).filter(|_| !only_new);
+        let kept = upstreams.reuse(lease.server(), &backend, introduction.as_ref());
+        let kept = kept.filter(|_| !only_new);
         let connected = match kept {
             Some(kept) => {
                 exchange.connect_time = Some(Duration::ZERO);
@@ -256,10 +259,10 @@ async fn forward(
             }
             None => {
                 let after = exchange.timeouts.connect(&backend);
-                let client = exchange.client.introduction();
                 let began = Instant::now();
                 // A large future that few requests need.
-                let connect = upstreams.connect(lease.server(), &backend, &client, after);
+                let introduction = introduction.clone();
+                let connect = upstreams.connect(lease.server(), &backend, introduction, after);
                 let connected = Box::pin(connect).await;
                 at = Instant::now();
                 exchange.connect_time = Some(at - began);
@@ -282,11 +285,17 @@ async fn forward(
         };
         exchange.lease = Some(lease);
         exchange.reused = connection.idle().is_some();
+        if asked.is_websocket() && !Box::pin(connection.takes_websockets()).await {
+            return Err(NO_WEBSOCKET);
+        }
         exchange.phase.set(Phase::Headers);
         let statuses = backend.settings.balancing.retries.statuses;
         let is_stale = connection.idle().is_some_and(|idle| idle > STALE);
         let spare = spare(&message, is_stale || !statuses.is_empty());
-        let tunnel = asked.is_websocket().then(|| connection.tunnel());
+        let wanted = asked.is_websocket().then(|| match backend.settings.protocol {
+            ServerProtocol::Http1 => Wanted::Connection(connection.tunnel()),
+            ServerProtocol::Http2 => Wanted::Stream(accept.clone()),
+        });
         match send(exchange, &backend, &mut connection, message).await {
             Ok(response) => {
                 if statuses.contains(response.status().as_u16())
@@ -302,7 +311,7 @@ async fn forward(
                     continue;
                 }
                 exchange.response_time = Some(at.elapsed());
-                return answer(response, connection, tunnel, exchange, asked).await;
+                return answer(response, connection, wanted, exchange, asked).await;
             }
             Err(failed) => {
                 let spare = spare.filter(|_| is_stale);

@@ -1,21 +1,15 @@
-//! Fields that are for one connection and not for the message (RFC 9110, 7.6.1), and those
-//! in which a proxy says who the client is.
+//! Fields that are for one connection and not for the message (RFC 9110, 7.6.1).
 
 use hyper::{
     HeaderMap,
     header::{
-        CONNECTION, FORWARDED, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        TRANSFER_ENCODING, UPGRADE,
     },
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Most fields that `Connection` may name; more are an attack.
 const MAX_NOMINATED: usize = 32;
@@ -169,56 +163,6 @@ fn list(value: &HeaderValue) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
-/// Says who the client is and how it connected, in place of what it says of itself.
-pub(super) fn set_forwarded(fields: &mut HeaderMap, client: &HeaderValue, is_tls: bool) {
-    let is_claim =
-        |name: &HeaderName| matches!(name.as_str(), "forwarded" | "x-forwarded-port" | "x-real-ip");
-    if fields.keys().any(is_claim) {
-        for name in [FORWARDED, X_FORWARDED_PORT, X_REAL_IP] {
-            fields.remove(name);
-        }
-    }
-    fields.insert(X_FORWARDED_FOR, client.clone());
-    fields.insert(X_FORWARDED_PROTO, scheme(is_tls));
-    match fields.get(HOST).cloned() {
-        Some(host) => fields.insert(X_FORWARDED_HOST, host),
-        None => fields.remove(X_FORWARDED_HOST),
-    };
-}
-
-/// Adds the client to what it says, as a proxy that is trusted, of who is behind it.
-/// `Forwarded` (RFC 7239) is carried on, not begun.
-pub(super) fn extend_forwarded(fields: &mut HeaderMap, client: &HeaderValue, is_tls: bool) {
-    append(fields, &X_FORWARDED_FOR, client.as_bytes());
-    let scheme = scheme(is_tls);
-    if fields.contains_key(FORWARDED) {
-        let client = client.to_str().unwrap_or("unknown");
-        // An IPv6 address is in brackets, which need quotes.
-        let client =
-            if client.contains(':') { format!("\"[{client}]\"") } else { client.to_owned() };
-        let scheme = if is_tls { "https" } else { "http" };
-        append(fields, &FORWARDED, format!("for={client};proto={scheme}").as_bytes());
-    }
-    fields.entry(X_FORWARDED_PROTO).or_insert(scheme);
-    if let Some(host) = fields.get(HOST).cloned() {
-        fields.entry(X_FORWARDED_HOST).or_insert(host);
-    }
-}
-
-fn scheme(is_tls: bool) -> HeaderValue {
-    HeaderValue::from_static(if is_tls { "https" } else { "http" })
-}
-
-/// Adds an item to a list and makes it one field: many servers look at the first alone.
-fn append(fields: &mut HeaderMap, name: &HeaderName, item: &[u8]) {
-    let all: Vec<&[u8]> =
-        fields.get_all(name).iter().map(HeaderValue::as_bytes).chain([item]).collect();
-    // Of good values it is one.
-    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b", "[..])) {
-        fields.insert(name, joined);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,54 +222,6 @@ mod tests {
         }
         let many = vec!["x"; MAX_NOMINATED + 1].join(",");
         assert!(!strip_request(&mut fields(&[("connection", &many)])));
-    }
-
-    #[test]
-    fn what_a_client_says_of_itself_is_replaced() {
-        let mut request = fields(&[
-            ("x-forwarded-for", "1.1.1.1"),
-            ("x-forwarded-for", "2.2.2.2"),
-            ("x-forwarded-proto", "https"),
-            ("x-forwarded-host", "evil"),
-            ("x-forwarded-port", "1"),
-            ("x-real-ip", "1.1.1.1"),
-            ("forwarded", "for=1.1.1.1"),
-        ]);
-        request.insert(HOST, HeaderValue::from_static("a"));
-        set_forwarded(&mut request, &HeaderValue::from_static("10.0.0.9"), false);
-        let expected = fields(&[
-            ("host", "a"),
-            ("x-forwarded-for", "10.0.0.9"),
-            ("x-forwarded-proto", "http"),
-            ("x-forwarded-host", "a"),
-        ]);
-        assert_eq!(request, expected);
-    }
-
-    #[test]
-    fn what_a_trusted_proxy_says_is_carried_on() {
-        let mut request = fields(&[
-            ("host", "a"),
-            ("x-forwarded-for", "192.0.2.1"),
-            ("x-forwarded-for", "192.0.2.2"),
-            ("x-forwarded-proto", "https"),
-            ("x-real-ip", "192.0.2.1"),
-            ("forwarded", "for=192.0.2.1"),
-        ]);
-        extend_forwarded(&mut request, &HeaderValue::from_static("2001:db8::9"), false);
-        let expected = fields(&[
-            ("host", "a"),
-            ("x-forwarded-for", "192.0.2.1, 192.0.2.2, 2001:db8::9"),
-            ("x-forwarded-proto", "https"),
-            ("x-forwarded-host", "a"),
-            ("x-real-ip", "192.0.2.1"),
-            ("forwarded", "for=192.0.2.1, for=\"[2001:db8::9]\";proto=http"),
-        ]);
-        assert_eq!(request, expected);
-        let mut bare = fields(&[]);
-        extend_forwarded(&mut bare, &HeaderValue::from_static("10.0.0.9"), true);
-        let expected = fields(&[("x-forwarded-for", "10.0.0.9"), ("x-forwarded-proto", "https")]);
-        assert_eq!(bare, expected);
     }
 
     #[test]

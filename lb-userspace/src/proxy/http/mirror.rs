@@ -18,8 +18,7 @@ use crate::{
     proxy::{
         plan::BackendPlan,
         proxy_protocol::Facts,
-        socket::Addresses,
-        upstream::{Upstreams, within},
+        upstream::{Introduction, Upstreams, within},
         worker::MirrorPlace,
     },
 };
@@ -45,8 +44,9 @@ pub(super) fn send_copies(exchange: &Exchange, parts: &Parts, mirrors: &[&Mirror
         let mut copy = copy(parts);
         prepare(&mut copy, backend, false);
         let message = Request::from_parts(copy, RequestBody::Empty);
-        let addresses = exchange.client.addresses;
-        task::spawn_local(send(place, Arc::clone(backend), lease, addresses, message));
+        let facts = Facts { tls: None, ..exchange.introduction() };
+        let introduction = Introduction::of(backend, &facts);
+        task::spawn_local(send(place, Arc::clone(backend), lease, introduction, message));
     }
 }
 
@@ -63,11 +63,11 @@ async fn send(
     place: MirrorPlace,
     backend: Arc<BackendPlan>,
     lease: Lease,
-    client: Addresses,
+    introduction: Option<Introduction>,
     message: Request<RequestBody>,
 ) {
     let upstreams = Rc::clone(place.upstreams());
-    let exchanged = exchange_with(&upstreams, &backend, &lease, client, message);
+    let exchanged = exchange_with(&upstreams, &backend, &lease, introduction, message);
     let is_answered = within(backend.settings.timeouts.server, exchanged).await.unwrap_or(false);
     let outcome = if is_answered { Outcome::Success } else { Outcome::Failure };
     lease.report(outcome, Instant::now());
@@ -78,15 +78,14 @@ async fn exchange_with(
     upstreams: &Rc<Upstreams>,
     backend: &BackendPlan,
     lease: &Lease,
-    client: Addresses,
+    introduction: Option<Introduction>,
     message: Request<RequestBody>,
 ) -> bool {
-    let connection = match upstreams.reuse(lease.server(), backend) {
+    let connection = match upstreams.reuse(lease.server(), backend, introduction.as_ref()) {
         Some(kept) => Ok(kept),
         None => {
-            let facts = Facts { addresses: client, sni: None, tls: None, unique_id: None };
             let after = backend.settings.timeouts.connect;
-            upstreams.connect(lease.server(), backend, &facts, after).await
+            upstreams.connect(lease.server(), backend, introduction, after).await
         }
     };
     let Ok(mut connection) = connection else { return false };

@@ -11,7 +11,7 @@
 //! | `prepare`, `send` | the request as a server gets it; sending it, judging the response |
 //! | `admit` | judging a request and giving it one form |
 //! | `length` | responses with two lengths |
-//! | `headers` | fields for one connection; who the client is |
+//! | `headers`, `forwarded` | fields for one connection; who the client is |
 //! | `route` | what rules make of a request |
 //! | `mirror` | copies for other backends |
 //! | `choose`, `persist` | which server; cookies that bring a client back to it |
@@ -30,6 +30,7 @@ pub(crate) mod connection;
 mod entry;
 mod exchange;
 mod forward;
+mod forwarded;
 mod frames;
 mod guard;
 mod headers;

@@ -43,6 +43,9 @@ pub(super) fn prepare(parts: &mut request::Parts, backend: &BackendPlan, is_webs
             let scheme = if backend.encryption.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
             let host = parts.headers.remove(HOST);
             parts.uri = with_authority(&parts.uri, scheme, host.as_ref());
+            if is_websocket {
+                upgrade::ask_on_stream(parts);
+            }
         }
     }
 }

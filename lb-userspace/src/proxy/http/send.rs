@@ -4,10 +4,11 @@ use std::{future::poll_fn, pin::pin, task::Poll};
 
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
-    body::{Body, Incoming},
+    body::{Body, Bytes, Incoming},
     client::conn::TrySendError,
-    header::CONTENT_LENGTH,
+    header::{CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT},
 };
+use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 
 use super::{
@@ -18,11 +19,12 @@ use super::{
     upgrade::Asked,
 };
 use crate::proxy::{
+    far_end::{FarEnd, Tunnel},
     outcome::{Cause, Phase},
     plan::BackendPlan,
     server_io,
     timer::Deadline,
-    upstream::{Checkout, Tunnel},
+    upstream::Checkout,
 };
 
 /// A response that a server has begun.
@@ -122,15 +124,37 @@ fn broken(exchange: &Exchange, mut error: TrySendError<Request<RequestBody>>) ->
     Failed { failure, unsent }
 }
 
-/// Judges the header of a response.
+/// How a server gives its stream if it agrees on a WebSocket.
+pub(super) enum Wanted {
+    /// HTTP/1.1: in place of the connection.
+    Connection(oneshot::Receiver<Tunnel>),
+    /// HTTP/2: it is one already. A client of HTTP/1.1 is told this of its key.
+    Stream(Option<HeaderValue>),
+}
+
+fn bad(why: &'static str) -> Failure {
+    Failure::new(StatusCode::BAD_GATEWAY, Cause::Server, Phase::Headers, why)
+}
+
+/// Judges the header of a response; `wanted` if the request was for a WebSocket.
 pub(super) async fn answer(
     mut response: Response<Incoming>,
     connection: Checkout,
-    tunnel: Option<oneshot::Receiver<Tunnel>>,
+    wanted: Option<Wanted>,
     exchange: &Exchange,
     asked: Asked,
 ) -> Result<Begun, Failure> {
-    let bad = |why| Failure::new(StatusCode::BAD_GATEWAY, Cause::Server, Phase::Headers, why);
+    let tunnel = match wanted {
+        Some(Wanted::Stream(accept)) if response.status() == StatusCode::OK => {
+            return agreed_on_stream(response, connection, accept).await;
+        }
+        // By any other success nothing is agreed on.
+        Some(Wanted::Stream(_)) if response.status().is_success() => {
+            return Err(bad("websocket_refused"));
+        }
+        Some(Wanted::Connection(tunnel)) => Some(tunnel),
+        Some(Wanted::Stream(_)) | None => None,
+    };
     let status = response.status();
     let switches = status == StatusCode::SWITCHING_PROTOCOLS;
     let is_agreed = switches && headers::is_websocket(response.headers());
@@ -155,4 +179,24 @@ pub(super) async fn answer(
         (true, _) => return Err(bad("unexpected_101")),
     };
     Ok(Begun { response, connection, tunnel })
+}
+
+/// A WebSocket on a stream of HTTP/2 (RFC 8441, 5). In terms of HTTP/1.1, for the client's side.
+async fn agreed_on_stream(
+    mut response: Response<Incoming>,
+    connection: Checkout,
+    accept: Option<HeaderValue>,
+) -> Result<Begun, Failure> {
+    let upgraded = hyper::upgrade::on(&mut response).await.map_err(|_| bad("response_missing"))?;
+    let fields = response.headers_mut();
+    fields.remove(CONTENT_LENGTH);
+    if !headers::strip_response(fields) {
+        return Err(bad("response_connection_field"));
+    }
+    if let Some(accept) = accept {
+        fields.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let stream = FarEnd::Stream(TokioIo::new(upgraded));
+    Ok(Begun { response, connection, tunnel: Some(Tunnel { stream, first: Bytes::new() }) })
 }

@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectiona
 
 use super::exchange::Exchange;
 use crate::proxy::{
+    far_end::Tunnel,
     outcome::{Cause, Outcome, Phase, Side},
     timer::Deadline,
-    upstream::Tunnel,
 };
 
 /// Room for bytes on their way, each way.

@@ -1,6 +1,7 @@
 //! Requests for a WebSocket: by `Upgrade` (RFC 6455, 4.1), or by extended CONNECT on a stream
-//! of HTTP/2 (RFC 8441). Rules and servers of HTTP/1.1 see both as the first.
+//! of HTTP/2 (RFC 8441). Rules see both as the first, and servers as is usual in their version.
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     body::{Body, Incoming},
@@ -8,14 +9,15 @@ use hyper::{
     header::{
         CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
     },
-    http::response,
+    http::{request, response},
     upgrade::OnUpgrade,
 };
 use hyper_util::rt::TokioIo;
+use sha1::{Digest, Sha1};
 use tokio::task;
 
 use super::{body::ResponseBody, exchange::Exchange, headers, tunnel};
-use crate::proxy::upstream::Tunnel;
+use crate::proxy::far_end::Tunnel;
 
 /// What a request asks for besides a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,19 +62,27 @@ pub(super) fn ask(fields: &mut HeaderMap) {
     fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
     // On a stream of HTTP/2 there is none.
-    fields.entry(SEC_WEBSOCKET_KEY).or_insert_with(key);
+    fields.entry(SEC_WEBSOCKET_KEY).or_insert_with(|| value(&fastrand::u128(..).to_be_bytes()));
 }
 
-/// Sixteen random bytes in base64 (RFC 6455, 4.1).
-fn key() -> HeaderValue {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digit = |_| ALPHABET[fastrand::usize(..ALPHABET.len())];
-    let mut key: [u8; 24] = std::array::from_fn(digit);
-    // Of the last digit only two bits are used.
-    key[21] = ALPHABET[fastrand::usize(..4) * 16];
-    key[22..].fill(b'=');
+/// The request by which a server of HTTP/2 is asked; what it becomes has its target already.
+pub(super) fn ask_on_stream(parts: &mut request::Parts) {
+    parts.method = Method::CONNECT;
+    parts.extensions.insert(Protocol::from_static("websocket"));
+    parts.headers.remove(SEC_WEBSOCKET_KEY);
+}
+
+/// What a client of HTTP/1.1 is told of the key that it sent (RFC 6455, 4.2.2).
+pub(super) fn accept(key: &HeaderValue) -> HeaderValue {
+    let mut digest = Sha1::new_with_prefix(key.as_bytes());
+    digest.update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    value(&digest.finalize())
+}
+
+/// Bytes in base64, as a value.
+fn value(bytes: &[u8]) -> HeaderValue {
     // Digits make a value.
-    HeaderValue::from_bytes(&key).unwrap_or(HeaderValue::from_static("AAAAAAAAAAAAAAAAAAAAAA=="))
+    HeaderValue::try_from(BASE64_STANDARD.encode(bytes)).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// The response by which the server's stream is joined with the client's connection, or,
@@ -109,16 +119,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_answer_to_a_key_is_that_of_the_standard() {
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(accept(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
     fn a_key_is_sixteen_bytes_in_base64() {
-        for _ in 0..1000 {
-            let key = key();
-            let text = key.to_str().unwrap().strip_suffix("==").unwrap();
-            assert_eq!(text.len(), 22);
-            assert!(
-                text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b)),
-                "{text}"
-            );
-            assert!(text.ends_with(['A', 'Q', 'g', 'w']), "{text}");
-        }
+        let mut fields = HeaderMap::new();
+        ask(&mut fields);
+        let key = fields[SEC_WEBSOCKET_KEY].to_str().unwrap();
+        assert_eq!(BASE64_STANDARD.decode(key).unwrap().len(), 16, "{key}");
     }
 }
