@@ -124,6 +124,16 @@ impl Bed {
     /// # Errors
     /// Without root, or when `ip`, `ethtool` or the kernel refuses a step.
     pub fn new(servers: u8, mode: Mode) -> Result<Self> {
+        let mut bed = Self::unwired(servers, mode)?;
+        bed.wire()?;
+        Ok(bed)
+    }
+
+    /// The machines without links and addresses between them.
+    ///
+    /// # Errors
+    /// Without root, or when `ip` or the kernel refuses a step.
+    pub fn unwired(servers: u8, mode: Mode) -> Result<Self> {
         namespace::require_root()?;
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         namespace::sweep_stale()?;
@@ -149,7 +159,6 @@ impl Bed {
         for index in 0..servers {
             bed.servers.push(Namespace::create(&format!("server{index}"))?);
         }
-        bed.wire()?;
         Ok(bed)
     }
 

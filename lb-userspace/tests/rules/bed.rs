@@ -7,7 +7,10 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -22,29 +25,52 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// First lines of the requests so far.
     pub(crate) requests: Arc<Mutex<Vec<String>>>,
+    /// It answers with 200, and not with 503.
+    pub(crate) is_well: Arc<AtomicBool>,
 }
 
 impl Server {
     /// Starts a server of this name; it answers after `delay`.
     pub(crate) fn start(name: &str, delay: Duration) -> Self {
+        Self::start_over(name, delay, Some)
+    }
+
+    /// The same over what `begin` makes of a connection; none if that is of no use.
+    pub(crate) fn start_over<S: Read + Write>(
+        name: &str,
+        delay: Duration,
+        begin: impl Fn(TcpStream) -> Option<S> + Clone + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
         let address = listener.local_addr().expect("it is bound");
         let requests = Arc::new(Mutex::new(Vec::new()));
         let (seen, name) = (Arc::clone(&requests), name.to_owned());
+        let is_well = Arc::new(AtomicBool::new(true));
+        let well = Arc::clone(&is_well);
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let (Ok(stream), seen, name) = (stream, Arc::clone(&seen), name.clone()) else {
-                    return;
-                };
-                thread::spawn(move || serve(&stream, &seen, &name, delay));
+                let Ok(stream) = stream else { return };
+                let (seen, name, well) = (Arc::clone(&seen), name.clone(), Arc::clone(&well));
+                let begin = begin.clone();
+                thread::spawn(move || {
+                    if let Some(stream) = begin(stream) {
+                        serve(stream, &seen, &name, delay, &well);
+                    }
+                });
             }
         });
-        Self { address, requests }
+        Self { address, requests, is_well }
     }
 }
 
 /// Serves a connection until the other side closes it.
-fn serve(stream: &TcpStream, seen: &Mutex<Vec<String>>, name: &str, delay: Duration) {
+fn serve(
+    stream: impl Read + Write,
+    seen: &Mutex<Vec<String>>,
+    name: &str,
+    delay: Duration,
+    is_well: &AtomicBool,
+) {
     let mut reader = BufReader::new(stream);
     loop {
         let mut head = String::new();
@@ -57,12 +83,15 @@ fn serve(stream: &TcpStream, seen: &Mutex<Vec<String>>, name: &str, delay: Durat
         seen.lock().expect("no test panics with it").push(first);
         thread::sleep(delay);
         let length = head.len();
+        let status = if is_well.load(Ordering::Relaxed) { "200 OK" } else { "503 Not Well" };
         let answer = format!(
-            "HTTP/1.1 200 OK\r\nX-Server: {name}\r\nServer: echo\r\nContent-Length: {length}\r\n\r\n{head}"
+            "HTTP/1.1 {status}\r\nX-Server: {name}\r\nServer: echo\r\nContent-Length: {length}\r\n\r\n{head}"
         );
         // The proxy takes that field off; who is joined with a client sees it.
         let is_last = head.contains("\r\nConnection: close\r\n");
-        if (&*stream).write_all(answer.as_bytes()).is_err() || is_last {
+        let stream = reader.get_mut();
+        let written = stream.write_all(answer.as_bytes()).and_then(|()| stream.flush());
+        if written.is_err() || is_last {
             return;
         }
     }
@@ -153,12 +182,23 @@ impl Answer {
 pub(crate) fn get(port: u16, target: &str, host: &str, lines: &[&str]) -> Answer {
     let stream = TcpStream::connect(("127.0.0.1", port)).expect("the agent listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("the timeout is not zero");
+    get_over(stream, target, host, lines)
+}
+
+/// The same over a connection.
+pub(crate) fn get_over(
+    mut stream: impl Read + Write,
+    target: &str,
+    host: &str,
+    lines: &[&str],
+) -> Answer {
     let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
     let request =
         format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{lines}\r\n");
-    (&stream).write_all(request.as_bytes()).expect("the agent reads");
+    stream.write_all(request.as_bytes()).expect("the agent reads");
+    stream.flush().expect("the agent reads");
     let mut bytes = Vec::new();
-    (&stream).read_to_end(&mut bytes).expect("the agent answers and closes");
+    stream.read_to_end(&mut bytes).expect("the agent answers and closes");
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let mut lines = head.lines();
@@ -183,6 +223,15 @@ pub(crate) struct Example {
 impl Example {
     /// Serves `configs/FILE` after these replacements in its text.
     pub(crate) fn serve(file: &str, replacements: &[(&str, &str)]) -> Self {
+        Self::serve_before(file, replacements, |name| Server::start(name, Duration::ZERO))
+    }
+
+    /// The same before servers that `start` starts by their names.
+    pub(crate) fn serve_before(
+        file: &str,
+        replacements: &[(&str, &str)],
+        start: impl Fn(&str) -> Server,
+    ) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(file);
         let mut text = fs::read_to_string(&path).expect("the example is there");
         let snapshot =
@@ -209,7 +258,7 @@ impl Example {
                 if !moved.insert(server.address) {
                     continue;
                 }
-                let started = Server::start(&name, Duration::ZERO);
+                let started = start(&name);
                 let quoted = format!("\"{}\"", server.address);
                 assert!(text.contains(&quoted), "{file}: {quoted}");
                 text = text.replace(&quoted, &format!("\"{}\"", started.address));

@@ -3,4 +3,5 @@
 
 mod bed;
 mod examples;
+mod plain;
 mod requests;
