@@ -5,7 +5,7 @@
 
 /// Version of every layout in this crate. Raise it with any change to a map's key,
 /// value or meaning; the agent refuses to adopt maps of another version.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Default directory of all pins.
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/pointsman";
@@ -57,6 +57,11 @@ pub mod map {
     pub const ENDED4: &str = "ENDED4";
     /// `ENDED6`: the same for IPv6.
     pub const ENDED6: &str = "ENDED6";
+    /// `FRAGMENTS4`: LRU hash of [`crate::fragment::FragmentKey`] to
+    /// [`crate::fragment::FragmentEntry`]; IPv4 packets that come in fragments.
+    pub const FRAGMENTS4: &str = "FRAGMENTS4";
+    /// `FRAGMENTS6`: the same for IPv6.
+    pub const FRAGMENTS6: &str = "FRAGMENTS6";
     /// `VIP_COUNTERS`: per-CPU array of [`crate::counters::TrafficCounters`] by VIP id.
     pub const VIP_COUNTERS: &str = "VIP_COUNTERS";
     /// `SERVER_COUNTERS`: per-CPU array of [`crate::counters::TrafficCounters`] by server id.
@@ -67,7 +72,7 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
 
     /// Every pinned map, in the order they are documented.
-    pub const ALL: [&str; 21] = [
+    pub const ALL: [&str; 23] = [
         SETTINGS,
         ADDRESS_FILTER,
         VIPS,
@@ -85,6 +90,8 @@ pub mod map {
         ENDED,
         ENDED4,
         ENDED6,
+        FRAGMENTS4,
+        FRAGMENTS6,
         VIP_COUNTERS,
         SERVER_COUNTERS,
         DROP_COUNTERS,
@@ -110,5 +117,7 @@ pub const DEFAULT_HALF_OPEN_BUCKETS: u32 = 16_384;
 pub const DEFAULT_PREFIXES: u32 = 262_144;
 /// Default capacity of `SOURCES`, in entries.
 pub const DEFAULT_SOURCES: u32 = 65_536;
+/// Capacity of `FRAGMENTS4` and of `FRAGMENTS6`, in packets that come in fragments.
+pub const FRAGMENT_ENTRIES: u32 = 8192;
 /// Size of the `EVENTS` ring buffer in bytes; a power of two and a multiple of the page size.
 pub const EVENT_BYTES: u32 = 1 << 20;

@@ -34,7 +34,7 @@ drop_reasons! {
     Malformed = 0, "malformed";
     /// The source address can not be a client's (unspecified, loopback, multicast, or the VIP itself).
     BadSource = 1, "bad_source";
-    /// A fragment to a VIP; fragments are not balanced yet.
+    /// A fragment to a VIP that came before the first of its packet, or long after it.
     Fragment = 2, "fragment";
     /// The TTL or hop limit would reach zero.
     TtlExpired = 3, "ttl_expired";
@@ -72,11 +72,17 @@ drop_reasons! {
     PacketRate = 19, "packet_rate";
     /// The source has as many flows as its frontend allows.
     FlowsPerSource = 20, "flows_per_source";
+    /// A first fragment without the whole TCP or UDP header.
+    FragmentShort = 21, "fragment_short";
+    /// A fragment that reaches into the first of its packet, where the ports are.
+    FragmentOverlap = 22, "fragment_overlap";
+    /// An echo request to a VIP beyond the rate at which they are answered.
+    EchoRate = 23, "echo_rate";
 }
 
 impl DropReason {
     /// How many reasons there are; the size of `DROP_COUNTERS`.
-    pub const COUNT: u32 = 21;
+    pub const COUNT: u32 = 24;
 
     /// From the index into `DROP_COUNTERS`.
     #[must_use]

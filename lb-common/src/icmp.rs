@@ -26,6 +26,17 @@ pub const CHECKSUM: usize = 2;
 /// Bytes behind the IP header that every error quotes (RFC 792).
 pub const QUOTED_BYTES: usize = 8;
 
+/// Echo requests that a processor answers in a second, in the long run.
+pub const ECHO_PER_SECOND: u32 = 1000;
+/// Echo requests that it answers at once.
+pub const ECHO_BURST: u32 = 100;
+/// What making the type of an ICMP echo request (8) that of a reply (0) adds to its checksum. The
+/// type is the first octet of a word.
+pub const ECHO_DELTA4: u16 = checksum::delta(u16::from_be(0x0800) as u32, 0);
+/// The same for ICMPv6: from 128 to 129.
+pub const ECHO_DELTA6: u16 =
+    checksum::delta(u16::from_be(0x8000) as u32, u16::from_be(0x8100) as u32);
+
 const TCP: u8 = 6;
 
 /// What a message is to the data plane.

@@ -51,6 +51,8 @@ pub mod flag {
     pub const PACKET_RATES: u32 = 32;
     /// Some frontend limits the flows of a source.
     pub const FLOW_COUNTS: u32 = 64;
+    /// Answer echo requests for VIP addresses; otherwise they are the kernel's.
+    pub const ANSWER_ECHO: u32 = 1 << 16;
 }
 
 impl Default for Settings {

@@ -23,11 +23,21 @@ pub enum Stage {
     Icmp4 = 7,
     /// ICMPv6 messages.
     Icmp6 = 8,
+    /// Echo requests, IPv4.
+    Echo4 = 9,
+    /// The same for IPv6.
+    Echo6 = 10,
+    /// Fragments, IPv4.
+    Fragment4 = 11,
+    /// The same for IPv6.
+    Fragment6 = 12,
+    /// The entry once more, for packets that come from another stage.
+    Again = 13,
 }
 
 impl Stage {
     /// Every stage, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 14] = [
         Self::Entry,
         Self::HalfOpen4,
         Self::HalfOpen6,
@@ -37,6 +47,11 @@ impl Stage {
         Self::Reset6,
         Self::Icmp4,
         Self::Icmp6,
+        Self::Echo4,
+        Self::Echo6,
+        Self::Fragment4,
+        Self::Fragment6,
+        Self::Again,
     ];
 
     /// The name of its program, as `bpftool prog` shows it.
@@ -52,6 +67,11 @@ impl Stage {
             Self::Reset6 => "reset6",
             Self::Icmp4 => "icmp4",
             Self::Icmp6 => "icmp6",
+            Self::Echo4 => "echo4",
+            Self::Echo6 => "echo6",
+            Self::Fragment4 => "fragment4",
+            Self::Fragment6 => "fragment6",
+            Self::Again => "again",
         }
     }
 }

@@ -25,6 +25,30 @@ pub unsafe fn or32(target: *mut u32, bits: u32) {
     }
 }
 
+/// Adds to a number that other CPUs may change at the same time; the number before that.
+///
+/// # Safety
+/// `target` points to four valid, aligned bytes of a map value.
+#[inline(always)]
+pub unsafe fn add32(target: *mut u32, value: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: one locked instruction on memory the caller vouches for.
+    unsafe {
+        let mut value = value;
+        core::arch::asm!(
+            "{value} = atomic_fetch_add((u32 *)({target} + 0), {value})",
+            target = in(reg) target,
+            value = inout(wreg) value,
+        );
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: host builds only type-check this; the caller vouches for the memory.
+    unsafe {
+        target.replace((*target).wrapping_add(value))
+    }
+}
+
 /// Tries of [`lock`]: some microseconds, where the lock is held for some dozen nanoseconds.
 const TRIES: u32 = 64;
 

@@ -14,7 +14,7 @@ use crate::{
     context::Context,
     ended,
     family::{V4, V6},
-    handshake, hit, icmp,
+    fragment, handshake, hit, icmp,
     maps::{SCRATCH, STAGES},
     packet::Packet,
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Other, Segment},
@@ -52,7 +52,20 @@ pub fn conclude(ctx: Context, code: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub fn entry(ctx: Context) -> u32 {
-    let code = flow(ctx.raw());
+    confirmed(ctx, false)
+}
+
+/// The first stage once more, for packets that have been in later ones: a first fragment goes
+/// on as a segment like others.
+#[inline(always)]
+#[must_use]
+pub fn again(ctx: Context) -> u32 {
+    confirmed(ctx, true)
+}
+
+#[inline(always)]
+fn confirmed(ctx: Context, noted: bool) -> u32 {
+    let code = flow(ctx.raw(), u32::from(noted));
     if code < ENDED4 {
         return code;
     }
@@ -66,10 +79,11 @@ pub fn entry(ctx: Context) -> u32 {
 
 // These functions keep their C names: `bpftool prog` and verifier logs show them.
 
-/// Parses the packet and handles it if its flow is confirmed.
+/// Parses the packet and handles it if its flow is confirmed. `noted` is 1 if first fragments
+/// have been to their stage, else 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow(raw: *mut xdp_md) -> u32 {
+extern "C" fn flow(raw: *mut xdp_md, noted: u32) -> u32 {
     // SAFETY: the caller passes its own context on.
     let ctx = unsafe { Context::new(raw) };
     let packet = Packet::new(ctx);
@@ -77,19 +91,19 @@ extern "C" fn flow(raw: *mut xdp_md) -> u32 {
         return xdp_action::XDP_PASS;
     };
     match link.ether_type {
-        ETHERTYPE_IPV4 => match parse::parse_v4(&packet, &link) {
+        ETHERTYPE_IPV4 => match parse::parse_v4(&packet, &link, noted != 0) {
             Ok(segment) => {
                 let (step, ended) = hit::find_and_hit(ctx, &segment);
                 step.into_code(&STAGES4) | if ended { ENDED4 } else { 0 }
             }
-            Err(other) => other.into_code(Stage::Icmp4),
+            Err(other) => other.into_code(&STAGES4),
         },
-        ETHERTYPE_IPV6 => match parse::parse_v6(&packet, &link) {
+        ETHERTYPE_IPV6 => match parse::parse_v6(&packet, &link, noted != 0) {
             Ok(segment) => {
                 let (step, ended) = hit::find_and_hit(ctx, &segment);
                 step.into_code(&STAGES6) | if ended { ENDED6 } else { 0 }
             }
-            Err(other) => other.into_code(Stage::Icmp6),
+            Err(other) => other.into_code(&STAGES6),
         },
         _ => xdp_action::XDP_PASS,
     }
@@ -175,26 +189,55 @@ pub fn reset6(ctx: Context) -> u32 {
 #[inline(always)]
 #[must_use]
 pub fn icmp4(ctx: Context) -> u32 {
-    icmp::handle::<V4>(ctx).into_action()
+    icmp::handle::<V4>(ctx).map_or(NEXT + Stage::Echo4 as u32, Verdict::into_action)
 }
 
 /// Handles an ICMPv6 message.
 #[inline(always)]
 #[must_use]
 pub fn icmp6(ctx: Context) -> u32 {
-    icmp::handle::<V6>(ctx).into_action()
+    icmp::handle::<V6>(ctx).map_or(NEXT + Stage::Echo6 as u32, Verdict::into_action)
+}
+
+/// Answers an echo request, IPv4. Apart from errors, because the compiler would share code
+/// between them that the verifier can not follow.
+#[inline(always)]
+#[must_use]
+pub fn echo4(ctx: Context) -> u32 {
+    icmp::echo::<V4>(ctx).into_action()
+}
+
+/// Answers an echo request, IPv6.
+#[inline(always)]
+#[must_use]
+pub fn echo6(ctx: Context) -> u32 {
+    icmp::echo::<V6>(ctx).into_action()
+}
+
+/// Handles a fragment, IPv4.
+#[inline(always)]
+#[must_use]
+pub fn fragment4(ctx: Context) -> u32 {
+    fragment::handle::<V4>(ctx).map_or(NEXT + Stage::Again as u32, Verdict::into_action)
+}
+
+/// Handles a fragment, IPv6.
+#[inline(always)]
+#[must_use]
+pub fn fragment6(ctx: Context) -> u32 {
+    fragment::handle::<V6>(ctx).map_or(NEXT + Stage::Again as u32, Verdict::into_action)
 }
 
 #[inline(always)]
 fn parse_again4(ctx: Context) -> Option<Segment<V4>> {
     let packet = Packet::new(ctx);
-    parse::parse_v4(&packet, &parse::link(&packet)?).ok()
+    parse::parse_v4(&packet, &parse::link(&packet)?, true).ok()
 }
 
 #[inline(always)]
 fn parse_again6(ctx: Context) -> Option<Segment<V6>> {
     let packet = Packet::new(ctx);
-    parse::parse_v6(&packet, &parse::link(&packet)?).ok()
+    parse::parse_v6(&packet, &parse::link(&packet)?, true).ok()
 }
 
 /// A packet does not change between two stages.
@@ -220,20 +263,33 @@ struct NextStages {
     half_open: Stage,
     admit: Stage,
     reset: Stage,
+    icmp: Stage,
+    fragment: Stage,
 }
 
-const STAGES4: NextStages =
-    NextStages { half_open: Stage::HalfOpen4, admit: Stage::Admit4, reset: Stage::Reset4 };
-const STAGES6: NextStages =
-    NextStages { half_open: Stage::HalfOpen6, admit: Stage::Admit6, reset: Stage::Reset6 };
+const STAGES4: NextStages = NextStages {
+    half_open: Stage::HalfOpen4,
+    admit: Stage::Admit4,
+    reset: Stage::Reset4,
+    icmp: Stage::Icmp4,
+    fragment: Stage::Fragment4,
+};
+const STAGES6: NextStages = NextStages {
+    half_open: Stage::HalfOpen6,
+    admit: Stage::Admit6,
+    reset: Stage::Reset6,
+    icmp: Stage::Icmp6,
+    fragment: Stage::Fragment6,
+};
 
 impl Other {
     /// The XDP action, or the code of the next stage.
     #[inline(always)]
-    fn into_code(self, icmp: Stage) -> u32 {
+    fn into_code(self, stages: &NextStages) -> u32 {
         match self {
             Self::Settled(verdict) => verdict.into_action(),
-            Self::Icmp => NEXT + icmp as u32,
+            Self::Icmp => NEXT + stages.icmp as u32,
+            Self::Fragment => NEXT + stages.fragment as u32,
         }
     }
 }
@@ -245,7 +301,7 @@ impl Step {
         match self {
             Self::Settled(verdict) => verdict.into_action(),
             Self::HalfOpen => NEXT + stages.half_open as u32,
-            Self::Again => NEXT + Stage::Entry as u32,
+            Self::Again => NEXT + Stage::Again as u32,
             Self::Admit => NEXT + stages.admit as u32,
             Self::Reset(reason) => {
                 if let Some(scratch) = SCRATCH.get_ptr_mut(0) {

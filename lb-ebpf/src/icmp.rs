@@ -1,5 +1,6 @@
 //! ICMP and ICMPv6 messages to our addresses: errors about packets of flows are translated
-//! and sent on, whichever side they come from. What is not about a flow is the kernel's.
+//! and sent on, whichever side they come from, and echo requests for VIPs are answered. All
+//! else is the kernel's.
 //!
 //! `lb_common::icmp` has the rules. Errors are told from the packets they quote, never from
 //! who sent them: any router on the way may.
@@ -10,21 +11,27 @@ use lb_common::{
     drop_reason::DropReason,
     flow::{FlowEntry, FlowKey},
     icmp::{self, Kind},
+    settings::flag,
+    token_bucket::{self, Rate},
     vip::VipKey,
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
+    clock,
     context::Context,
     counters,
     family::{Family, V4, V6},
-    maps::VIPS,
+    maps::{SCRATCH, SETTINGS, VIPS},
     packet::Packet,
     parse::{self, Link, TCP, UDP},
     related, transmit,
     verdict::Verdict,
     verifier,
 };
+
+/// TTL and hop limit of answers.
+const ANSWER_TTL: u8 = 64;
 
 /// A message as it stands in the packet.
 pub struct Message<F: Family> {
@@ -57,6 +64,14 @@ pub trait Icmp: Family {
     fn quote(packet: &Packet, message: &Message<Self>) -> Option<Quote<Self>>;
     /// Source and destination of a header.
     fn addresses(header: &Self::Header) -> (Self::Address, Self::Address);
+    /// Type of the answer to an echo request.
+    const ECHO_REPLY: u8;
+    /// What that adds to the checksum of the message.
+    const ECHO_DELTA: u16;
+    /// Makes of the header of an echo request that of its answer. False, and nothing is done, if
+    /// it has options.
+    fn answer(header: &mut Self::Header, source: Self::Address, destination: Self::Address)
+    -> bool;
     /// Writes both addresses of a quoted header and repairs its checksum by `delta`.
     fn translate_quoted(
         header: &mut Self::Header,
@@ -66,16 +81,74 @@ pub trait Icmp: Family {
     );
 }
 
-/// Handles a packet that carries an ICMP or ICMPv6 message.
+/// Handles a packet that carries an ICMP or ICMPv6 message; none if it is an echo request, for
+/// which [`echo`] is.
 #[inline(always)]
-pub fn handle<F: Icmp>(ctx: Context) -> Verdict {
+pub fn handle<F: Icmp>(ctx: Context) -> Option<Verdict> {
+    let packet = Packet::new(ctx);
+    let Some(link) = parse::link(&packet) else { return Some(Verdict::Pass) };
+    let Some(message) = F::message(&packet, &link) else { return Some(Verdict::Pass) };
+    // SAFETY: `message` checked the bounds.
+    match F::kind(unsafe { (*message.icmp)[0] }) {
+        Kind::Error => Some(error(ctx, &packet, &link, &message)),
+        Kind::EchoRequest => None,
+        Kind::Other => Some(Verdict::Pass),
+    }
+}
+
+/// Answers an echo request for a VIP address.
+#[inline(always)]
+pub fn echo<F: Icmp>(ctx: Context) -> Verdict {
     let packet = Packet::new(ctx);
     let Some(link) = parse::link(&packet) else { return Verdict::Pass };
     let Some(message) = F::message(&packet, &link) else { return Verdict::Pass };
+    if SETTINGS.get(0).is_none_or(|settings| settings.flags & flag::ANSWER_ECHO == 0) {
+        return Verdict::Pass;
+    }
     // SAFETY: `message` checked the bounds.
-    match F::kind(unsafe { (*message.icmp)[0] }) {
-        Kind::Error => error(ctx, &packet, &link, &message),
-        Kind::EchoRequest | Kind::Other => Verdict::Pass,
+    let (source, destination) = F::addresses(unsafe { &*message.ip });
+    let record = VipKey::address_record(destination.to_common());
+    // SAFETY: the reference is not kept.
+    if unsafe { VIPS.get(&record) }.is_none() {
+        return Verdict::Pass;
+    }
+    if !source.can_be_client() || source == destination {
+        return Verdict::Drop(DropReason::BadSource);
+    }
+    // SAFETY: as above; nothing else refers to these bytes.
+    let plain = unsafe { F::answer(&mut *message.ip, source, destination) };
+    if !plain {
+        return Verdict::Pass;
+    }
+    if !may_answer() {
+        return Verdict::Drop(DropReason::EchoRate);
+    }
+    // SAFETY: as above.
+    unsafe {
+        let [.., high, low, _, _, _, _] = *message.icmp;
+        let (reply, delta) = (F::ECHO_REPLY, F::ECHO_DELTA);
+        let sum = checksum::apply(u16::from_ne_bytes([high, low]), delta).to_ne_bytes();
+        ((*message.icmp)[0], (*message.icmp)[2], (*message.icmp)[3]) = (reply, sum[0], sum[1]);
+        transmit::send(ctx, link.ethernet, &transmit::hop_of(ctx, link.ethernet))
+    }
+}
+
+/// Whether this CPU may answer one more echo request.
+#[inline(always)]
+fn may_answer() -> bool {
+    const RATE: Rate = Rate::new(icmp::ECHO_PER_SECOND, icmp::ECHO_BURST);
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
+    let now_ns = clock::now_ns();
+    // SAFETY: the value belongs to this CPU.
+    unsafe {
+        let full_ns = (*scratch).echo_full_ns;
+        match token_bucket::take_one(full_ns, now_ns, RATE.interval_ns, RATE.burst_ns) {
+            Some(after_ns) => {
+                (*scratch).echo_full_ns = after_ns;
+                true
+            }
+            None => false,
+        }
     }
 }
 
@@ -166,6 +239,25 @@ fn repair<F: Icmp>(packet: &Packet, message: &Message<F>, quote: &Quote<F>, delt
 }
 
 impl Icmp for V4 {
+    const ECHO_REPLY: u8 = 0;
+    const ECHO_DELTA: u16 = icmp::ECHO_DELTA4;
+
+    #[inline(always)]
+    fn answer(header: &mut Ipv4Hdr, source: Address4, destination: Address4) -> bool {
+        if header.vihl != 0x45 {
+            return false;
+        }
+        // The first octet of a word that the checksum covers; the addresses change places.
+        let before = u32::from(u16::from_ne_bytes([header.ttl, 0]));
+        let after = u32::from(u16::from_ne_bytes([ANSWER_TTL, 0]));
+        let sum = checksum::apply(u16::from_ne_bytes(header.check), checksum::delta(before, after));
+        header.check = sum.to_ne_bytes();
+        header.ttl = ANSWER_TTL;
+        header.src_addr = destination.octets;
+        header.dst_addr = source.octets;
+        true
+    }
+
     #[inline(always)]
     fn kind(message_type: u8) -> Kind {
         icmp::kind4(message_type)
@@ -231,6 +323,20 @@ impl Icmp for V4 {
 }
 
 impl Icmp for V6 {
+    const ECHO_REPLY: u8 = 129;
+    const ECHO_DELTA: u16 = icmp::ECHO_DELTA6;
+
+    #[inline(always)]
+    fn answer(header: &mut Ipv6Hdr, source: Address6, destination: Address6) -> bool {
+        if header.next_hdr != icmp::ICMPV6 {
+            return false;
+        }
+        header.hop_limit = ANSWER_TTL;
+        header.src_addr = destination.octets;
+        header.dst_addr = source.octets;
+        true
+    }
+
     #[inline(always)]
     fn kind(message_type: u8) -> Kind {
         icmp::kind6(message_type)
@@ -246,7 +352,7 @@ impl Icmp for V6 {
         if ip.vcf[0] >> 4 != 6 || payload > packet.remaining(start) {
             return None;
         }
-        let (protocol, extensions) = walk(packet, start, ip.next_hdr)?;
+        let (protocol, extensions) = walk(packet, start, ip.next_hdr, false)?;
         if protocol != icmp::ICMPV6 || payload < extensions + icmp::HEADER_BYTES {
             return None;
         }
@@ -264,7 +370,7 @@ impl Icmp for V6 {
             return None;
         }
         let start = message.body + Ipv6Hdr::LEN;
-        let (protocol, extensions) = walk(packet, start, ip.next_hdr)?;
+        let (protocol, extensions) = walk(packet, start, ip.next_hdr, true)?;
         if protocol != TCP && protocol != UDP {
             return None;
         }
@@ -296,10 +402,10 @@ impl Icmp for V6 {
 }
 
 /// What follows the extension headers, and the bytes that they take, bounded for the
-/// verifier.
+/// verifier. A quoted first fragment has its ports, a message in fragments is the kernel's.
 #[inline(always)]
-fn walk(packet: &Packet, start: usize, first: u8) -> Option<(u8, usize)> {
-    let (protocol, bytes) = parse::skip_extensions(packet, start, first).ok()?;
+fn walk(packet: &Packet, start: usize, next: u8, first: bool) -> Option<(u8, usize)> {
+    let (protocol, bytes) = parse::skip_extensions(packet, start, next, first).ok()?;
     // One walk of the rest for any number of extension headers.
     Some((verifier::forget(u32::from(protocol)) as u8, (verifier::forget(bytes) & 0xff8) as usize))
 }

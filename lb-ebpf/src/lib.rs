@@ -5,7 +5,8 @@
 //! [`balance`] looks for its flow, [`hit`] handles packets of known flows, [`admit`] opens
 //! new ones ([`select`] picks the server, [`track`] the port), [`rewrite`] and
 //! [`transmit`] send it on its way. [`reset`] answers in place of a dead server. ICMP messages
-//! go to [`icmp`], which finds the flow that they are about by [`related`].
+//! go to [`icmp`], which finds the flow that they are about by [`related`]; fragments go
+//! through [`fragment`].
 //!
 //! Within a stage everything is inlined: the verifier follows packet pointers only within
 //! a function.
@@ -32,6 +33,7 @@ pub mod dead;
 pub mod ended;
 pub mod event;
 pub mod family;
+pub mod fragment;
 pub mod half_open;
 pub mod handshake;
 pub mod hit;

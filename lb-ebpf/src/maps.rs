@@ -1,5 +1,6 @@
 //! Every map of the data plane. Names, keys and values are the ABI (`lb_common::abi`);
-//! the agent pins all but [`SCRATCH`] and [`STAGES`], and may load the tables with other capacities.
+//! the agent pins all but [`SCRATCH`], [`STAGES`] and [`FRAGMENT_NUMBER`], and may load the tables
+//! with other capacities.
 
 use aya_ebpf::{
     btf_maps::{
@@ -25,7 +26,7 @@ use lb_common::{
     vip::{FilterWord, VipEntry, VipKey},
 };
 
-use crate::clock::Tick;
+use crate::{clock::Tick, fragment};
 
 const FLOW_ENTRIES: usize = abi::DEFAULT_FLOW_ENTRIES as usize;
 const HALF_OPEN_BUCKETS: usize = abi::DEFAULT_HALF_OPEN_BUCKETS as usize;
@@ -113,6 +114,19 @@ pub static ENDED4: PerCpuArray<EndedLine<Address4>, { ended::LINES as usize }> =
 #[btf_map]
 pub static ENDED6: PerCpuArray<EndedLine<Address6>, { ended::LINES as usize }> = PerCpuArray::new();
 
+/// IPv4 packets that come in fragments.
+#[btf_map]
+pub static FRAGMENTS4: fragment::Table<Address4> = LruHashMap::new();
+
+/// IPv6 packets that come in fragments.
+#[btf_map]
+pub static FRAGMENTS6: fragment::Table<Address6> = LruHashMap::new();
+
+/// The next identification of a packet that comes in fragments. Not pinned: a new program may
+/// start anew.
+#[btf_map]
+pub static FRAGMENT_NUMBER: Array<u32, 1> = Array::new();
+
 /// Traffic by VIP id.
 #[btf_map]
 pub static VIP_COUNTERS: PerCpuArray<TrafficCounters, { abi::MAX_VIPS as usize }> =
@@ -153,6 +167,9 @@ pub struct Scratch {
     pub forgotten: u32,
     /// Why the next stage resets a client: a drop reason.
     pub reset_reason: u32,
+    /// When the token bucket of answers to echo requests will be full, nanoseconds of the
+    /// coarse clock.
+    pub echo_full_ns: u64,
 }
 
 /// A flow under construction, or on its way from one table to the other.

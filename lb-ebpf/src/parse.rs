@@ -83,11 +83,14 @@ pub struct Link {
 }
 
 /// What is no segment that belongs to a flow.
+#[derive(Clone, Copy)]
 pub enum Other {
     /// The packet is settled.
     Settled(Verdict),
     /// An ICMP or ICMPv6 message to an address that may be ours.
     Icmp,
+    /// A fragment of a TCP or UDP packet to an address that may be ours.
+    Fragment,
 }
 
 /// The transport part of a segment, before the tuple is put together.
@@ -162,12 +165,13 @@ pub fn link(packet: &Packet) -> Option<Link> {
     Some(Link { ethernet, offset, ether_type })
 }
 
-/// Reads an IPv4 packet up to its ports.
+/// Reads an IPv4 packet up to its ports. `noted` says that first fragments are segments like
+/// others, because they have left their ports for those that follow (`fragment`).
 ///
 /// # Errors
 /// What becomes of a packet that is not ours, or not one that can be balanced.
 #[inline(always)]
-pub fn parse_v4(packet: &Packet, link: &Link) -> Result<Segment<V4>, Other> {
+pub fn parse_v4(packet: &Packet, link: &Link, noted: bool) -> Result<Segment<V4>, Other> {
     let Link { ethernet, offset, .. } = *link;
     let header = packet.at::<Ipv4Hdr>(offset).ok_or(Other::PASS)?;
     // SAFETY: `at` checked the bounds; nothing else refers to these bytes.
@@ -185,14 +189,16 @@ pub fn parse_v4(packet: &Packet, link: &Link) -> Result<Segment<V4>, Other> {
         return Err(if ip.proto == icmp::ICMP { Other::Icmp } else { Other::PASS });
     }
     // More-fragments flag or an offset: ports are missing here or in later fragments.
-    if u16::from_be_bytes(ip.frags) & 0x3fff != 0 {
-        return Err(refuse(destination, ip.proto, DropReason::Fragment));
+    let fragment = u16::from_be_bytes(ip.frags);
+    if fragment & 0x3fff != 0 && (!noted || fragment & 0x1fff != 0) {
+        return Err(Other::Fragment);
     }
     if total > packet.remaining(offset) {
         return Err(refuse(destination, ip.proto, DropReason::Malformed));
     }
     let transport_offset = offset + header_bytes;
-    let Some(transport) = parse_transport(packet, transport_offset, ip.proto, total - header_bytes)
+    let Some(transport) =
+        parse_transport(packet, transport_offset, ip.proto, total - header_bytes, noted)
     else {
         return Err(refuse(destination, ip.proto, DropReason::Malformed));
     };
@@ -210,12 +216,12 @@ pub fn parse_v4(packet: &Packet, link: &Link) -> Result<Segment<V4>, Other> {
     })
 }
 
-/// Reads an IPv6 packet up to its ports.
+/// Reads an IPv6 packet up to its ports; `noted` as in [`parse_v4`].
 ///
 /// # Errors
 /// What becomes of a packet that is not ours, or not one that can be balanced.
 #[inline(always)]
-pub fn parse_v6(packet: &Packet, link: &Link) -> Result<Segment<V6>, Other> {
+pub fn parse_v6(packet: &Packet, link: &Link, noted: bool) -> Result<Segment<V6>, Other> {
     let Link { ethernet, offset, .. } = *link;
     let header = packet.at::<Ipv6Hdr>(offset).ok_or(Other::PASS)?;
     // SAFETY: `at` checked the bounds; nothing else refers to these bytes.
@@ -231,13 +237,12 @@ pub fn parse_v6(packet: &Packet, link: &Link) -> Result<Segment<V6>, Other> {
     let (protocol, extension_bytes) = if ip.next_hdr == TCP || ip.next_hdr == UDP {
         (ip.next_hdr, 0)
     } else {
-        let (protocol, bytes) = match skip_extensions(packet, offset + Ipv6Hdr::LEN, ip.next_hdr) {
+        let start = offset + Ipv6Hdr::LEN;
+        let (protocol, bytes) = match skip_extensions(packet, start, ip.next_hdr, noted) {
             Ok((protocol @ (TCP | UDP), bytes)) => (protocol, bytes),
             Ok((icmp::ICMPV6, _)) => return Err(Other::Icmp),
             Err(Stop::Truncated) => return Err(refuse(destination, TCP, DropReason::Malformed)),
-            Err(Stop::Fragment(protocol)) => {
-                return Err(refuse(destination, protocol, DropReason::Fragment));
-            }
+            Err(Stop::Fragment { .. }) => return Err(Other::Fragment),
             Ok(_) | Err(Stop::SourceRoute) => return Err(Other::PASS),
         };
         // One walk of the rest for any number of extension headers.
@@ -248,7 +253,7 @@ pub fn parse_v6(packet: &Packet, link: &Link) -> Result<Segment<V6>, Other> {
     }
     let transport_offset = offset + Ipv6Hdr::LEN + extension_bytes;
     let Some(transport) =
-        parse_transport(packet, transport_offset, protocol, payload_bytes - extension_bytes)
+        parse_transport(packet, transport_offset, protocol, payload_bytes - extension_bytes, noted)
     else {
         return Err(refuse(destination, protocol, DropReason::Malformed));
     };
@@ -270,25 +275,35 @@ pub fn parse_v6(packet: &Packet, link: &Link) -> Result<Segment<V6>, Other> {
 pub enum Stop {
     /// The packet ends within a header.
     Truncated,
-    /// At a fragment header, with the protocol that it announces.
-    Fragment(u8),
+    /// At a fragment header.
+    Fragment {
+        /// The protocol that it announces.
+        protocol: u8,
+        /// Bytes in front of it.
+        walked: u32,
+    },
     /// At a routing header that is not at its last hop.
     SourceRoute,
 }
 
 /// Walks the extension headers (RFC 8200 section 4); gives what follows them and the bytes
-/// walked over.
+/// walked over. With `first` it goes on behind the header of a first fragment.
 ///
 /// # Errors
 /// Where the walk ends early.
 #[inline(always)]
-pub fn skip_extensions(packet: &Packet, start: usize, first: u8) -> Result<(u8, u32), Stop> {
+pub fn skip_extensions(
+    packet: &Packet,
+    start: usize,
+    next: u8,
+    first: bool,
+) -> Result<(u8, u32), Stop> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
     const DESTINATION: u8 = 60;
 
-    let mut next = first;
+    let mut next = next;
     let mut walked = 0;
     for _ in 0..MAX_EXTENSION_HEADERS {
         match next {
@@ -297,8 +312,9 @@ pub fn skip_extensions(packet: &Packet, start: usize, first: u8) -> Result<(u8, 
                 // SAFETY: `at` checked the bounds.
                 let [protocol, _, offset_high, offset_low, ..] = unsafe { *header };
                 // An atomic fragment (RFC 6946) has neither offset nor followers.
-                if offset_high != 0 || offset_low & 0xf9 != 0 {
-                    return Err(Stop::Fragment(protocol));
+                let later = offset_high != 0 || offset_low & 0xf8 != 0;
+                if later || (offset_low & 1 != 0 && !first) {
+                    return Err(Stop::Fragment { protocol, walked: walked as u32 });
                 }
                 next = protocol;
                 walked += 8;
@@ -328,6 +344,7 @@ fn parse_transport(
     offset: usize,
     protocol: u8,
     length: usize,
+    noted: bool,
 ) -> Option<Transport> {
     if protocol == TCP {
         let header = packet.at::<[u8; TcpHdr::LEN]>(offset)?;
@@ -349,7 +366,8 @@ fn parse_transport(
         // SAFETY: `at` checked the bounds.
         let udp = unsafe { &*header };
         let udp_length = usize::from(u16::from_be_bytes(udp.len));
-        if udp_length < UdpHdr::LEN || udp_length > length {
+        // The length is the whole datagram's, not that of its first fragment.
+        if udp_length < UdpHdr::LEN || (udp_length > length && !noted) {
             return None;
         }
         Some(Transport {
@@ -364,7 +382,7 @@ fn parse_transport(
 
 impl Other {
     /// The kernel's.
-    const PASS: Self = Self::Settled(Verdict::Pass);
+    pub const PASS: Self = Self::Settled(Verdict::Pass);
 }
 
 /// Whether the filter knows the address. It may err, but never for an address of ours.
@@ -377,7 +395,7 @@ fn may_be_ours<A: Address>(address: A) -> bool {
 /// Drops a packet for a reason if its address has a VIP of its protocol, else leaves it
 /// to the kernel.
 #[inline(always)]
-fn refuse<A: Address>(destination: A, protocol: u8, reason: DropReason) -> Other {
+pub fn refuse<A: Address>(destination: A, protocol: u8, reason: DropReason) -> Other {
     let record = VipKey::address_record(destination.to_common());
     let wanted = match protocol {
         TCP => address_flag::TCP,

@@ -1,7 +1,7 @@
 //! Finding the flow of a packet that does not carry its tuple: an error about one of its
 //! packets, a fragment behind the first.
 //!
-//! Such packets change nothing of the flow, so all they need is a copy of its entry.
+//! Such packets say nothing of the connection, so all they need is a copy of its entry.
 
 use lb_common::{
     drop_reason::DropReason,
@@ -13,7 +13,7 @@ use crate::{
     clock,
     context::Context,
     family::Family,
-    half_open::{self, Now},
+    half_open::{self, Note, Now},
     hit,
     maps::{SERVERS, SETTINGS},
     verdict::Verdict,
@@ -38,6 +38,27 @@ pub fn find<F: Family>(key: &FlowKey<F::Address>) -> Option<&'static FlowEntry<F
     }
     draft.flow.write_entry(direction, now.ns, &mut draft.related);
     Some(&draft.related)
+}
+
+/// Counts a packet of the flow that [`find`] has found.
+#[inline(always)]
+pub fn count<F: Family>(key: &FlowKey<F::Address>, bytes: u64, arrival: Hop) {
+    let now_ns = clock::now_ns();
+    if let Some(entry) = F::flows().get_ptr_mut(key) {
+        // SAFETY: the entry stays mapped for the run of the program.
+        unsafe {
+            (*entry).last_seen_ns = now_ns;
+            (*entry).packets += 1;
+            (*entry).bytes += bytes;
+        }
+        return;
+    }
+    let (Some(settings), Some(draft)) = (SETTINGS.get(0), F::scratch()) else { return };
+    if let Some((found, direction)) = half_open::find::<F>(key, hash::tuple_hash(key), settings) {
+        let note = Note { direction, flags: None, bytes, hop: arrival };
+        // If it has left by now, the packet is missing in its count.
+        let _noted = found.note(&note, draft, Now::new(now_ns, settings));
+    }
 }
 
 /// Where packets that match the entry go.

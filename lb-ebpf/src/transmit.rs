@@ -40,10 +40,20 @@ pub unsafe fn send(ctx: Context, ethernet: *mut EthHdr, hop: &Hop) -> Verdict {
 #[inline(always)]
 pub fn arrival_hop<F: Family>(ctx: Context, segment: &Segment<F>) -> Hop {
     // SAFETY: the parser checked the bounds.
+    unsafe { hop_of(ctx, segment.ethernet) }
+}
+
+/// The hop a frame came from.
+///
+/// # Safety
+/// `ethernet` points to a whole Ethernet header.
+#[inline(always)]
+pub unsafe fn hop_of(ctx: Context, ethernet: *const EthHdr) -> Hop {
+    // SAFETY: the caller's promise.
     unsafe {
         Hop {
-            neighbour: (*segment.ethernet).src_addr,
-            own: (*segment.ethernet).dst_addr,
+            neighbour: (*ethernet).src_addr,
+            own: (*ethernet).dst_addr,
             ifindex: ctx.ingress_ifindex(),
         }
     }

@@ -1,5 +1,5 @@
 //! ICMP through VIPs with the kernel's own stacks on both sides: path MTU discovery, closed ports,
-//! packets that run out of hops.
+//! packets that run out of hops, echo requests.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -162,6 +162,33 @@ fn a_client_hears_that_the_port_of_its_server_is_closed() -> Result<()> {
         })?;
         let kind = outcome.err().map(|failure| failure.kind);
         ensure!(kind == Some(FailureKind::Refused), "{}: {kind:?}", family.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn vips_answer_echo_requests_unless_that_is_off() -> Result<()> {
+    let bed = Bed::new(1, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    let agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    bed.client.run(clients::allow_echo)?;
+    let answered = |family, number, padding| {
+        let vip = Bed::vip(family, port::UDP).ip();
+        bed.client.run(|| clients::echo(vip, number, padding))
+    };
+    for family in Family::BOTH {
+        for (number, padding) in [(1, 0), (2, 1), (3, 56), (4, 1400)] {
+            let answered = answered(family, number, padding)?;
+            ensure!(answered, "{}: {padding} bytes were not answered", family.name());
+        }
+    }
+    // No interface has a VIP's address, so nobody else answers.
+    let mut silent = agent.configuration(Service::all_embedded(&bed));
+    silent.datapath_options.push("answer_echo: false".into());
+    agent.configure(&silent)?;
+    agent.reload()?;
+    for family in Family::BOTH {
+        ensure!(!answered(family, 5, 56)?, "{}: it was answered", family.name());
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ const OTHERS: [(&str, &str); 3] =
     [(map::RINGS, "array_of_maps"), (map::EVENTS, "ringbuf"), (map::SOURCES, "lru_hash")];
 
 /// number or a list of octets, never a string of hexadecimal bytes.
-const FIELDS: [(&str, &[&str]); 18] = [
+const FIELDS: [(&str, &[&str]); 20] = [
     (map::SETTINGS, &["/value/abi_version", "/value/snat_port_low", "/value/flags"]),
     (map::ADDRESS_FILTER, &["/value/bits"]),
     (
@@ -80,6 +80,8 @@ const FIELDS: [(&str, &[&str]); 18] = [
     (map::ENDED, &["/values/0/value/taken", "/values/0/value/left"]),
     (map::ENDED4, &["/values/0/value/flows/0/ended_ms"]),
     (map::ENDED6, &["/values/0/value/flows/31/client/source/octets/15"]),
+    (map::FRAGMENTS4, &["/key/identification", "/value/first_bytes"]),
+    (map::FRAGMENTS6, &["/key/source/octets/15", "/value/seen_ns"]),
     (map::VIP_COUNTERS, &["/values/0/value/flows", "/values/0/value/reply_bytes"]),
     (map::SERVER_COUNTERS, &["/values/0/value/forward_packets", "/values/0/value/resets"]),
     (map::DROP_COUNTERS, &["/values/0/value/packets"]),
@@ -121,10 +123,11 @@ fn bpftool_prints_named_and_typed_fields_of_every_map() -> Result<()> {
     Ok(())
 }
 
-/// A datagram that the server does not answer leaves a half-open flow.
+/// A datagram that the server does not answer leaves a half-open flow, and what follows the first
+/// of its fragments.
 fn half_open(bed: &Bed, family: Family) -> Result<()> {
     let vip = Bed::vip(family, port::UDP);
-    bed.client.run(|| Ok(UdpConversation::open(vip)?.send_unanswered(0)?))
+    bed.client.run(|| Ok(UdpConversation::open(vip)?.send_unanswered(4000)?))
 }
 
 #[test]

@@ -61,6 +61,36 @@ fn icmp6(ctx: XdpContext) -> u32 {
     stage(&ctx, balance::icmp6)
 }
 
+/// Echo requests, IPv4.
+#[xdp]
+fn echo4(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::echo4)
+}
+
+/// Echo requests, IPv6.
+#[xdp]
+fn echo6(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::echo6)
+}
+
+/// Fragments, IPv4.
+#[xdp]
+fn fragment4(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::fragment4)
+}
+
+/// Fragments, IPv6.
+#[xdp]
+fn fragment6(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::fragment6)
+}
+
+/// Packets that come back from another stage.
+#[xdp]
+fn again(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::again)
+}
+
 /// Counts down what ended outside of the data plane; attached to nothing.
 #[xdp]
 fn settle(ctx: XdpContext) -> u32 {

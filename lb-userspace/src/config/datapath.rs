@@ -24,6 +24,7 @@ pub(super) static SECTION: Section = Section {
         &MODE,
         &PIN_DIRECTORY,
         &MANAGE_ADDRESSES,
+        &ANSWER_ECHO,
         &SNAT_PORTS,
         &MAX_FLOWS,
         &MAX_HALF_OPEN,
@@ -75,6 +76,15 @@ static MANAGE_ADDRESSES: Key<Bool> = Key {
     presence: Presence::Default("false"),
     doc: "Put VIP addresses on the first interface, announce them to its neighbours, and take \
           them off when they leave the configuration.",
+};
+
+static ANSWER_ECHO: Key<Bool> = Key {
+    name: "answer_echo",
+    shape: Bool,
+    presence: Presence::Default("true"),
+    doc: "Answer ICMP and ICMPv6 echo requests (ping) for VIP addresses in the data plane, at most \
+          1,000 a second on each processor. Otherwise they are the kernel's, which answers for \
+          addresses that stand on an interface.",
 };
 
 static SNAT_PORTS: Key<Text<(u16, u16)>> = Key {
@@ -191,6 +201,7 @@ fn decode(entries: &Entries<'_>) -> Option<Datapath> {
     }
     let pin_directory = entries.get(&PIN_DIRECTORY);
     let manage_addresses = entries.get(&MANAGE_ADDRESSES);
+    let answer_echo = entries.get(&ANSWER_ECHO);
     let snat_ports = entries.get(&SNAT_PORTS);
     if let Some((_, last)) = snat_ports
         && last > LAST_CLEAR_PORT
@@ -210,6 +221,7 @@ fn decode(entries: &Entries<'_>) -> Option<Datapath> {
         mode: mode?,
         pin_directory: pin_directory?,
         manage_addresses: manage_addresses?,
+        answer_echo: answer_echo?,
         snat_ports: snat_ports?,
         max_flows: max_flows?,
         max_half_open: max_half_open?,

@@ -68,6 +68,7 @@ fn datapath() -> Datapath {
         mode: AttachMode::Auto,
         pin_directory: lb_common::abi::PIN_DIRECTORY.into(),
         manage_addresses: false,
+        answer_echo: true,
         snat_ports: (1024, 32767),
         max_flows: 1000,
         max_half_open: 1000,

@@ -69,6 +69,8 @@ pub struct Datapath {
     pub pin_directory: PathBuf,
     /// Put VIP addresses on the first interface and take them off when they go.
     pub manage_addresses: bool,
+    /// Answer echo requests for VIP addresses in the data plane; true by default.
+    pub answer_echo: bool,
     /// Source ports towards servers, inclusive; 1024 to 32767 by default.
     pub snat_ports: (u16, u16),
     /// Most confirmed flows of each family; two table entries each.

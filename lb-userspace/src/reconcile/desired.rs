@@ -112,14 +112,15 @@ pub fn desired(
 
 fn settings(snapshot: &Snapshot) -> Settings {
     let (snat_port_low, snat_port_high) = snapshot.datapath.snat_ports;
-    let flags = if snapshot.log.access.is_some() { flag::FLOW_EVENTS } else { 0 };
+    let events = if snapshot.log.access.is_some() { flag::FLOW_EVENTS } else { 0 };
+    let echo = if snapshot.datapath.answer_echo { flag::ANSWER_ECHO } else { 0 };
     let timeouts = &snapshot.datapath.timeouts;
     let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
     Settings {
         abi_version: ABI_VERSION,
         snat_port_low,
         snat_port_high,
-        flags,
+        flags: events | echo,
         half_open_buckets: snapshot.datapath.max_half_open.div_ceil(FLOWS_PER_BUCKET),
         half_open_ms: milliseconds(timeouts.half_open),
         closed_ms: milliseconds(timeouts.closed),

@@ -6,6 +6,7 @@
 //! [`Namespace::run`](crate::namespace::Namespace::run).
 
 mod bulk;
+mod echo;
 mod failure;
 mod http;
 mod tally;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use self::{
     bulk::{Transfer, download, download_half_closed, upload},
+    echo::{allow_echo, echo},
     failure::{Failure, FailureKind},
     http::{HttpAnswer, get},
     tally::Tally,

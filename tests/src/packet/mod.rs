@@ -7,6 +7,7 @@
 
 mod ends;
 pub mod fields;
+mod fragments;
 pub mod icmp;
 pub mod reference;
 pub mod serialise;

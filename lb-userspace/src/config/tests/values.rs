@@ -44,7 +44,7 @@ fn absent_keys_take_their_defaults() {
     let Snapshot { datapath, admin, log, frontends, backends } = snapshot("");
     assert_eq!(datapath.mode, AttachMode::Off);
     assert_eq!(datapath.pin_directory.to_str(), Some("/sys/fs/bpf/pointsman"));
-    assert!(!datapath.manage_addresses);
+    assert!(!datapath.manage_addresses && datapath.answer_echo);
     assert_eq!(datapath.snat_ports, (1024, 32767));
     assert_eq!((datapath.max_flows, datapath.max_half_open), (262_144, 65_536));
     let timeouts = datapath.timeouts;
@@ -78,6 +78,7 @@ datapath:
   mode: generic
   pin_directory: /sys/fs/bpf/other
   manage_addresses: true
+  answer_echo: false
   snat_ports: 2048-4095
   max_flows: 1000
   max_half_open: 2000
@@ -90,7 +91,7 @@ log: {target: journald, access: {target: /var/log/a.log, format: json}}
     assert_eq!(datapath.interfaces, ["eth0", "eth1.100"]);
     assert_eq!(datapath.mode, AttachMode::Generic);
     assert_eq!(datapath.pin_directory.to_str(), Some("/sys/fs/bpf/other"));
-    assert!(datapath.manage_addresses);
+    assert!(datapath.manage_addresses && !datapath.answer_echo);
     assert_eq!(datapath.snat_ports, (2048, 4095));
     assert_eq!((datapath.max_flows, datapath.max_half_open), (1000, 2000));
     let timeouts = datapath.timeouts;

@@ -59,6 +59,7 @@ fn snapshot(check: Option<Check>, servers: &[(&str, SocketAddr)]) -> Arc<Snapsho
             mode: AttachMode::Off,
             pin_directory: "/nowhere".into(),
             manage_addresses: false,
+            answer_echo: true,
             snat_ports: (1024, 32767),
             max_flows: 1,
             max_half_open: 1,
