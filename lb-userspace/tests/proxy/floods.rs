@@ -9,11 +9,14 @@ const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+const PROTOCOL_ERROR: u8 = 1;
+const ENHANCE_YOUR_CALM: u8 = 0xb;
 
 /// GET, http, /, and `:authority: a` as a literal (RFC 7541, 6).
 const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
@@ -64,10 +67,10 @@ fn cut_off(rig: &Rig, frames: impl Iterator<Item = Vec<u8>>) -> Vec<(u8, Vec<u8>
     said
 }
 
-/// Whether the proxy said that it is enough: GOAWAY with ENHANCE_YOUR_CALM.
-fn is_told(said: &[(u8, Vec<u8>)]) -> bool {
+/// Whether the proxy ended the connection with GOAWAY and this code.
+fn is_told(said: &[(u8, Vec<u8>)], code: u8) -> bool {
     const GOAWAY: u8 = 7;
-    said.iter().any(|(kind, payload)| *kind == GOAWAY && payload.get(7) == Some(&0xb))
+    said.iter().any(|(kind, payload)| *kind == GOAWAY && payload.get(7) == Some(&code))
 }
 
 #[test]
@@ -95,7 +98,7 @@ fn faults_for_which_the_proxy_resets_streams() {
         ]
         .concat()
     };
-    assert!(is_told(&cut_off(&rig, streams(500).map(fault))));
+    assert!(is_told(&cut_off(&rig, streams(500).map(fault)), ENHANCE_YOUR_CALM));
 }
 
 #[test]
@@ -115,6 +118,20 @@ fn frames_that_carry_nothing() {
     let open = frame(HEADERS, END_HEADERS, 1, POST);
     let empty = (0..100_000).map(|_| frame(DATA, 0, 1, &[]));
     cut_off(&rig, std::iter::once(open).chain(empty));
+}
+
+#[test]
+fn a_push_promise_that_never_ends() {
+    let rig = Rig::new("", Server::answering(OK));
+    let request = frame(HEADERS, END_HEADERS, 1, POST);
+    // Stream 2 is promised, and `:status: 200`.
+    for flags in [0, END_HEADERS] {
+        let promise = frame(PUSH_PROMISE, flags, 1, &[0, 0, 0, 2, 0x88]);
+        for before in [&b""[..], &request] {
+            let said = cut_off(&rig, [before.to_vec(), promise.clone()].into_iter());
+            assert!(is_told(&said, PROTOCOL_ERROR), "{flags} {}: {said:?}", before.len());
+        }
+    }
 }
 
 #[test]

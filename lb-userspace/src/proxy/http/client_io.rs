@@ -43,10 +43,10 @@ impl ClientIo {
     }
 
     /// Lets the watch over frames see what is in `buffer` from `start` on.
-    fn watch(&mut self, buffer: &ReadBuf<'_>, start: usize) -> io::Result<()> {
+    fn watch(&mut self, buffer: &mut ReadBuf<'_>, start: usize) -> io::Result<()> {
         let Some(frames) = &mut self.frames else { return Ok(()) };
         let limits = &self.client.http2_limits;
-        frames.look(&buffer.filled()[start..], limits, Instant::now).map_err(|flood| {
+        frames.look(&mut buffer.filled_mut()[start..], limits, Instant::now).map_err(|flood| {
             self.client.flood.set(Some(flood));
             io::Error::other(flood.word())
         })

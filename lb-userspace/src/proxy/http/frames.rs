@@ -9,6 +9,9 @@
 //! while and against what the connection does besides, so that a client with much to do may
 //! do much: one that gives up less than half of its requests is not cut off, nor one that
 //! sends a control frame for every few bytes of content.
+//!
+//! Besides, h2 waits for the end of a PUSH_PROMISE before it refuses it, and a client may not
+//! send the beginning of one (RFC 9113, 8.4): h2 is shown a frame that it refuses at once.
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +23,17 @@ const WHILE: Duration = Duration::from_secs(10);
 const PREFACE: u32 = 24;
 /// Bytes of a frame's header.
 const HEADER: usize = 9;
+/// Where in it the type is.
+const TYPE: usize = 3;
+/// Types and a flag (RFC 9113, 6).
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
+const PING: u8 = 6;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
 /// Bytes of content, either way, that make up for one control frame.
 const BYTES_FOR_ONE: i64 = 32;
 
@@ -51,6 +65,8 @@ pub(super) struct Frames {
     header: [u8; HEADER],
     /// Bytes of the header that have come.
     have: usize,
+    /// HEADERS have come that CONTINUATION is to end.
+    is_block_open: bool,
     since: Option<Instant>,
     requests: u32,
     resets: u32,
@@ -65,6 +81,7 @@ impl Frames {
             skip: PREFACE,
             header: [0; HEADER],
             have: 0,
+            is_block_open: false,
             since: None,
             requests: 0,
             resets: 0,
@@ -78,30 +95,41 @@ impl Frames {
         self.content = self.content.saturating_add_unsigned(bytes as u64);
     }
 
-    /// Looks at what was just read.
+    /// Looks at what was just read. A PUSH_PROMISE becomes a CONTINUATION of nothing, a
+    /// connection error of the same type, PROTOCOL_ERROR.
     ///
     /// # Errors
     /// What there is too much of; nothing more is to be read.
     pub(super) fn look(
         &mut self,
-        mut bytes: &[u8],
+        mut bytes: &mut [u8],
         limits: &HttpLimits,
         now: impl Fn() -> Instant,
     ) -> Result<(), Flood> {
         loop {
             let skipped = bytes.len().min(self.skip as usize);
-            bytes = &bytes[skipped..];
+            bytes = &mut bytes[skipped..];
             self.skip -= u32::try_from(skipped).unwrap_or(self.skip);
             let taken = bytes.len().min(HEADER - self.have);
-            self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
-            bytes = &bytes[taken..];
+            let (new, rest) = bytes.split_at_mut(taken);
+            self.header[self.have..self.have + taken].copy_from_slice(new);
+            if let Some(kind) = TYPE.checked_sub(self.have).and_then(|at| new.get_mut(at)) {
+                // Within a block h2 takes nothing else than CONTINUATION.
+                if *kind == PUSH_PROMISE && !self.is_block_open {
+                    *kind = CONTINUATION;
+                }
+            }
+            bytes = rest;
             self.have += taken;
             if self.have < HEADER {
                 return Ok(());
             }
             self.have = 0;
-            let [a, b, c, kind, ..] = self.header;
+            let [a, b, c, kind, flags, ..] = self.header;
             self.skip = u32::from_be_bytes([0, a, b, c]);
+            if matches!(kind, HEADERS | CONTINUATION) {
+                self.is_block_open = flags & END_HEADERS == 0;
+            }
             self.count(kind, &now, limits)?;
         }
     }
@@ -112,11 +140,6 @@ impl Frames {
         now: &impl Fn() -> Instant,
         limits: &HttpLimits,
     ) -> Result<(), Flood> {
-        const DATA: u8 = 0;
-        const HEADERS: u8 = 1;
-        const RST_STREAM: u8 = 3;
-        const SETTINGS: u8 = 4;
-        const PING: u8 = 6;
         match kind {
             HEADERS => {
                 self.requests = self.requests.saturating_add(1);
@@ -183,9 +206,10 @@ mod tests {
         let start = Instant::now();
         for size in [1, 7, 1000] {
             let mut watch = Frames::new();
-            watch.look(&[b'x'; 24], &LIMITS, || start).unwrap();
+            watch.look(&mut [b'x'; 24], &LIMITS, || start).unwrap();
             let judge = |(number, frame): (usize, &Vec<u8>)| {
-                let mut parts = frame.chunks(size);
+                let mut frame = frame.clone();
+                let mut parts = frame.chunks_mut(size);
                 let judged = parts.try_for_each(|part| watch.look(part, &LIMITS, || start));
                 judged.map_err(|flood| (number, flood))
             };
@@ -204,7 +228,7 @@ mod tests {
 
     #[test]
     fn frames_that_carry_nothing_are_few() {
-        for kind in [2, 4, 6, 7, 8, 9, 0x10, 0xff] {
+        for kind in [2, 4, 5, 6, 7, 8, 9, 0x10, 0xff] {
             check(&vec![frame(kind, 8); 10], Err((3, Flood::ControlFrames)));
         }
         check(&vec![frame(0, 0); 10], Err((3, Flood::ControlFrames)));
@@ -215,16 +239,16 @@ mod tests {
         check(&times(50, &[frame(0, 100), frame(8, 4), frame(8, 4)]), Ok(()));
         let now = Instant::now();
         let mut watch = Frames::new();
-        watch.look(&[b'x'; 24], &LIMITS, || now).unwrap();
+        watch.look(&mut [b'x'; 24], &LIMITS, || now).unwrap();
         for _ in 0..100 {
             watch.wrote(100);
-            watch.look(&frame(6, 8), &LIMITS, || now).unwrap();
+            watch.look(&mut frame(6, 8), &LIMITS, || now).unwrap();
         }
         // The answers to pings are no content.
         let mut watch = Frames::new();
-        watch.look(&[b'x'; 24], &LIMITS, || now).unwrap();
+        watch.look(&mut [b'x'; 24], &LIMITS, || now).unwrap();
         let mut pinged = 0;
-        while watch.look(&frame(6, 8), &LIMITS, || now).is_ok() {
+        while watch.look(&mut frame(6, 8), &LIMITS, || now).is_ok() {
             watch.wrote(17);
             pinged += 1;
         }
@@ -235,10 +259,77 @@ mod tests {
     fn what_was_long_ago_does_not_count() {
         let start = Instant::now();
         let mut watch = Frames::new();
-        watch.look(&[b'x'; 24], &LIMITS, || start).unwrap();
+        watch.look(&mut [b'x'; 24], &LIMITS, || start).unwrap();
         for second in 0..100 {
             let now = start + Duration::from_secs(4 * second);
-            watch.look(&frame(6, 8), &LIMITS, || now).unwrap();
+            watch.look(&mut frame(6, 8), &LIMITS, || now).unwrap();
         }
+    }
+
+    /// What h2 is shown of these frames, for every size of reads.
+    #[track_caller]
+    fn shows(frames: &[Vec<u8>], expected: &[Vec<u8>]) {
+        let limits = HttpLimits { control_frames: 100, ..LIMITS };
+        for size in [1, 3, 4, 5, 1000] {
+            let mut watch = Frames::new();
+            let mut bytes = [&[b'x'; 24], &frames.concat()[..]].concat();
+            for part in bytes.chunks_mut(size) {
+                watch.look(part, &limits, Instant::now).unwrap();
+            }
+            assert_eq!(bytes[24..], expected.concat(), "by {size}");
+        }
+    }
+
+    #[test]
+    fn a_push_promise_looks_like_a_continuation_of_nothing() {
+        let flagged = |kind, flags| {
+            let mut frame = frame(kind, 6);
+            frame[4] = flags;
+            frame
+        };
+        for flags in [0, END_HEADERS] {
+            let (promise, nothing) = (flagged(PUSH_PROMISE, flags), flagged(CONTINUATION, flags));
+            shows(std::slice::from_ref(&promise), std::slice::from_ref(&nothing));
+            let whole = flagged(HEADERS, END_HEADERS);
+            shows(&[whole.clone(), promise.clone()], &[whole, nothing.clone()]);
+            let block = [flagged(HEADERS, 0), flagged(CONTINUATION, END_HEADERS)];
+            shows(&[&block[..], &[promise]].concat(), &[&block[..], &[nothing]].concat());
+        }
+        // It would end what it is in the middle of.
+        let within = [flagged(HEADERS, 0), flagged(PUSH_PROMISE, END_HEADERS)];
+        shows(&within, &within);
+        let within = [flagged(HEADERS, 0), flagged(CONTINUATION, 0), flagged(PUSH_PROMISE, 0)];
+        shows(&within, &within);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_shown_does_not_depend_on_how_bytes_are_cut(
+            frames in proptest::collection::vec(any_frame(), 0..12),
+            noise: Vec<u8>,
+            size in 1_usize..40,
+        ) {
+            let bytes = [&[b'x'; 24], &frames.concat()[..], &noise].concat();
+            let look = |size: usize| {
+                let (mut watch, mut bytes) = (Frames::new(), bytes.clone());
+                let mut parts = bytes.chunks_mut(size);
+                let judged = parts.try_for_each(|part| watch.look(part, &LIMITS, Instant::now));
+                (judged, bytes)
+            };
+            let (whole, shown) = look(bytes.len());
+            let (judged, shown_in_parts) = look(size);
+            proptest::prop_assert_eq!(judged, whole);
+            // What follows what there is too much of is seen by nobody.
+            proptest::prop_assert!(whole.is_err() || shown_in_parts == shown);
+        }
+    }
+
+    fn any_frame() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
+        use proptest::strategy::Strategy;
+        (0_u8..12, 0_u8..20, 0_u8..16).prop_map(|(kind, length, flags)| {
+            let mut frame = frame(kind, length);
+            frame[4] = flags;
+            frame
+        })
     }
 }
