@@ -3,7 +3,8 @@
 //! [`Pool::pick`] reads one immutable view of the servers and takes a slot with an atomic
 //! instruction. Views are made by [`Pool::configure`], when the configuration, the operator
 //! or the checks say something new, and by [`Pool::tick`], when time has: a server that is
-//! let in again, or whose share grows. One view follows the other whole.
+//! let in again, or whose share grows. One view follows the other whole: servers are open
+//! before a view has them, and close when there is another.
 //!
 //! A server's states are those of layer 4. UP takes everybody; DOWN and MAINT take nobody;
 //! DRAIN, NOLB and weight 0 take the clients that belong to the server by a cookie, and
@@ -174,7 +175,7 @@ impl Pool {
     /// # Errors
     /// [`PickError`]: the request can not be served now.
     pub fn pick(&self, facts: &PickFacts<'_>) -> Result<Picked, PickError> {
-        let view = self.view.load();
+        let mut view = self.view.load();
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let redispatch = view.balancing.persistence.as_ref().is_none_or(|rules| rules.redispatch);
         if let Some(member) = facts.own {
@@ -191,10 +192,20 @@ impl Pool {
             // Nobody overtakes those who wait.
             return self.enter(&view.balancing, facts);
         }
-        match view.choose(draw) {
-            Choice::Taken(member) => Ok(Picked::Server(Lease::of(Arc::clone(member)))),
-            Choice::Full => self.enter(&view.balancing, facts),
-            Choice::Nobody => Err(PickError::NoServer),
+        loop {
+            match view.choose(draw) {
+                Choice::Taken(member) => {
+                    return Ok(Picked::Server(Lease::of(Arc::clone(member))));
+                }
+                Choice::Full => return self.enter(&view.balancing, facts),
+                Choice::Nobody => {}
+            }
+            // Servers close once another view is in force.
+            let now = self.view.load();
+            if Arc::ptr_eq(&view, &now) {
+                return Err(PickError::NoServer);
+            }
+            view = now;
         }
     }
 
@@ -348,6 +359,7 @@ impl Pool {
         let before = self.view.load_full();
         let after = Arc::new(view::next(&before, roster, &self.shared, now));
         self.view.store(Arc::clone(&after));
+        roster.close_doors();
         let ids: BTreeSet<u64> = after.members.iter().map(|member| member.id()).collect();
         let gone = before.members.iter().filter(|member| !ids.contains(&member.id()));
         for member in gone.chain(after.members.iter().filter(|member| !member.takes_its_own())) {

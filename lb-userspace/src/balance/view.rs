@@ -37,6 +37,8 @@ pub(super) struct View {
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     records: BTreeMap<Name, Record>,
+    /// Servers of the view in force that are not of the next.
+    gone: Vec<Arc<Member>>,
     /// The pool has had servers: those that come now are cold.
     is_running: bool,
     /// When time changes the view.
@@ -47,6 +49,8 @@ pub(super) struct Roster {
 struct Record {
     member: Arc<Member>,
     known: KnownServer,
+    /// Whom it takes once the next view is in force.
+    door: Door,
     /// Since when it has been usable; none if it was from the start, or is not.
     up_since: Option<Instant>,
     /// It was marked down, and the checks found it down since.
@@ -67,6 +71,7 @@ impl Roster {
             let mut record = old.unwrap_or_else(|| Record {
                 member: Member::new(name.clone(), known.address, Arc::clone(shared)),
                 known: KnownServer { state: ServerState::Down, ..*known },
+                door: Door::Closed,
                 up_since: None,
                 mark_is_known: false,
             });
@@ -74,9 +79,20 @@ impl Roster {
             self.records.insert(name.clone(), record);
         }
         for record in before.into_values() {
-            record.retire(shared);
+            self.gone.extend(record.retire(shared));
         }
         self.is_running = true;
+    }
+
+    /// Closes doors, now that the view that follows from this is in force: whoever finds
+    /// nobody in the view he has can count on another one.
+    pub(super) fn close_doors(&mut self) {
+        for record in self.records.values() {
+            record.member.set_door(record.door);
+        }
+        for member in self.gone.drain(..) {
+            member.set_door(Door::Closed);
+        }
     }
 
     /// Lets in whose time is up, and, if more are out than may be, who would be next.
@@ -138,10 +154,14 @@ impl Record {
         self.mark_is_known = false;
     }
 
-    /// It is no server of the pool any more.
-    fn retire(self, shared: &Shared) {
+    /// It is no server of the pool any more. Returned is whom requests may still be given.
+    fn retire(self, shared: &Shared) -> Option<Arc<Member>> {
+        if !self.member.breaker.is_out() {
+            return Some(self.member);
+        }
         self.member.set_door(Door::Closed);
         self.member.breaker.let_in(None, &shared.share, 0);
+        None
     }
 
     /// Its part in a tier; none without a weight.
@@ -187,7 +207,8 @@ impl View {
     }
 }
 
-/// The view that follows, and when time will change it.
+/// The view that follows, and when time will change it. Doors that this opens are open now;
+/// [`Roster::close_doors`] is for when it is in force.
 pub(super) fn next(before: &View, roster: &mut Roster, shared: &Shared, now: Instant) -> View {
     let balancing = shared.balancing.load_full();
     let max_share = balancing.passive.as_ref().map_or(0, |passive| passive.max_share);
@@ -202,14 +223,17 @@ pub(super) fn next(before: &View, roster: &mut Roster, shared: &Shared, now: Ins
     };
     let (main, backup) = (tier(false, &before.main), tier(true, &before.backup));
     let backup_is_needed = main.seats.is_empty();
-    for record in roster.records.values() {
+    for record in roster.records.values_mut() {
         let is_usable = record.usable(slow_start, now).is_some();
         let is_in_charge = record.known.backup == backup_is_needed;
-        record.member.set_door(match record.known.state {
+        record.door = match record.known.state {
             ServerState::Down | ServerState::Maint => Door::Closed,
             ServerState::Up if is_usable && is_in_charge => Door::Open,
             ServerState::Up | ServerState::Drain | ServerState::Nolb => Door::Own,
-        });
+        };
+        if record.door == Door::Open {
+            record.member.set_door(Door::Open);
+        }
     }
     roster.due = due(roster, shared, slow_start, now);
     let members: Box<[_]> =

@@ -103,3 +103,50 @@ fn threads_never_take_out_more_than_the_share() {
     });
     assert_eq!(rig.pool.usable(), 7);
 }
+
+/// Every change takes away the only server and brings the other one, or its only backup.
+#[test]
+fn there_is_somebody_at_every_moment_of_a_change() {
+    let mut rig = Rig::new(Balance::RoundRobin, &[1, 1]);
+    let [first, second] = ["a", "b"].map(|server| rig.servers.remove_entry(&name(server)).unwrap());
+    let both = |first_state, backup| {
+        let first = (first.0.clone(), KnownServer { state: first_state, ..first.1 });
+        BTreeMap::from([first, (second.0.clone(), KnownServer { backup, ..second.1 })])
+    };
+    let rosters = [
+        BTreeMap::from([first.clone()]),
+        BTreeMap::from([second.clone()]),
+        both(ServerState::Up, true),
+        both(ServerState::Maint, true),
+        both(ServerState::Drain, false),
+    ];
+    rig.servers = rosters[0].clone();
+    rig.apply();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let pickers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut picked = 0_u64;
+                    while !stop.load(Ordering::Relaxed) {
+                        match rig.pool.pick(&PickFacts::default()) {
+                            Ok(Picked::Server(_)) => picked += 1,
+                            other => panic!("{other:?} after {picked}"),
+                        }
+                    }
+                    picked
+                })
+            })
+            .collect();
+        for servers in rosters.iter().cycle().take(20_000) {
+            rig.pool.configure(&rig.balancing, servers, rig.now);
+            if pickers.iter().any(thread::ScopedJoinHandle::is_finished) {
+                break;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        for picker in pickers {
+            assert!(picker.join().expect("somebody was there") > 0);
+        }
+    });
+}
