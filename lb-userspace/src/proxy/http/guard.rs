@@ -455,5 +455,54 @@ mod tests {
                 }
             }
         }
+
+        #[test]
+        fn a_verdict_does_not_depend_on_how_bytes_are_cut(
+            message in message(),
+            cuts in proptest::collection::vec(1_usize..30, 0..20),
+        ) {
+            let whole = outcome([message.as_slice()]);
+            let (mut pieces, mut rest) = (Vec::new(), message.as_slice());
+            for cut in cuts {
+                let (piece, after) = rest.split_at(cut.min(rest.len()));
+                pieces.push(piece);
+                rest = after;
+            }
+            pieces.push(rest);
+            proptest::prop_assert_eq!(outcome(pieces), whole);
+            proptest::prop_assert_eq!(outcome(message.chunks(1)), whole);
+        }
+    }
+
+    /// What became of a stream: why it was refused, or how many bytes of it were let through
+    /// before the rest was held.
+    fn outcome<'a>(
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> (Option<Ambiguity>, Option<usize>) {
+        let (mut guard, mut passed) = (Guard::new(), 0);
+        for piece in pieces {
+            match guard.look(piece) {
+                Verdict::Pass => passed += piece.len(),
+                Verdict::Hold(good) if good < piece.len() => return (None, Some(passed + good)),
+                Verdict::Hold(good) => passed += good,
+                Verdict::Refuse(_, why) => return (Some(why), None),
+            }
+        }
+        (None, None)
+    }
+
+    /// Parts of messages in any order, now and then something else.
+    fn message() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
+        use proptest::prelude::*;
+        let parts = prop_oneof![
+            8 => proptest::sample::select(vec![
+                "GET / HTTP/1.1\r\n", "POST /a HTTP/1.1\r\n", "Content-Length: 3\r\n",
+                "content-length:03\n", "Transfer-Encoding: chunked\r\n", "\r\n", "\n", "\r",
+                "3\r\nabc\r\n", "3;x=y\r\nabc\r\n", "0\r\n\r\n", "abc", ": ", " ",
+                "Upgrade: websocket\r\n", "CONNECT a:1 HTTP/1.1\r\n", "x: y\r\n",
+            ]).prop_map(|text| text.as_bytes().to_vec()),
+            1 => proptest::collection::vec(any::<u8>(), 0..6),
+        ];
+        proptest::collection::vec(parts, 0..16).prop_map(|parts| parts.concat())
     }
 }
