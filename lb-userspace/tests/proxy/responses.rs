@@ -1,7 +1,7 @@
 //! Responses of servers that are broken or that mean harm: the client gets one with one
 //! meaning, or an error that says so.
 
-use std::{io::Write, thread};
+use std::{io::Write, net::Shutdown, thread};
 
 use crate::rig::{OK, Rig, Server};
 
@@ -184,4 +184,20 @@ fn informational_responses_without_end_are_too_much() {
     assert!(client.response().0.starts_with("HTTP/1.1 502 "));
     flood.join().expect("the flood ends with the connection");
     rig.logged("{response_too_large}");
+}
+
+#[test]
+fn a_response_that_breaks_off_with_its_request_is_the_clients_doing() {
+    let server = Server::new();
+    let rig = Rig::new("", server.address);
+    let mut client = rig.connect();
+    client.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\npart");
+    let mut connection = server.accept();
+    connection.until("part");
+    connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf");
+    client.until("half");
+    // It still reads.
+    client.0.shutdown(Shutdown::Write).expect("it is connected");
+    let line = rig.logged("POST /upload ");
+    assert!(line.contains("{request_broken}") && line.contains(" CD-- "), "{line}");
 }

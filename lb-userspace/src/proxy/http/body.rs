@@ -57,6 +57,18 @@ pub(crate) enum UploadFailure {
     Broken,
 }
 
+impl UploadFailure {
+    /// Who is to blame, and why in a word.
+    pub(super) const fn blame(self) -> (Cause, &'static str) {
+        match self {
+            Self::TooLarge => (Cause::Policy, "body_bytes"),
+            Self::Timeout => (Cause::ClientTimeout, "client_timeout"),
+            Self::TooSlow => (Cause::ClientTimeout, "body_rate"),
+            Self::Broken => (Cause::Client, "request_broken"),
+        }
+    }
+}
+
 /// How a request's body is doing, for those who wait for the response.
 #[derive(Debug, Default)]
 pub(super) struct Upload {
@@ -298,7 +310,11 @@ impl RelayedResponse {
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
-                self.end(Outcome::new(Cause::Server, Phase::Data, "response_broken"));
+                // The connection is given up, too, when the request breaks off first.
+                let upload = self.rest.as_ref().and_then(|(exchange, _)| exchange.upload_failure());
+                let (cause, why) =
+                    upload.map_or((Cause::Server, "response_broken"), UploadFailure::blame);
+                self.end(Outcome::new(cause, Phase::Data, why));
                 Poll::Ready(Some(Err(BodyError::Broken(error))))
             }
             Some(Ok(mut frame)) => {

@@ -138,16 +138,12 @@ impl From<Refused> for Failure {
 
 impl From<UploadFailure> for Failure {
     fn from(failure: UploadFailure) -> Self {
-        let (status, cause, why) = match failure {
-            UploadFailure::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Cause::Policy, "body_bytes"),
-            UploadFailure::Timeout => {
-                (StatusCode::REQUEST_TIMEOUT, Cause::ClientTimeout, "client_timeout")
-            }
-            UploadFailure::TooSlow => {
-                (StatusCode::REQUEST_TIMEOUT, Cause::ClientTimeout, "body_rate")
-            }
-            UploadFailure::Broken => (StatusCode::BAD_REQUEST, Cause::Client, "request_broken"),
+        let status = match failure {
+            UploadFailure::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            UploadFailure::Timeout | UploadFailure::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            UploadFailure::Broken => StatusCode::BAD_REQUEST,
         };
+        let (cause, why) = failure.blame();
         Self::new(status, cause, Phase::Headers, why).closing()
     }
 }
