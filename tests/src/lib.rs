@@ -19,6 +19,7 @@ pub mod loopback;
 pub mod namespace;
 pub mod packet;
 pub mod process;
+pub mod python;
 pub mod real;
 pub mod report;
 pub mod servers;

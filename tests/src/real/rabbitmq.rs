@@ -1,17 +1,15 @@
 //! RabbitMQ: nodes that know nothing of each other, each with its own name, data
 //! directory, Erlang cookie and (because it is in its own namespace) port mapper.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, net::SocketAddr, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
 use super::{Load, bounded, first_line};
-use crate::namespace::{Namespace, output};
+use crate::{
+    namespace::{Namespace, output},
+    python::interpreter,
+};
 
 /// The script behind Debian's wrapper, which would insist on `/var/lib/rabbitmq`.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
@@ -47,26 +45,15 @@ pub(super) fn load(namespace: &Namespace, target: SocketAddr, load: Load) -> Res
 
 /// One connection that publishes ten messages and consumes them.
 pub(super) fn by_hand(target: SocketAddr) -> Result<String> {
-    let (python, address, port) = (python()?, target.ip(), target.port());
+    let (python, address, port) = (interpreter()?, target.ip(), target.port());
     Ok(format!("{} {CLIENT} {address} {port} 1 10", python.display()))
 }
 
 fn client(namespace: &Namespace, limit: u32, target: SocketAddr, load: Load) -> Result<Command> {
-    let python = python()?;
+    let python = interpreter()?;
     let python = python.to_str().context("the path of python is not UTF-8")?;
     let mut command = bounded(namespace, limit, python, &[CLIENT]);
     command.args([target.ip().to_string(), target.port().to_string()]);
     command.args([load.connections.to_string(), load.operations.to_string()]);
     Ok(command)
-}
-
-/// The Python that has `pika`: `POINTSMAN_PYTHON`, or the environment that
-/// `cargo xtask setup` makes in the target directory.
-fn python() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("POINTSMAN_PYTHON") {
-        return Ok(PathBuf::from(path));
-    }
-    let own = std::env::current_exe().context("find this program")?;
-    let found = own.ancestors().map(|dir| dir.join("python/bin/python")).find(|path| path.exists());
-    found.context("no Python environment with pika: run cargo xtask setup servers")
 }

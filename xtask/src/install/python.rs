@@ -6,8 +6,17 @@ use anyhow::{Context, Result};
 
 use crate::{process, workspace};
 
-/// A client of RabbitMQ (AMQP 0-9-1), and its version.
-const PACKAGES: [(&str, &str); 1] = [("pika", "1.3.2")];
+/// Clients of RabbitMQ (AMQP 0-9-1), gRPC, WebSockets and HTTP/2, and what they need, each with
+/// its version.
+const PACKAGES: [(&str, &str); 7] = [
+    ("pika", "1.3.2"),
+    ("typing_extensions", "4.16.0"),
+    ("grpcio", "1.76.0"),
+    ("websockets", "15.0.1"),
+    ("hyperframe", "6.1.0"),
+    ("hpack", "4.1.0"),
+    ("h2", "4.3.0"),
+];
 
 /// The interpreter of the environment; tests look for it here.
 pub(crate) fn interpreter() -> PathBuf {
@@ -36,7 +45,9 @@ pub(crate) fn ensure() -> Result<()> {
         let wanted = format!("{name}=={version}");
         process::run(
             Command::new(&python)
-                .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", &wanted])
+                .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+                // Binary packages and nothing that is not listed: what is tested is pinned.
+                .args(["--no-deps", "--only-binary", ":all:", &wanted])
                 .env_remove("PYTHONPATH"),
         )
         .with_context(|| format!("could not install {wanted}"))?;

@@ -1,0 +1,4 @@
+//! Real clients and servers through the proxy, and what peers do that behave badly. The agent
+//! runs without a data plane and everything is on loopback.
+
+mod messages;
