@@ -2,3 +2,4 @@
 //! runs without a data plane and everything is on loopback.
 
 mod messages;
+mod servers;

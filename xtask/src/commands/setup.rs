@@ -51,6 +51,9 @@ const PEERS: [Need; 4] = [
     program("h2load", "nghttp2-client"),
 ];
 
+/// Peers of the proxy in the bed.
+const BED_PEERS: [Need; 1] = [program("node", "nodejs")];
+
 /// Real servers behind the balancer, and their clients.
 const SERVERS: [Need; 6] = [
     versioned("/usr/lib/postgresql", "bin/postgres", "postgresql", "postgresql"),
@@ -116,7 +119,7 @@ fn needs(level: Level) -> Vec<Need> {
         Level::Unit => PEERS.to_vec(),
         Level::Run => RUN.to_vec(),
         Level::Servers => [&RUN[..], &SERVERS[..]].concat(),
-        Level::Test => [&RUN[..], &SERVERS[..], &PEERS[..]].concat(),
+        Level::Test => [&RUN[..], &SERVERS[..], &PEERS[..], &BED_PEERS[..]].concat(),
         Level::Bench => [&RUN[..], &BENCH[..]].concat(),
     }
 }
