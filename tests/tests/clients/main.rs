@@ -3,4 +3,5 @@
 
 mod bulk;
 mod messages;
+mod misbehaviour;
 mod servers;
