@@ -4,4 +4,5 @@
 mod bulk;
 mod messages;
 mod misbehaviour;
+mod reloads;
 mod servers;
