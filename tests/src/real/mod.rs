@@ -10,6 +10,8 @@ mod postgres;
 mod rabbitmq;
 mod redis;
 
+pub use postgres::cluster;
+
 use std::{
     fmt,
     net::SocketAddr,

@@ -56,20 +56,43 @@ fn fill(directory: &Path) -> Result<()> {
 
 /// The server in the foreground; its data are copied from the template the first time.
 pub(super) fn command(namespace: &Namespace, name: &str, directory: &Path) -> Result<Command> {
+    let data = copy(directory, name)?;
+    let mut command = namespace.command("setpriv");
+    command.args(PRIVILEGES).arg(program("postgres")?);
+    set(&mut command, &data, name, "*");
+    Ok(command)
+}
+
+/// A server of its own in an empty directory, to be started on an address of this host.
+///
+/// # Errors
+/// When PostgreSQL is not installed, or does not make a cluster.
+pub fn cluster(directory: &Path, address: SocketAddr) -> Result<Command> {
+    prepare(directory)?;
+    let data = copy(directory, "one")?;
+    let mut command = as_user(&program("postgres")?);
+    set(&mut command, &data, "one", &address.ip().to_string());
+    command.args(["-p", &address.port().to_string()]);
+    Ok(command)
+}
+
+fn copy(directory: &Path, name: &str) -> Result<PathBuf> {
     let data = directory.join(name);
     if !data.exists() {
         output(Command::new("cp").arg("-a").arg(directory.join(TEMPLATE)).arg(&data))?;
     }
-    let server = program("postgres")?;
-    let mut command = namespace.command("setpriv");
-    command.args(PRIVILEGES).arg(server).arg("-D").arg(&data);
+    Ok(data)
+}
+
+fn set(command: &mut Command, data: &Path, name: &str, addresses: &str) {
+    command.arg("-D").arg(data);
     // Next to its data: two servers can not share a directory for sockets.
-    command.arg("-k").arg(&data);
-    for setting in ["listen_addresses=*", "fsync=off", "log_connections=on"] {
+    command.arg("-k").arg(data);
+    command.args(["-c", &format!("listen_addresses={addresses}")]);
+    for setting in ["fsync=off", "log_connections=on"] {
         command.args(["-c", setting]);
     }
     command.args(["-c", &format!("cluster_name={name}")]);
-    Ok(command)
 }
 
 pub(super) fn identify(namespace: &Namespace, target: SocketAddr) -> Result<String> {

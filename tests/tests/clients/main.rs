@@ -4,5 +4,6 @@
 mod bulk;
 mod messages;
 mod misbehaviour;
+mod postgres;
 mod reloads;
 mod servers;
