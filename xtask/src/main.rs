@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, build, demo, dist, docs, run, setup, test, tidy};
+use commands::{bench, build, demo, dist, docs, fuzz, run, setup, test, tidy};
 
 /// Chores of the pointsman repository.
 #[derive(Parser)]
@@ -32,6 +32,7 @@ enum Command {
     Demo(demo::Options),
     Run(run::Options),
     Test(test::Options),
+    Fuzz(fuzz::Options),
     Bench(bench::Options),
     Docs(docs::Options),
     Tidy(tidy::Options),
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Run(options) => run::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Docs(options) => docs::run(&options),
         Command::Tidy(options) => tidy::run(&options),

@@ -5,6 +5,7 @@ pub(crate) mod build;
 pub(crate) mod demo;
 pub(crate) mod dist;
 pub(crate) mod docs;
+pub(crate) mod fuzz;
 pub(crate) mod packets;
 pub(crate) mod run;
 pub(crate) mod setup;

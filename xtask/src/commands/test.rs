@@ -100,7 +100,7 @@ impl Stage {
     }
 }
 
-fn run_tests(command: &mut Command, counts: &mut Counts) -> Result<()> {
+pub(super) fn run_tests(command: &mut Command, counts: &mut Counts) -> Result<()> {
     let succeeded = process::watch(command, |line| counts.add(line))?;
     if !succeeded {
         bail!("the test run failed");
@@ -146,8 +146,8 @@ impl std::fmt::Display for Outcome {
 
 /// Tests by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: u64,
+pub(super) struct Counts {
+    pub(super) passed: u64,
     failed: u64,
     skipped: u64,
 }
