@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, build, demo, dist, docs, fuzz, run, setup, test, tidy};
+use commands::{bench, build, demo, dist, docs, fuzz, run, setup, soak, test, tidy};
 
 /// Chores of the pointsman repository.
 #[derive(Parser)]
@@ -33,6 +33,7 @@ enum Command {
     Run(run::Options),
     Test(test::Options),
     Fuzz(fuzz::Options),
+    Soak(soak::Options),
     Bench(bench::Options),
     Docs(docs::Options),
     Tidy(tidy::Options),
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Docs(options) => docs::run(&options),
         Command::Tidy(options) => tidy::run(&options),

@@ -9,5 +9,6 @@ pub(crate) mod fuzz;
 pub(crate) mod packets;
 pub(crate) mod run;
 pub(crate) mod setup;
+pub(crate) mod soak;
 pub(crate) mod test;
 pub(crate) mod tidy;
