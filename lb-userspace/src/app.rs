@@ -40,6 +40,7 @@ use crate::{
         log_lines::LogLines,
         memory::{Remembered, StateFile},
         notify,
+        overrides::OverrideBook,
         reload::{missing_interfaces, override_interfaces},
         server_addresses,
         signal::{Signals, Wish},
@@ -172,7 +173,7 @@ impl Agent {
         let proxy = Proxy::new(inherited, Arc::new(LogLines(access_log_seen.clone())));
         let kernel = load(&snapshot)?;
         let state_file = StateFile::beside(&snapshot.admin.socket);
-        let (book, blocks) = open_books(&snapshot, &state_file, kernel.as_ref());
+        let (book, blocks, overrides) = open_books(&snapshot, &state_file, kernel.as_ref());
 
         let mut tasks = Tasks::default();
         let (snapshots, snapshots_seen) = watch::channel(Arc::clone(&snapshot));
@@ -224,6 +225,7 @@ impl Agent {
             warnings,
             book,
             blocks,
+            overrides,
             next_hops: known,
             kernel,
             proxy,
@@ -302,7 +304,7 @@ fn open_books(
     snapshot: &Snapshot,
     file: &StateFile,
     kernel: Option<&Kernel>,
-) -> (ServerBook, BlockBook) {
+) -> (ServerBook, BlockBook, OverrideBook) {
     let now = Moment::now();
     let remembered = file.read(now).unwrap_or_else(|error| {
         tracing::warn!("{:#}", anyhow::Error::from(error));
@@ -315,7 +317,9 @@ fn open_books(
     let from_maps = || BlockBook::found(snapshot, kernel.iter().flat_map(|k| k.blocks()), now);
     let mut blocks = remembered.blocks.unwrap_or_else(from_maps);
     blocks.configure(snapshot);
-    (ServerBook::new(snapshot, memories, now.wall), blocks)
+    let mut overrides = remembered.overrides;
+    overrides.configure(snapshot);
+    (ServerBook::new(snapshot, memories, now.wall), blocks, overrides)
 }
 
 /// The way to the servers for the first comparison: what the maps remember and what the

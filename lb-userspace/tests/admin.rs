@@ -5,6 +5,7 @@ use std::{io::ErrorKind, net::SocketAddr, path::PathBuf, time::Duration};
 
 use pointsman::{
     admin::{
+        access::{AccessView, Says},
         api::{BlocksView, DropView, DropsView, FlowQuery, FlowsView, ReloadResult},
         client::{Client, ClientError},
         command::{Command, CommandError, Commands, QUEUE},
@@ -112,6 +113,17 @@ fn answer(command: Command) {
         Command::Blocks(reply) => {
             reply.send(Ok(BlocksView::default())).expect("the server waits");
         }
+        Command::Access(reply) => {
+            reply.send(Ok(AccessView::default())).expect("the server waits");
+        }
+        Command::SetAccess(order, reply) => {
+            assert_eq!((order.says, order.force), (Says::Allow, false));
+            reply.send(Err(CommandError::OtherKind("do harm"))).expect("the server waits");
+        }
+        Command::SetLimits(order, reply) => {
+            let view = AccessView { limits: vec![order.set], ..AccessView::default() };
+            reply.send(Ok(view)).expect("the server waits");
+        }
         // Dropped: the control loop is stopping.
         Command::Status(_) => {}
     }
@@ -147,6 +159,22 @@ async fn blocks_are_ordered_refused_and_listed() {
     assert_eq!(error.error, "192.0.2.1/32 is not blocked");
     let blocks: BlocksView = client.get("/v1/blocks").await.unwrap();
     assert!(blocks.blocks.is_empty());
+}
+
+#[tokio::test]
+async fn lists_and_limits_are_changed_refused_and_listed() {
+    let bed = Bed::answering(Limits::default()).await;
+    let client = Client::new(&bed.socket);
+    let order = serde_json::json!({"source": "192.0.2.1", "says": "allow"});
+    let result: Result<AccessView, _> = client.post("/v1/access", &order).await;
+    let Err(ClientError::Refused(error)) = result else { panic!("{result:?}") };
+    assert!(error.hint.contains("--force"), "{error:?}");
+    let limits =
+        serde_json::json!({"frontend": "web", "packets": {"rate": 5}, "new_flows": "none"});
+    let view: AccessView = client.post("/v1/limits", &limits).await.unwrap();
+    assert_eq!(serde_json::to_value(&view.limits[0]).unwrap(), limits);
+    let view: AccessView = client.get("/v1/access").await.unwrap();
+    assert_eq!(view, AccessView::default());
 }
 
 #[tokio::test]

@@ -300,3 +300,44 @@ fn source_has_only_so_many_flows_and_gets_room_when_some_end() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn lists_and_limits_change_without_a_reload_and_outlive_the_agent() -> Result<()> {
+    with_rules("", &[], |bed, _fleet, agent| {
+        let vip = Bed::vip(Family::V4, port::LINE);
+        let may_in = |bed: &Bed, source: &str| -> Result<bool> {
+            be(bed, source)?;
+            bed.client.run(|| Ok(TcpStream::connect_timeout(&vip, SILENCE).is_ok()))
+        };
+        ensure!(may_in(bed, FIRST)? && may_in(bed, OTHER)?, "both may in at first");
+        agent.cli_good(&["access", "deny", OTHER, "--frontend", "line4"])?;
+        ensure!(may_in(bed, FIRST)? && !may_in(bed, OTHER)?, "one is denied");
+        // What would lock everybody else out has to be meant.
+        let refused = agent.cli(&["access", "allow", FIRST, "--frontend", "line4"])?;
+        ensure!(refused.code == Some(1) && refused.stderr.contains("--force"), "{refused:?}");
+        agent.cli_good(&["access", "reset", OTHER, "--frontend", "line4"])?;
+        agent.cli_good(&["access", "allow", FIRST, "--frontend", "line4", "--force"])?;
+        ensure!(may_in(bed, FIRST)? && !may_in(bed, OTHER)?, "one is allowed");
+        // The next agent goes on where this one stops, and a reload changes nothing of it.
+        agent.stop()?;
+        agent.start()?;
+        agent.reload()?;
+        ensure!(may_in(bed, FIRST)? && !may_in(bed, OTHER)?, "it is remembered");
+        let shown = agent.cli_good(&["access", "list"])?;
+        ensure!(shown.contains("10.91.0.2") && shown.contains("line4"), "{shown}");
+        agent.cli_good(&["access", "reset", FIRST, "--frontend", "line4", "--force"])?;
+        ensure!(may_in(bed, OTHER)?, "all is as configured");
+        // One new flow, and none for a long while.
+        agent.cli_good(&["access", "limit", "line4", "--new-flows", "1/1"])?;
+        let mut in_time = 0;
+        for _ in 0..5 {
+            in_time += u32::from(may_in(bed, FIRST)?);
+        }
+        ensure!((1..5).contains(&in_time), "{in_time} of 5 new flows came through");
+        agent.cli_good(&["access", "limit", "line4", "--new-flows", "configured"])?;
+        for _ in 0..5 {
+            ensure!(may_in(bed, FIRST)?, "there is no limit again");
+        }
+        Ok(())
+    })
+}

@@ -41,7 +41,7 @@ pub(super) fn read_unblock(body: &[u8]) -> Result<UnblockOrder, Refusal> {
     Ok(UnblockOrder { network: read_network(&set.source)?, frontend: read_frontend(set.frontend)? })
 }
 
-fn read_network(text: &str) -> Result<IpNet, Refusal> {
+pub(super) fn read_network(text: &str) -> Result<IpNet, Refusal> {
     let address = text.parse::<IpAddr>().map(IpNet::from).ok();
     let Some(network) = address.or_else(|| text.parse().ok()) else {
         return Err(bad(format!("'{text}' is neither an address nor a network")));
@@ -55,7 +55,7 @@ fn read_network(text: &str) -> Result<IpNet, Refusal> {
     Ok(canonical(network))
 }
 
-fn read_frontend(name: Option<String>) -> Result<Option<Name>, Refusal> {
+pub(super) fn read_frontend(name: Option<String>) -> Result<Option<Name>, Refusal> {
     name.map(|name| read_name("frontend", &name)).transpose()
 }
 

@@ -5,9 +5,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 
-use super::api::{
-    BlockView, BlocksView, DropsView, FlowQuery, FlowsView, ReloadResult, ServerSet, ServerView,
-    StatusView,
+use super::{
+    access::{AccessOrder, AccessView, LimitsOrder},
+    api::{
+        BlockView, BlocksView, DropsView, FlowQuery, FlowsView, ReloadResult, ServerSet,
+        ServerView, StatusView,
+    },
 };
 use crate::model::{name::Name, state::ServerId};
 
@@ -53,6 +56,12 @@ pub enum Command {
     Block(BlockOrder, Reply<BlockView>),
     /// Do not block it any more.
     Unblock(UnblockOrder, Reply<BlocksView>),
+    /// What was said of lists and limits at run time.
+    Access(Reply<AccessView>),
+    /// Say something of a network.
+    SetAccess(AccessOrder, Reply<AccessView>),
+    /// Change limits.
+    SetLimits(LimitsOrder, Reply<AccessView>),
     /// Load the configuration again.
     Reload(Reply<ReloadResult>),
 }
@@ -100,8 +109,11 @@ pub enum CommandError {
         /// The frontend asked for.
         frontend: Option<String>,
     },
+    /// A list would become one of another kind.
+    #[error("the list would {0}")]
+    OtherKind(&'static str),
     /// There is no room for another block.
-    #[error("there is no room for another block ({0} at most)")]
+    #[error("there is no room for another network ({0} at most)")]
     NoRoom(usize),
     /// The data plane could not be read.
     #[error("can not read the data plane: {0}")]

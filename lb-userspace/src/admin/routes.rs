@@ -7,6 +7,7 @@
 use hyper::{Method, StatusCode};
 
 use super::{
+    access::{self, AccessOrder, LimitsOrder},
     api::{ErrorView, FlowQuery, ServerSet},
     blocks,
     command::{BlockOrder, UnblockOrder},
@@ -30,6 +31,12 @@ pub enum ApiRequest {
     Block(BlockOrder),
     /// `POST /v1/unblock`
     Unblock(UnblockOrder),
+    /// `GET /v1/access`
+    Access,
+    /// `POST /v1/access`
+    SetAccess(AccessOrder),
+    /// `POST /v1/limits`
+    SetLimits(LimitsOrder),
     /// `POST /v1/reload`
     Reload,
 }
@@ -78,12 +85,13 @@ pub fn read(
     body: &[u8],
     access: Access,
 ) -> Result<ApiRequest, Refusal> {
-    let route = Route::of(path).ok_or_else(|| {
+    let route = Route::of(path, method).ok_or_else(|| {
         Refusal::new(
             StatusCode::NOT_FOUND,
             format!("there is nothing at {path}"),
-            "there are GET /v1/status, /v1/flows, /v1/drops, /v1/blocks and POST /v1/reload, \
-             /v1/block, /v1/unblock, /v1/servers/BACKEND/SERVER",
+            "there are GET /v1/status, /v1/flows, /v1/drops, /v1/blocks, /v1/access and POST \
+             /v1/reload, /v1/block, /v1/unblock, /v1/access, /v1/limits, \
+             /v1/servers/BACKEND/SERVER",
         )
     })?;
     let allowed = route.method();
@@ -110,6 +118,9 @@ pub fn read(
         Route::Blocks => Ok(ApiRequest::Blocks),
         Route::Block => blocks::read_block(body).map(ApiRequest::Block),
         Route::Unblock => blocks::read_unblock(body).map(ApiRequest::Unblock),
+        Route::Access => Ok(ApiRequest::Access),
+        Route::SetAccess => access::read_access(body).map(ApiRequest::SetAccess),
+        Route::SetLimits => access::read_limits(body).map(ApiRequest::SetLimits),
         Route::Flows => read_flow_query(query.unwrap_or_default()).map(ApiRequest::Flows),
         Route::Server(backend, server) => {
             let id = (read_name("backend", backend)?, read_name("server", server)?);
@@ -126,11 +137,14 @@ enum Route<'a> {
     Blocks,
     Block,
     Unblock,
+    Access,
+    SetAccess,
+    SetLimits,
     Server(&'a str, &'a str),
 }
 
 impl<'a> Route<'a> {
-    fn of(path: &'a str) -> Option<Self> {
+    fn of(path: &'a str, method: &Method) -> Option<Self> {
         match path.strip_prefix("/v1/")? {
             "status" => Some(Self::Status),
             "flows" => Some(Self::Flows),
@@ -139,6 +153,9 @@ impl<'a> Route<'a> {
             "blocks" => Some(Self::Blocks),
             "block" => Some(Self::Block),
             "unblock" => Some(Self::Unblock),
+            "access" if *method == Method::POST => Some(Self::SetAccess),
+            "access" => Some(Self::Access),
+            "limits" => Some(Self::SetLimits),
             other => {
                 let (backend, server) = other.strip_prefix("servers/")?.split_once('/')?;
                 (!server.contains('/')).then_some(Self::Server(backend, server))
@@ -148,8 +165,13 @@ impl<'a> Route<'a> {
 
     fn method(&self) -> Method {
         match self {
-            Self::Status | Self::Flows | Self::Drops | Self::Blocks => Method::GET,
-            Self::Reload | Self::Block | Self::Unblock | Self::Server(..) => Method::POST,
+            Self::Status | Self::Flows | Self::Drops | Self::Blocks | Self::Access => Method::GET,
+            Self::Reload
+            | Self::Block
+            | Self::Unblock
+            | Self::SetAccess
+            | Self::SetLimits
+            | Self::Server(..) => Method::POST,
         }
     }
 }
@@ -289,6 +311,11 @@ mod tests {
         let refusal =
             read(&Method::POST, "/v1/reload", None, b"", Access::ReadOnly).expect_err("is refused");
         assert_eq!(refusal.status, StatusCode::FORBIDDEN);
+        for path in ["/v1/access", "/v1/limits"] {
+            let refusal = read(&Method::POST, path, None, b"{}", Access::ReadOnly);
+            assert_eq!(refusal.expect_err("is refused").status, StatusCode::FORBIDDEN, "{path}");
+        }
+        assert!(read(&Method::GET, "/v1/access", None, b"", Access::ReadOnly).is_ok());
         assert!(read(&Method::GET, "/v1/status", None, b"", Access::ReadOnly).is_ok());
     }
 }

@@ -164,6 +164,13 @@ impl AdminServer {
             Ok(ApiRequest::Unblock(order)) => {
                 self.ask(|reply| Command::Unblock(order, reply)).await
             }
+            Ok(ApiRequest::Access) => self.ask(Command::Access).await,
+            Ok(ApiRequest::SetAccess(order)) => {
+                self.ask(|reply| Command::SetAccess(order, reply)).await
+            }
+            Ok(ApiRequest::SetLimits(order)) => {
+                self.ask(|reply| Command::SetLimits(order, reply)).await
+            }
             Ok(ApiRequest::Reload) => self.ask(Command::Reload).await,
         };
         answer.unwrap_or_else(|refusal| refused(&refusal))
@@ -263,6 +270,9 @@ fn refusal_of(error: &CommandError) -> Refusal {
         }
         CommandError::NotBlocked { .. } => {
             (StatusCode::NOT_FOUND, "see what is with `pointsman blocks`")
+        }
+        CommandError::OtherKind(_) => {
+            (StatusCode::CONFLICT, r#"to mean that, say `--force` ("force": true)"#)
         }
         CommandError::NoRoom(_) => {
             (StatusCode::CONFLICT, "unblock something, or put long lists into a file (`deny_file`)")

@@ -135,11 +135,11 @@ fn left(view: &BlockView, before: &str) -> String {
     }
 }
 
-fn parse_name(text: &str) -> Result<Name, NameError> {
+pub(super) fn parse_name(text: &str) -> Result<Name, NameError> {
     Name::new(text)
 }
 
-fn parse_network(text: &str) -> anyhow::Result<IpNet> {
+pub(super) fn parse_network(text: &str) -> anyhow::Result<IpNet> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.into());
     }

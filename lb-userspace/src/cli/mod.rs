@@ -1,6 +1,7 @@
 //! The command line. One file a command; each prints a table for people or, with `--json`,
 //! the same as JSON, and says by its exit code how it went.
 
+pub mod access;
 pub mod block;
 pub mod check;
 pub mod completions;
@@ -60,6 +61,9 @@ pub enum Command {
     Unblock(block::UnblockArgs),
     /// List what is blocked, why, and for how long
     Blocks(block::BlocksArgs),
+    /// Change lists of sources and limits of layer 4, until that is taken back
+    #[command(subcommand)]
+    Access(access::AccessCommand),
     /// Make the agent load its configuration again
     Reload(reload::ReloadArgs),
     /// Look for what keeps packets from being forwarded, and say what mends it
@@ -116,6 +120,7 @@ impl Cli {
             Command::Block(args) => block::block(&args, output),
             Command::Unblock(args) => block::unblock(&args, output),
             Command::Blocks(args) => block::blocks(&args, output),
+            Command::Access(command) => access::run(&command, output),
             Command::Reload(args) => reload::run(&args, output),
             Command::Doctor(args) => doctor::run(&args, output),
             Command::Completions(args) => completions::run(&args, output),
@@ -156,5 +161,9 @@ mod tests {
         assert!(parse("pointsman block").is_err());
         assert!(parse("pointsman block 10.0.0.1/8").is_err());
         assert!(parse("pointsman unblock 192.0.2.7 --json").is_ok());
+        assert!(parse("pointsman access deny 192.0.2.0/24 --frontend web --json").is_ok());
+        assert!(parse("pointsman access deny").is_err());
+        assert!(parse("pointsman access limit web").is_err());
+        assert!(parse("pointsman access limit web --new-flows 50/200 --packets none").is_ok());
     }
 }

@@ -1,13 +1,16 @@
-//! Blocking sources at run time, and the rules that follow from blocks and configuration.
+//! Blocking sources and changing lists and limits at run time, and the rules that follow from
+//! that and from the configuration.
 
 use std::time::Instant;
 
 use super::{
     Control,
     blocks::{BlockId, BlockRecord, Expiry, MAX_BLOCKS, show},
+    overrides::MAX_ENTRIES,
 };
 use crate::{
     admin::{
+        access::{AccessOrder, AccessView, LimitsOrder},
         api::{BlockView, BlocksView, RulesView},
         command::{BlockOrder, CommandError, UnblockOrder},
     },
@@ -19,7 +22,8 @@ use crate::{
 impl Control {
     /// Makes the rules anew: configuration or blocks have changed.
     pub(super) fn rule(&mut self) {
-        self.access = Access::new(&self.snapshot, &self.blocks.orders());
+        let snapshot = self.overrides.apply(&self.snapshot);
+        self.access = Access::new(&snapshot, &self.blocks.orders());
     }
 
     /// Forgets blocks that have ended, which the data plane has noticed by itself, and comes
@@ -53,13 +57,12 @@ impl Control {
         let before = self.blocks.clone();
         self.blocks.insert(id, record);
         self.rule();
-        let most = self.kernel.as_ref().map_or(0, super::kernel::Kernel::max_rules) as usize;
-        if self.access.count(true) > most || self.access.count(false) > most {
+        if let Err(error) = self.require_room() {
             self.blocks = before;
             self.rule();
-            return Err(CommandError::NoRoom(most));
+            return Err(error);
         }
-        self.settle_blocks().await?;
+        self.settle_rules().await?;
         tracing::info!("{}{} is blocked: {}", view.source, of_text(&view), view.reason);
         Ok(view)
     }
@@ -77,9 +80,74 @@ impl Control {
             return Err(CommandError::NotBlocked { network: show(&network), frontend });
         }
         self.rule();
-        self.settle_blocks().await?;
+        self.settle_rules().await?;
         tracing::info!("{}{} is not blocked any more", show(&id.1), of(id.0.as_ref()));
         Ok(self.blocks_view())
+    }
+
+    /// Says something of a network on a list and has it in the maps before that is confirmed.
+    pub(super) async fn set_access(
+        &mut self,
+        order: AccessOrder,
+    ) -> Result<AccessView, CommandError> {
+        let AccessOrder { id, says, force } = order;
+        self.require_kernel_and(id.0.as_ref())?;
+        if self.overrides.is_full_for(&id) {
+            return Err(CommandError::NoRoom(MAX_ENTRIES));
+        }
+        let before = self.overrides.clone();
+        let was_only = self.lets_in_only_the_allowed(id.0.as_ref());
+        self.overrides.say(id.clone(), says);
+        self.rule();
+        let other_kind = match (was_only, self.lets_in_only_the_allowed(id.0.as_ref())) {
+            (false, true) => Some("let nobody in but who is on it"),
+            (true, false) => Some("let everybody in who is not denied"),
+            _ => None,
+        };
+        let refused = other_kind.filter(|_| !force).map(CommandError::OtherKind);
+        if let Some(error) = refused.or_else(|| self.require_room().err()) {
+            self.overrides = before;
+            self.rule();
+            return Err(error);
+        }
+        self.settle_rules().await?;
+        let list = id.0.as_ref().map_or_else(|| "the node".into(), |name| format!("'{name}'"));
+        tracing::info!("{} on the list of {list}: {says:?}", show(&id.1));
+        Ok(self.overrides.view())
+    }
+
+    /// Changes limits and has them in the maps before that is confirmed.
+    pub(super) async fn set_limits(
+        &mut self,
+        order: LimitsOrder,
+    ) -> Result<AccessView, CommandError> {
+        let LimitsOrder { frontend, set } = order;
+        self.require_kernel_and(Some(&frontend))?;
+        self.overrides.limit(&frontend, &set);
+        self.rule();
+        self.settle_rules().await?;
+        tracing::info!("limits of sources were changed for frontend {frontend}");
+        Ok(self.overrides.view())
+    }
+
+    /// Whether a list, as it is in force, lets nobody in who is not on it.
+    fn lets_in_only_the_allowed(&self, frontend: Option<&Name>) -> bool {
+        let snapshot = self.overrides.apply(&self.snapshot);
+        let own = |name| snapshot.l4_frontends().find(|(known, _)| *known == name);
+        let list = match frontend {
+            None => Some(&snapshot.datapath.access),
+            Some(name) => own(name).map(|(_, frontend)| &frontend.access),
+        };
+        list.is_some_and(|list| !list.allow.is_empty())
+    }
+
+    /// Whether the tries have room for all rules.
+    fn require_room(&self) -> Result<(), CommandError> {
+        let most = self.kernel.as_ref().map_or(0, super::kernel::Kernel::max_rules) as usize;
+        match self.access.count(true) > most || self.access.count(false) > most {
+            true => Err(CommandError::NoRoom(most)),
+            false => Ok(()),
+        }
     }
 
     /// Everything that is blocked.
@@ -99,7 +167,7 @@ impl Control {
         }
     }
 
-    async fn settle_blocks(&mut self) -> Result<(), CommandError> {
+    async fn settle_rules(&mut self) -> Result<(), CommandError> {
         self.remember();
         self.compare().await;
         match &self.apply_error {

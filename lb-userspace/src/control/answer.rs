@@ -38,6 +38,15 @@ impl Control {
                 let answer = self.unblock(order).await;
                 send(reply, answer);
             }
+            Command::Access(reply) => send(reply, Ok(self.overrides.view())),
+            Command::SetAccess(order, reply) => {
+                let answer = self.set_access(order).await;
+                send(reply, answer);
+            }
+            Command::SetLimits(order, reply) => {
+                let answer = self.set_limits(order).await;
+                send(reply, answer);
+            }
             Command::Reload(reply) => {
                 let answer = self.reload().await;
                 send(reply, Ok(answer));

@@ -1,5 +1,5 @@
-//! What outlives the agent besides the maps: the operator's words (of servers, and of sources
-//! that are blocked) and what the checks found, in a JSON file beside the admin socket.
+//! What outlives the agent besides the maps: the operator's words (of servers, of sources that
+//! are blocked, of lists and limits) and what the checks found, in a JSON file beside the admin socket.
 //!
 //! A restarted agent goes on where the last one stopped: a dead server stays evicted until
 //! a check says otherwise, a healthy one is not put to the test anew, a drained one stays
@@ -18,8 +18,10 @@ use serde::{Deserialize, Serialize};
 use super::{
     blocks::{BlockBook, BlockId, BlockRecord, Expiry},
     book::{Memory, Record, ServerBook},
+    overrides::OverrideBook,
 };
 use crate::{
+    admin::access::AccessView,
     clock::{Moment, rfc3339},
     model::{
         access::canonical,
@@ -77,6 +79,9 @@ struct Content {
     /// Agents that could not block wrote none.
     #[serde(default)]
     blocks: Vec<BlockLine>,
+    /// Agents that could not change lists wrote nothing.
+    #[serde(default)]
+    access: AccessView,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -95,6 +100,8 @@ pub struct Remembered {
     pub servers: Vec<Memory>,
     /// Of what the operator blocks; none if there was no file.
     pub blocks: Option<BlockBook>,
+    /// Of what the operator says of lists and limits.
+    pub overrides: OverrideBook,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -142,18 +149,25 @@ impl StateFile {
         for (id, record) in content.blocks.into_iter().filter_map(|line| block_of(line, now)) {
             blocks.insert(id, record);
         }
-        Ok(Remembered { servers, blocks: Some(blocks) })
+        let overrides = OverrideBook::from_view(&content.access);
+        Ok(Remembered { servers, blocks: Some(blocks), overrides })
     }
 
     /// Writes what is known, in one step, if it differs from what was last written.
     ///
     /// # Errors
     /// [`StateFileError`] if the file system refuses; the old file is still there.
-    pub fn write(&mut self, book: &ServerBook, blocks: &BlockBook) -> Result<(), StateFileError> {
+    pub fn write(
+        &mut self,
+        book: &ServerBook,
+        blocks: &BlockBook,
+        overrides: &OverrideBook,
+    ) -> Result<(), StateFileError> {
         let content = Content {
             version: VERSION,
             servers: book.iter().map(line_of).collect(),
             blocks: blocks.iter().map(block_line).collect(),
+            access: overrides.view(),
         };
         let bytes = serde_json::to_vec_pretty(&content)
             .map_err(|source| StateFileError::Content { path: self.path.clone(), source })?;
@@ -254,7 +268,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        admin::api::ServerSet,
+        admin::{access::Says, api::ServerSet},
         model::fixture::{pg, snapshot},
     };
 
@@ -278,7 +292,7 @@ mod tests {
     fn a_restarted_agent_knows_what_the_last_one_knew() {
         let (_directory, mut file) = bed();
         assert!(file.read(Moment::now()).unwrap().servers.is_empty());
-        file.write(&book(), &BlockBook::default()).unwrap();
+        file.write(&book(), &BlockBook::default(), &OverrideBook::default()).unwrap();
         let memories = file.read(Moment::now()).unwrap().servers;
         let servers = [("pg1", "10.0.1.20:5432"), ("pg2", "10.0.1.21:5432")];
         let later = SystemTime::now();
@@ -301,7 +315,7 @@ mod tests {
             let reason = "scans".to_owned();
             blocks.insert(id, BlockRecord { since: now.wall, expiry, reason });
         }
-        file.write(&book(), &blocks).unwrap();
+        file.write(&book(), &blocks, &OverrideBook::default()).unwrap();
         // Another boot, another monotonic clock, five seconds later.
         let later = Moment { wall: now.wall + Duration::from_secs(5), monotonic_ns: 3_000_000_000 };
         let known = file.read(later).unwrap().blocks.expect("there is a file");
@@ -311,10 +325,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_said_of_lists_and_limits_is_remembered() {
+        let (_directory, mut file) = bed();
+        let mut overrides = OverrideBook::default();
+        let id = (Some(Name::new("postgres").unwrap()), "192.0.2.0/24".parse().unwrap());
+        overrides.say(id, Says::Deny);
+        file.write(&book(), &BlockBook::default(), &overrides).unwrap();
+        assert_eq!(file.read(Moment::now()).unwrap().overrides, overrides);
+    }
+
+    #[test]
     fn nothing_is_left_beside_the_file_and_removing_it_twice_is_fine() {
         let (directory, mut file) = bed();
-        file.write(&book(), &BlockBook::default()).unwrap();
-        file.write(&book(), &BlockBook::default()).unwrap();
+        file.write(&book(), &BlockBook::default(), &OverrideBook::default()).unwrap();
+        file.write(&book(), &BlockBook::default(), &OverrideBook::default()).unwrap();
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
         file.remove().unwrap();
         file.remove().unwrap();

@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod log_lines;
 pub mod memory;
 pub mod notify;
+pub mod overrides;
 mod proxy_view;
 mod publish;
 pub mod reload;
@@ -41,6 +42,7 @@ use self::{
     book::ServerBook,
     kernel::Kernel,
     memory::StateFile,
+    overrides::OverrideBook,
     signal::{Signals, Wish},
 };
 use crate::{
@@ -82,7 +84,9 @@ pub struct Control {
     told: ServerBook,
     /// What the operator blocks.
     blocks: BlockBook,
-    /// Rules for sources, from configuration and blocks.
+    /// What the operator says of lists and limits.
+    overrides: OverrideBook,
+    /// Rules for sources, from configuration, overrides and blocks.
     access: Access,
     next_hops: BTreeMap<IpAddr, NextHop>,
     /// None with `datapath.mode: off`.
@@ -151,6 +155,8 @@ pub struct Start {
     pub book: ServerBook,
     /// What the operator blocks.
     pub blocks: BlockBook,
+    /// What the operator says of lists and limits.
+    pub overrides: OverrideBook,
     /// The way to each server as far as it is known.
     pub next_hops: BTreeMap<IpAddr, NextHop>,
     /// The data plane, loaded; none with `datapath.mode: off`.
@@ -179,6 +185,7 @@ impl Control {
             book: start.book,
             told: ServerBook::default(),
             blocks: start.blocks,
+            overrides: start.overrides,
             access: Access::default(),
             next_hops: start.next_hops,
             kernel: start.kernel,
@@ -400,7 +407,7 @@ impl Control {
             *known = maintenance;
             changed
         });
-        if let Err(error) = self.state_file.write(&self.book, &self.blocks) {
+        if let Err(error) = self.state_file.write(&self.book, &self.blocks, &self.overrides) {
             tracing::warn!(error = %format!("{:#}", anyhow::Error::from(error)));
         }
     }

@@ -116,6 +116,7 @@ impl Control {
         let now = SystemTime::now();
         self.book.configure(&snapshot, now);
         self.blocks.configure(&snapshot);
+        self.overrides.configure(&snapshot);
         self.snapshot = Arc::new(snapshot);
         self.rule();
         self.configured_at = now;
