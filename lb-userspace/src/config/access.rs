@@ -70,17 +70,10 @@ fn networks(
     written: &Key<OneOf<Text<IpNet>>>,
     files: &Key<OneOf<NetworkFile>>,
 ) -> Option<Vec<IpNet>> {
-    let given = |key: &dyn KeyInfo| entries.has(key);
-    let (here, there) = (entries.get(written), entries.get(files));
-    let mut networks = match (here, given(written)) {
-        (Some(here), _) => all(here)?,
-        (None, true) => return None,
-        (None, false) => Vec::new(),
-    };
-    match (there, given(files)) {
-        (Some(there), _) => networks.extend(all(there)?.into_iter().flatten()),
-        (None, true) => return None,
-        (None, false) => {}
+    let (here, there) = (entries.optional(written), entries.optional(files));
+    let mut networks = here?.map_or_else(|| Some(Vec::new()), all)?;
+    if let Some(there) = there? {
+        networks.extend(all(there)?.into_iter().flatten());
     }
     Some(networks)
 }
@@ -131,10 +124,7 @@ static BURST: Key<Integer<u32>> = Key {
 };
 
 fn decode_rate(entries: &Entries<'_>) -> Option<RateLimit> {
-    let (rate, burst) = (entries.get(&PER_SECOND), entries.get(&BURST));
-    if burst.is_none() && entries.has(&BURST) {
-        return None;
-    }
+    let (rate, burst) = (entries.get(&PER_SECOND), entries.optional(&BURST));
     let per_second = rate?;
-    Some(RateLimit { per_second, burst: burst.unwrap_or(per_second) })
+    Some(RateLimit { per_second, burst: burst?.unwrap_or(per_second) })
 }

@@ -230,11 +230,8 @@ fn decode(entries: &Entries<'_>) -> Option<AccessLog> {
 }
 
 fn decode_templates(entries: &Entries<'_>) -> Option<LogTemplates> {
-    let keys = [&OF_HTTP, &OF_TCP, &OF_L4];
-    let [http, tcp, l4] = keys.map(|key| (entries.get(key), entries.has(key)));
-    let is_good = |(value, given): &(Option<LogTemplate>, bool)| value.is_some() || !given;
-    let all_good = [&http, &tcp, &l4].into_iter().all(is_good);
-    all_good.then_some(LogTemplates { http: http.0, tcp: tcp.0, l4: l4.0 })
+    let [http, tcp, l4] = [&OF_HTTP, &OF_TCP, &OF_L4].map(|key| entries.optional(key));
+    Some(LogTemplates { http: http?, tcp: tcp?, l4: l4? })
 }
 
 fn decode_capture(entries: &Entries<'_>) -> Option<Capture> {
@@ -256,13 +253,12 @@ fn decode_capture(entries: &Entries<'_>) -> Option<Capture> {
 
 fn decode_syslog(entries: &Entries<'_>) -> Option<RawSyslog> {
     let (facility, severity) = (entries.get(&FACILITY), entries.get(&SEVERITY));
-    let (app_name, hostname) = (entries.get(&APP_NAME), entries.get(&HOSTNAME));
-    let is_good = hostname.is_some() || !entries.has(&HOSTNAME);
-    is_good.then_some(RawSyslog {
+    let (app_name, hostname) = (entries.get(&APP_NAME), entries.optional(&HOSTNAME));
+    Some(RawSyslog {
         facility: facility?,
         severity: severity?,
         app_name: app_name?,
-        hostname,
+        hostname: hostname?,
     })
 }
 

@@ -169,6 +169,13 @@ impl<'a> Entries<'a> {
         self.locate(key).map(|located| located.value)
     }
 
+    /// The value of a key without a default, as far as it is given. None if it is at fault:
+    /// one at fault is not one that is left out.
+    pub(super) fn optional<S: Shape>(&self, key: &Key<S>) -> Option<Option<S::Output>> {
+        let value = self.get(key);
+        (value.is_some() || !self.has(key)).then_some(value)
+    }
+
     /// As [`Self::get`], with the place.
     pub(super) fn locate<S: Shape>(&self, key: &Key<S>) -> Option<Located<S::Output>> {
         if let Some(cursor) = self.find(key.name) {

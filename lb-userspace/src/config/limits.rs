@@ -150,15 +150,11 @@ fn decode(entries: &Entries<'_>) -> Option<RawLimits> {
     let (uri_bytes, body_bytes) = (entries.get(&URI_BYTES), entries.get(&BODY_BYTES));
     let (body_rate, streams) = (entries.get(&BODY_RATE), entries.get(&STREAMS));
     let (resets, control_frames) = (entries.get(&RESETS), entries.get(&CONTROL_FRAMES));
-    let (new_flows, packets) = (entries.get(&NEW_FLOWS), entries.get(&PACKETS));
-    let is_bad = |given: bool, value: Option<RateLimit>| given && value.is_none();
-    if is_bad(entries.has(&NEW_FLOWS), new_flows) || is_bad(entries.has(&PACKETS), packets) {
-        return None;
-    }
+    let (new_flows, packets) = (entries.optional(&NEW_FLOWS), entries.optional(&PACKETS));
     let source = SourceLimits {
         flows: per_source.filter(|_| entries.has(&PER_SOURCE)),
-        flow_rate: new_flows,
-        packet_rate: packets,
+        flow_rate: new_flows?,
+        packet_rate: packets?,
     };
     let connections = ConnectionLimits { total: total?, per_source: per_source? };
     let http = HttpLimits {

@@ -40,8 +40,6 @@ pub(super) const SHAPE: Nested<Log> = Nested { section: &SECTION, decode };
 
 fn decode(entries: &Entries<'_>) -> Option<Log> {
     let target = entries.get(&TARGET);
-    let access = entries.get(&ACCESS).map(Arc::new);
-    // One at fault is not none.
-    let is_good = access.is_some() || !entries.has(&ACCESS);
-    is_good.then_some(Log { target: target?, access })
+    let access = entries.optional(&ACCESS);
+    Some(Log { target: target?, access: access?.map(Arc::new) })
 }

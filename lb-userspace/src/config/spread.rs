@@ -157,13 +157,10 @@ pub(super) fn decode(entries: &Entries<'_>) -> Option<RawProxy> {
     let given = KEYS.into_iter().skip(1).filter(|key| entries.has(*key));
     let given = given.map(|key| (key.name(), entries.place_of(key.name()))).collect();
     optional.then_some(())?;
-    let (tls, send_proxy) = (entries.get(&SERVER_TLS), entries.get(&SEND_PROXY));
-    let given_are_good = (tls.is_some() || !entries.has(&SERVER_TLS))
-        && (send_proxy.is_some() || !entries.has(&SEND_PROXY));
-    given_are_good.then_some(())?;
+    let (tls, send_proxy) = (entries.optional(&SERVER_TLS), entries.optional(&SEND_PROXY));
     Some(RawProxy {
-        tls: tls.flatten(),
-        send_proxy,
+        tls: tls?.flatten(),
+        send_proxy: send_proxy?,
         balance,
         given,
         load_factor,

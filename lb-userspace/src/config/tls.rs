@@ -340,19 +340,17 @@ fn decode_bind(entries: &Entries<'_>) -> Option<RawBindTls> {
     let has_alpn = entries.has(&ALPN);
     let alpn = entries.get(&ALPN).map_or((!has_alpn).then(Vec::new), whole);
     let parameters = parameters(entries);
-    let client_auth = entries.get(&CLIENT_AUTH);
-    let client_auth_is_good = client_auth.is_some() || !entries.has(&CLIENT_AUTH);
+    let client_auth = entries.optional(&CLIENT_AUTH);
     let strict_sni = entries.get(&STRICT_SNI);
     let enabled = entries.get(&TICKETS);
     let rotation = entries.get(&TICKET_ROTATION);
     let handshake_timeout = entries.get(&HANDSHAKE_TIMEOUT);
     let max_handshakes = entries.get(&MAX_HANDSHAKES);
-    client_auth_is_good.then_some(())?;
     let settings = BindTls {
         certificates: certificates?,
         alpn: alpn?,
         parameters: parameters?,
-        client_auth,
+        client_auth: client_auth?,
         tickets: Tickets { enabled: enabled?, rotation: rotation? },
         strict_sni: strict_sni?,
         handshake_timeout: handshake_timeout?,
@@ -364,16 +362,15 @@ fn decode_bind(entries: &Entries<'_>) -> Option<RawBindTls> {
 fn decode_client_auth(entries: &Entries<'_>) -> Option<ClientAuth> {
     let ca = entries.get(&CLIENT_CA);
     let required = entries.get(&REQUIRED);
-    let crl = entries.get(&CRL);
-    (crl.is_some() || !entries.has(&CRL)).then_some(())?;
-    Some(ClientAuth { ca: ca?, required: required?, crl })
+    let crl = entries.optional(&CRL);
+    Some(ClientAuth { ca: ca?, required: required?, crl: crl? })
 }
 
 fn decode_server(entries: &Entries<'_>) -> Option<ServerTls> {
-    let ca = entries.get(&CA);
+    let ca = entries.optional(&CA);
     let verify = entries.get(&VERIFY);
-    let sni = entries.get(&SNI);
-    let client_certificate = entries.get(&CLIENT_CERTIFICATE);
+    let sni = entries.optional(&SNI);
+    let client_certificate = entries.optional(&CLIENT_CERTIFICATE);
     let parameters = parameters(entries);
     let handshake_timeout = entries.get(&HANDSHAKE_TIMEOUT);
     if verify == Some(false) {
@@ -387,19 +384,15 @@ fn decode_server(entries: &Entries<'_>) -> Option<ServerTls> {
         );
         entries.warn(&VERIFY, warning.hint("name their authority in `ca`"));
     }
-    let given_are_good = (ca.is_some() || !entries.has(&CA))
-        && (sni.is_some() || !entries.has(&SNI))
-        && (client_certificate.is_some() || !entries.has(&CLIENT_CERTIFICATE));
-    given_are_good.then_some(())?;
-    let verify = match (verify?, ca) {
+    let verify = match (verify?, ca?) {
         (false, _) => Verify::Off,
         (true, Some(ca)) => Verify::Bundle(ca),
         (true, None) => Verify::System,
     };
     Some(ServerTls {
         verify,
-        sni,
-        client_certificate,
+        sni: sni?,
+        client_certificate: client_certificate?,
         parameters: parameters?,
         handshake_timeout: handshake_timeout?,
     })
@@ -409,16 +402,15 @@ fn decode_server(entries: &Entries<'_>) -> Option<ServerTls> {
 fn parameters(entries: &Entries<'_>) -> Option<TlsParameters> {
     let min_version = entries.get(&MIN_VERSION);
     let max_version = entries.get(&MAX_VERSION);
-    let ciphers = entries.get(&CIPHERS).map(whole);
+    let ciphers = entries.optional(&CIPHERS);
     let (min_version, max_version) = (min_version?, max_version?);
     if min_version > max_version {
         let refusal = Refusal::new("is higher than max_version");
         entries.reject(&MIN_VERSION, refusal.hint("keep one of the two"));
         return None;
     }
-    let ciphers = match ciphers {
-        Some(read) => Some(read?),
-        None if entries.has(&CIPHERS) => return None,
+    let ciphers = match ciphers? {
+        Some(read) => Some(whole(read)?),
         None => None,
     };
     for (version, name) in [(TlsVersion::V1_2, "1.2"), (TlsVersion::V1_3, "1.3")] {
