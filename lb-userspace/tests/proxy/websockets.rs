@@ -84,6 +84,8 @@ fn a_websocket_on_a_stream_is_an_upgrade_for_the_server() {
         stream.read_exact(&mut bytes[..4]).await.expect("bytes come");
         assert_eq!(&bytes[..4], b"pong");
         stream.shutdown().await.expect("it is finished");
+        // Before that a client that goes breaks off.
+        assert_eq!(stream.read(&mut bytes).await.expect("the server has finished, too"), 0);
         let head = far.join().expect("the server is content");
         assert!(head.starts_with("GET /ws?x=1 HTTP/1.1\r\n"), "{head}");
         for field in ["host: a.test", "connection: upgrade", "upgrade: websocket", "x-ws: 1"] {
