@@ -39,6 +39,8 @@ pub mod map {
     pub const SOURCES: &str = "SOURCES";
     /// `SERVERS`: array of [`crate::server::ServerEntry`] by server id.
     pub const SERVERS: &str = "SERVERS";
+    /// `SERVER_FLOWS`: array of [`crate::server::ServerFlows`] by server id.
+    pub const SERVER_FLOWS: &str = "SERVER_FLOWS";
     /// `RINGS`: array of maps by backend id; each an array of
     /// [`crate::backend::RingLine`].
     pub const RINGS: &str = "RINGS";
@@ -72,7 +74,7 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
 
     /// Every pinned map, in the order they are documented.
-    pub const ALL: [&str; 23] = [
+    pub const ALL: [&str; 24] = [
         SETTINGS,
         ADDRESS_FILTER,
         VIPS,
@@ -82,6 +84,7 @@ pub mod map {
         SOURCES,
         BACKENDS,
         SERVERS,
+        SERVER_FLOWS,
         RINGS,
         FLOWS4,
         FLOWS6,

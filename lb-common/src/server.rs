@@ -20,8 +20,9 @@ pub struct ServerEntry {
     pub ifindex: u32,
     /// MAC address of the next hop towards the server.
     pub neighbour: [u8; 6],
-    /// Zero.
-    pub padding1: [u8; 2],
+    /// Its share of new flows relative to the others, 1 to 256, where flows are counted
+    /// against each other.
+    pub weight: u16,
     /// MAC address of the interface towards the server.
     pub own: [u8; 6],
     /// Zero.
@@ -50,8 +51,30 @@ pub mod state {
     pub const DOWN: u8 = 3;
 }
 
+/// Confirmed flows of a server at the moment: one element of `SERVER_FLOWS`, by server id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerFlows {
+    /// Generation of the id these belong to; the agent sets it when it zeroes the number.
+    pub generation: u32,
+    /// Flows.
+    pub flows: u32,
+}
+
+/// Whether a server has fewer flows for its weight than another one. A weight of 0 counts
+/// as 1.
+#[inline(always)]
+#[must_use]
+pub const fn is_less_loaded(flows: u32, weight: u16, than_flows: u32, than_weight: u16) -> bool {
+    let weight = if weight == 0 { 1 } else { weight as u64 };
+    let than_weight = if than_weight == 0 { 1 } else { than_weight as u64 };
+    (flows as u64) * than_weight < (than_flows as u64) * weight
+}
+
 const _: () = {
     use core::mem::{offset_of, size_of};
+    assert!(size_of::<ServerFlows>() == 8);
+    assert!(offset_of!(ServerEntry, weight) == 14);
     assert!(size_of::<ServerEntry>() == 64);
     assert!(offset_of!(ServerEntry, neighbour) == 8);
     assert!(offset_of!(ServerEntry, own) == 16);
@@ -59,6 +82,24 @@ const _: () = {
     assert!(offset_of!(ServerEntry, port) == 56);
 };
 
-// SAFETY: repr(C), explicit padding, every bit pattern is valid, no pointers.
 #[cfg(feature = "user")]
-unsafe impl aya::Pod for ServerEntry {}
+mod pod {
+    // SAFETY: repr(C), explicit padding, every bit pattern is valid, no pointers.
+    unsafe impl aya::Pod for super::ServerEntry {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ServerFlows {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_is_flows_for_weight_and_the_greatest_numbers_are_no_trouble() {
+        assert!(is_less_loaded(9, 100, 10, 100) && !is_less_loaded(10, 100, 10, 100));
+        assert!(is_less_loaded(19, 200, 10, 100) && !is_less_loaded(20, 200, 10, 100));
+        assert!(is_less_loaded(0, 0, 1, 0));
+        assert!(!is_less_loaded(u32::MAX, 1, u32::MAX, 1));
+        assert!(is_less_loaded(u32::MAX - 1, 256, u32::MAX, 256));
+    }
+}

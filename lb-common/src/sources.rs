@@ -49,7 +49,8 @@ pub struct SourceEntry {
     pub packets_full_ns: u64,
 }
 
-/// Flows of one source that ended outside of the data plane: what the program `settle` reads.
+/// Flows that ended outside of the data plane: what the program `settle` reads. Of one source
+/// (`server` is 0) or of one server (`key` is zero).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EndedFlows {
@@ -57,8 +58,8 @@ pub struct EndedFlows {
     pub key: SourceKey,
     /// How many.
     pub flows: u32,
-    /// Zero.
-    pub padding: u32,
+    /// The server: its id in the low half, the generation in the high half.
+    pub server: u32,
 }
 
 /// Records that `settle` reads at most.
@@ -71,7 +72,7 @@ impl EndedFlows {
         let mut bytes = [0; 24];
         let (address, rest) = bytes.split_at_mut(8);
         address.copy_from_slice(&self.key.address.to_ne_bytes());
-        let words = [self.key.scope, self.key.family, self.flows, self.padding];
+        let words = [self.key.scope, self.key.family, self.flows, self.server];
         for (place, word) in rest.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_ne_bytes());
         }

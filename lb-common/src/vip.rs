@@ -78,6 +78,8 @@ pub mod hash_by {
     pub const TUPLE: u8 = 0;
     /// The client's address alone.
     pub const SOURCE: u8 = 1;
+    /// All five fields, twice: the less loaded of the two servers.
+    pub const LEAST_CONNECTIONS: u8 = 2;
 }
 
 /// Bits of [`VipEntry::flags`] in a VIP.

@@ -59,7 +59,9 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
     let tuple_hash = draft.hash;
     let ring_hash =
         if vip.hash_by == hash_by::SOURCE { hash::source_hash(&segment.key) } else { tuple_hash };
-    let Some((handle, server)) = select::select(vip.backend, ring_hash) else {
+    let Some((handle, server)) =
+        select::select(vip.backend, ring_hash, vip.hash_by == hash_by::LEAST_CONNECTIONS)
+    else {
         return Err(no_server(segment, vip, vip_handle));
     };
     let hop = hit::server_hop::<F>(ctx, server).map_err(Step::Settled)?;

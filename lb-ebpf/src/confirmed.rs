@@ -13,7 +13,7 @@ use lb_common::{
     tcp_state::Progress,
 };
 
-use crate::{atomic, family::Family, limits};
+use crate::{atomic, counters, family::Family, limits};
 
 /// The right to add and remove the entries of clients of one bucket of tuples.
 pub struct Guard(*mut u32);
@@ -72,9 +72,14 @@ pub fn remove<F: Family>(
 ) {
     let _absent = F::flows().remove(client);
     let Some(reply) = reply else { return };
-    let (vip, counted) = (reply.vip, reply.progress & Progress::COUNTED != 0);
+    let (vip, handle) = (reply.vip, reply.server);
+    let counted = reply.progress & Progress::COUNTED != 0;
     // Whoever removes the server's half ends the flow.
-    if F::flows().remove(server).is_ok() && counted {
+    if F::flows().remove(server).is_err() {
+        return;
+    }
+    counters::add_flows(handle, -1);
+    if counted {
         limits::forget_flow::<F>(&client.source, vip);
     }
 }

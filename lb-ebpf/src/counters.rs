@@ -1,4 +1,4 @@
-//! Per-CPU counters. Plain additions: a CPU runs one XDP program at a time.
+//! Counters. Those of a CPU take plain additions: it runs one XDP program at a time.
 
 use lb_common::{
     counters::TrafficCounters,
@@ -6,7 +6,10 @@ use lb_common::{
     flow::{Direction, Handle},
 };
 
-use crate::maps::{DROP_COUNTERS, SERVER_COUNTERS, VIP_COUNTERS};
+use crate::{
+    atomic,
+    maps::{DROP_COUNTERS, SERVER_COUNTERS, SERVER_FLOWS, VIP_COUNTERS},
+};
 
 /// Counts one packet that was not forwarded for a reason.
 #[inline(always)]
@@ -40,6 +43,19 @@ pub fn count_open(vip: Handle, server: Handle, bytes: u64) {
         counters.forward_packets += 1;
         counters.forward_bytes += bytes;
     });
+}
+
+/// Adds to the confirmed flows of a server; takes off with a negative number.
+#[inline(always)]
+pub fn add_flows(server: Handle, flows: i32) {
+    if let Some(count) = SERVER_FLOWS.get_ptr_mut(u32::from(server.id)) {
+        // SAFETY: array elements are never freed, and the number is an aligned field.
+        unsafe {
+            if (*count).generation == u32::from(server.generation) {
+                let _before = atomic::add32(&raw mut (*count).flows, flows.cast_unsigned());
+            }
+        }
+    }
 }
 
 /// Counts a client that was answered with a RST. A server of generation 0 is none.

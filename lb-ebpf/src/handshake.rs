@@ -255,6 +255,7 @@ fn enter<F: Family>(draft: &Draft<F::Address>) -> bool {
         }
     }
     if F::flows().insert(&draft.flow.from_client, &draft.forward, BPF_ANY).is_ok() {
+        counters::add_flows(draft.flow.server, 1);
         return true;
     }
     let _absent = F::flows().remove(&draft.flow.from_server);

@@ -19,7 +19,7 @@ use lb_common::{
     event::FlowEnd,
     flow::{FlowEntry, FlowEntry4, FlowEntry6, FlowKey4, FlowKey6},
     half_open::{Bucket, HalfOpenFlow},
-    server::ServerEntry,
+    server::{ServerEntry, ServerFlows},
     settings::Settings,
     sources::{SourceEntry, SourceKey},
     stage::Stage,
@@ -78,6 +78,10 @@ pub static BACKENDS: Array<BackendEntry, { abi::MAX_BACKENDS as usize }> = Array
 /// Servers by id.
 #[btf_map]
 pub static SERVERS: Array<ServerEntry, { abi::MAX_SERVERS as usize }> = Array::new();
+
+/// Confirmed flows by server id.
+#[btf_map]
+pub static SERVER_FLOWS: Array<ServerFlows, { abi::MAX_SERVERS as usize }> = Array::new();
 
 /// A Maglev ring by backend id. Swapped whole.
 #[btf_map]

@@ -7,9 +7,12 @@
 use core::mem::size_of;
 
 use aya_ebpf::bindings::xdp_action;
-use lb_common::sources::{EndedFlows, MOST_ENDED, SourceKey};
+use lb_common::{
+    flow::Handle,
+    sources::{EndedFlows, MOST_ENDED, SourceKey},
+};
 
-use crate::{context::Context, limits, packet::Packet};
+use crate::{context::Context, counters, limits, packet::Packet};
 
 const RECORD: usize = size_of::<EndedFlows>();
 
@@ -21,7 +24,13 @@ pub fn settle(ctx: Context) -> u32 {
     for index in 0..MOST_ENDED {
         let Some(record) = packet.at::<[u8; RECORD]>(index * RECORD) else { break };
         // SAFETY: `at` checked the bounds; this machine reads words anywhere.
-        let EndedFlows { key, flows, .. } = unsafe { record.cast::<EndedFlows>().read_unaligned() };
+        let EndedFlows { key, flows, server } =
+            unsafe { record.cast::<EndedFlows>().read_unaligned() };
+        if server != 0 {
+            let server = Handle { id: server as u16, generation: (server >> 16) as u16 };
+            counters::add_flows(server, flows.wrapping_neg().cast_signed());
+            continue;
+        }
         let _done = subtract_flows(key.address, key.scope, key.family, flows);
     }
     xdp_action::XDP_PASS

@@ -265,6 +265,9 @@ pub struct ServerView {
     pub configured_weight: u16,
     /// Used only while no other server is usable.
     pub backup: bool,
+    /// Flows of layer 4 that it has at the moment, confirmed by both sides.
+    #[serde(default)]
+    pub flows_now: u64,
     /// Its traffic in the data plane.
     pub traffic: Traffic,
     /// What the proxy does with it; none if it does nothing.

@@ -21,13 +21,13 @@ use super::{
     position::Mark,
     rules::{NamedConditions, Resolver},
     schema::{ListItems, NamedItems},
-    spread::{RawHash, judge_layer_4},
+    spread::{RawHash, RawProxy, judge_layer_4},
 };
 use crate::model::{
     frontend::{Frontend, HttpFrontend, L4Frontend, Listen, ListenAddress, TcpFrontend},
     name::Name,
     rule::Rule,
-    snapshot::{Admin, Backend, Bind, Datapath, Log, Protocol, Server, Snapshot},
+    snapshot::{Admin, Backend, Bind, Datapath, HashBy, Log, Protocol, Server, Snapshot},
 };
 
 /// The sections of a file as far as they could be read.
@@ -184,9 +184,11 @@ fn resolve_backends(
         let servers = raw.servers.into_iter();
         let servers = servers.map(|(name, raw)| Some((name, raw.value?.resolve()?)));
         let servers: Option<BTreeMap<Name, Server>> = servers.collect();
+        let least_connections = raw.proxy.as_ref().is_some_and(RawProxy::is_least_connections);
         let proxy = raw.proxy.and_then(|proxy| proxy.resolve(raw.hash.as_ref()?, defaults));
         let backend = Backend {
             hash: raw.hash?.of_layer_4(),
+            least_connections,
             on_down: raw.on_down?,
             check,
             proxy: proxy?,
@@ -401,6 +403,14 @@ fn judge_backend(backend: &RawBackend, place: &Place, is_proxied: bool, sink: &S
         && let Err(refusal) = judge_layer_4(word.value)
     {
         sink.fault(&word.place, refusal);
+    }
+    let by_source = matches!(backend.hash, Some(RawHash::By(HashBy::Source)));
+    if by_source
+        && !is_proxied
+        && backend.proxy.as_ref().is_some_and(RawProxy::is_least_connections)
+    {
+        let refusal = Refusal::new("has `hash: source`, which `least-connections` does not use");
+        sink.fault(place, refusal.hint("keep one of the two"));
     }
     if let Some(RawHash::Key(_)) = backend.hash.as_ref().filter(|_| !is_proxied) {
         let refusal = Refusal::new("hashes what only requests have");

@@ -81,6 +81,12 @@ impl RawHash {
 }
 
 impl RawProxy {
+    /// `balance: least-connections`.
+    pub(super) fn is_least_connections(&self) -> bool {
+        let word = self.balance.as_ref().map(|word| word.value);
+        matches!(word, Some(Word::LeastConnections))
+    }
+
     /// `None` if a default is at fault.
     pub(super) fn resolve(&self, hash: &RawHash, defaults: &Defaults) -> Option<ProxySettings> {
         let (timeouts, queue_timeout) = self.timeouts.server(&defaults.timeouts)?;
@@ -176,12 +182,11 @@ pub(super) fn decode(entries: &Entries<'_>) -> Option<RawProxy> {
     })
 }
 
-/// Layer 4 has one way to spread flows.
+/// Layer 4 has two ways to spread flows.
 pub(super) fn judge_layer_4(word: Word) -> Result<(), Refusal> {
     let (name, hint) = match word {
-        Word::Maglev => return Ok(()),
+        Word::Maglev | Word::LeastConnections => return Ok(()),
         Word::RoundRobin => ("round-robin", USE_MAGLEV),
-        Word::LeastConnections => ("least-connections", USE_MAGLEV),
         Word::Random => ("random", USE_MAGLEV),
         Word::First => ("first", "mark the other servers with `backup: true`"),
     };
@@ -212,9 +217,11 @@ static BALANCE: Key<Choice<Word>> = Key {
     },
     presence: Presence::Optional("`maglev` in layer 4, `round-robin` in the proxy"),
     doc: "`maglev`: consistent hashing. The same servers give the same choice on every node, and \
-          a change of one server moves few flows of the others. Only the proxy has \
-          `round-robin`, by weight; `least-connections`, for their weight; `random`, the less \
-          loaded of two; `first`, the first by name that has room.",
+          a change of one server moves few flows of the others. `least-connections`: for their \
+          weight; in layer 4 a new flow goes to that of two servers which has fewer, so that \
+          long connections end evenly spread and a server that comes back gets more than the \
+          others until it has as many. Only the proxy has `round-robin`, by weight; `random`, \
+          the less loaded of two; `first`, the first by name that has room.",
 };
 
 pub(super) static HASH: Key<HashShape> = Key {

@@ -292,7 +292,9 @@ impl Kernel {
             for server in backend.servers.values() {
                 if let Some((id, _)) = self.actual.server(name, server.address) {
                     let counters: Traffic = self.maps.server_counters(id)?.into();
-                    traffic.servers.insert((name.clone(), server.address), counters);
+                    let place = (name.clone(), server.address);
+                    traffic.flows.insert(place.clone(), self.maps.server_flows(id)?);
+                    traffic.servers.insert(place, counters);
                 }
             }
         }

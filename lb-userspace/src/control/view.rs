@@ -23,6 +23,8 @@ pub struct TrafficBook {
     pub vips: HashMap<Bind, Traffic>,
     /// By backend and address of the server.
     pub servers: HashMap<(Name, SocketAddr), Traffic>,
+    /// Confirmed flows at the moment, by backend and address of the server.
+    pub flows: HashMap<(Name, SocketAddr), u32>,
 }
 
 /// Every VIP of every frontend.
@@ -94,6 +96,7 @@ pub fn server(
         weight: record.weight(),
         configured_weight: record.server.weight,
         backup: record.server.backup,
+        flows_now: traffic.flows.get(&place).copied().unwrap_or_default().into(),
         traffic: traffic.servers.get(&place).copied().unwrap_or_default(),
         proxy: None,
         ejected: None,

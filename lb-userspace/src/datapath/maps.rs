@@ -15,7 +15,7 @@ use lb_common::{
     counters::{DropCounter, TrafficCounters},
     drop_reason::DropReason,
     flow::Handle,
-    server::ServerEntry,
+    server::{ServerEntry, ServerFlows},
     settings::Settings,
     vip::{FilterWord, VipEntry, VipKey},
 };
@@ -41,6 +41,7 @@ pub struct Maps {
     vips: HashMap<MapData, VipKey, VipEntry>,
     backends: Array<MapData, BackendEntry>,
     servers: Array<MapData, ServerEntry>,
+    server_flows: Array<MapData, ServerFlows>,
     rings: ArrayOfMaps<MapData, Array<MapData, RingLine>>,
     /// The same map once more: aya's type has no removal.
     ring_removal: MapData,
@@ -117,6 +118,7 @@ impl Maps {
             vips: typed(source, map::VIPS)?,
             backends: typed(source, map::BACKENDS)?,
             servers: typed(source, map::SERVERS)?,
+            server_flows: typed(source, map::SERVER_FLOWS)?,
             rings: typed(source, map::RINGS)?,
             ring_removal: source.open(map::RINGS)?,
             vip_counters: typed(source, map::VIP_COUNTERS)?,
@@ -274,6 +276,15 @@ impl Maps {
         self.servers.set(u32::from(id), entry, 0).map_err(write(map::SERVERS))
     }
 
+    /// Confirmed flows of a server at the moment.
+    ///
+    /// # Errors
+    /// If there is no such id or the map can not be read.
+    pub fn server_flows(&self, id: u16) -> Result<u32, MapAccessError> {
+        let flows = self.server_flows.get(&u32::from(id), 0).map_err(read(map::SERVER_FLOWS))?;
+        Ok(flows.flows)
+    }
+
     /// The slots of a backend's ring; none if it has no ring.
     ///
     /// # Errors
@@ -351,6 +362,8 @@ impl Maps {
     /// # Errors
     /// If there is no such id or the map can not be written.
     pub fn zero_server_counters(&mut self, server: Handle) -> Result<(), MapAccessError> {
+        let flows = ServerFlows { generation: server.generation.into(), flows: 0 };
+        self.server_flows.set(u32::from(server.id), flows, 0).map_err(write(map::SERVER_FLOWS))?;
         zero(&mut self.server_counters, server).map_err(write(map::SERVER_COUNTERS))
     }
 

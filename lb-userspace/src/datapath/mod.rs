@@ -36,6 +36,6 @@ pub use host::require as require_host;
 pub use loader::DataPlane;
 pub use maps::Maps;
 pub use pins::{LockedPins, Pins, is_on_bpffs};
-pub use settle::{CountedEnd, Settler};
+pub use settle::{Ends, Settler};
 pub use shape::{Capacities, CapacityKept};
 pub use tables::{FlowTables, Table};

@@ -1,4 +1,5 @@
-//! Counting down what flows counted for that the sweep has deleted: their sources' flows.
+//! Counting down what flows counted for that the sweep has deleted: the flows of their servers
+//! and of their sources.
 //!
 //! Counts change under locks that only the data plane can take, so a program of its object
 //! does it, run by `BPF_PROG_TEST_RUN` and attached to nothing.
@@ -26,8 +27,14 @@ use super::{
     stages,
 };
 
-/// A flow that was counted and has ended: the VIP it came through and its client.
-pub type CountedEnd = (Handle, Address6);
+/// Flows that the sweep has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// How many of each server.
+    pub servers: HashMap<Handle, u32>,
+    /// The VIP and the client of each that counted among those of its source.
+    pub counted: Vec<(Handle, Address6)>,
+}
 
 /// The program, on the pinned maps.
 pub struct Settler {
@@ -60,18 +67,20 @@ impl Settler {
     ///
     /// # Errors
     /// If the kernel refuses; some may have been taken off.
-    pub fn settle(&mut self, ended: &[CountedEnd]) -> Result<(), DatapathError> {
-        if ended.is_empty() {
-            return Ok(());
-        }
+    pub fn settle(&mut self, ends: &Ends) -> Result<(), DatapathError> {
         let mut flows: HashMap<SourceKey, u32> = HashMap::new();
-        for (vip, client) in ended {
+        for (vip, client) in &ends.counted {
             if let Some(key) = self.source(*vip, *client)? {
                 *flows.entry(key).or_default() += 1;
             }
         }
-        let records: Vec<EndedFlows> =
-            flows.into_iter().map(|(key, flows)| EndedFlows { key, flows, padding: 0 }).collect();
+        let sources = flows.into_iter().map(|(key, flows)| EndedFlows { key, flows, server: 0 });
+        let servers = ends.servers.iter().map(|(server, flows)| EndedFlows {
+            key: SourceKey::default(),
+            flows: *flows,
+            server: u32::from(server.id) | u32::from(server.generation) << 16,
+        });
+        let records: Vec<EndedFlows> = sources.chain(servers).collect();
         for part in records.chunks(MOST_ENDED) {
             let packet: Vec<u8> = part.iter().flat_map(EndedFlows::to_bytes).collect();
             debug_assert_eq!(packet.len(), size_of_val(part));

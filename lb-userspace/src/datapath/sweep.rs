@@ -33,7 +33,7 @@ use tracing::{debug, warn};
 use super::{
     error::MapAccessError,
     expiry::{Verdict, decide, may_be_over},
-    settle::{CountedEnd, Settler},
+    settle::{Ends, Settler},
     tables::{Family, FlowTables, Half, Table, flow_end},
 };
 use crate::clock::Moment;
@@ -47,8 +47,8 @@ pub struct SweepReport {
     pub expired: u64,
     /// Of those, flows of which only one half was left.
     pub stranded: u64,
-    /// Flows deleted that counted among those of their source.
-    pub counted: Vec<CountedEnd>,
+    /// What the flows deleted counted for.
+    pub ends: Ends,
     /// Time from first to last call.
     pub took: Duration,
     /// The longest a call that reads a batch took.
@@ -134,8 +134,8 @@ impl Sweeper {
                     // Nobody listening means nobody wants to know.
                     let _closed = sender.blocking_send(end);
                 });
-                let counted = result.as_mut().map(|report| std::mem::take(&mut report.counted));
-                if let Err(error) = settler.settle(&counted.unwrap_or_default()) {
+                let ends = result.as_mut().map(|report| std::mem::take(&mut report.ends));
+                if let Err(error) = settler.settle(&ends.unwrap_or_default()) {
                     warn!(%error, "could not count down the flows of sources");
                 }
                 (tables, settler, result)
@@ -267,13 +267,13 @@ where
         None => result.stranded += 1,
     }
     // Whoever removes the server's half ends the flow.
-    let counts = |half: &Half<A>| {
-        half.entry.direction() == Direction::Reply && half.entry.progress & Progress::COUNTED != 0
-    };
-    let ended = removed.iter().filter(|(half, was_there)| *was_there && counts(half));
-    result
-        .counted
-        .extend(ended.map(|(half, _)| (half.entry.vip, half.entry.destination.to_common())));
+    let is_reply = |half: &Half<A>| half.entry.direction() == Direction::Reply;
+    for (Half { entry, .. }, _) in removed.iter().filter(|(half, there)| *there && is_reply(half)) {
+        *result.ends.servers.entry(entry.server).or_default() += 1;
+        if entry.progress & Progress::COUNTED != 0 {
+            result.ends.counted.push((entry.vip, entry.destination.to_common()));
+        }
+    }
     result.expired += 1;
     if verdict == Verdict::Report {
         report(flow_end(&half, partner.as_ref(), now_ns, cause::TIMEOUT));

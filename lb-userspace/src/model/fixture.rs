@@ -33,6 +33,7 @@ pub(crate) fn snapshot(servers: &[(&str, &str)]) -> Snapshot {
     });
     let backend = Backend {
         hash: HashBy::Tuple,
+        least_connections: false,
         on_down: OnDown::Reset,
         check: Some(check()),
         proxy: ProxySettings::default(),

@@ -181,6 +181,8 @@ pub struct Bind {
 pub struct Backend {
     /// What selects the server of a new flow.
     pub hash: HashBy,
+    /// In layer 4, a new flow goes to the less loaded of two servers.
+    pub least_connections: bool,
     /// What happens to the flows of a dead server.
     pub on_down: OnDown,
     /// How servers are checked; none means they are always taken to be up.

@@ -140,6 +140,7 @@ fn vip(name: &Name, backend: &Backend, admission: AdmissionEntry) -> DesiredVip 
             OnDown::Keep => on_down::KEEP,
         },
         hash_by: match backend.hash {
+            _ if backend.least_connections => hash_by::LEAST_CONNECTIONS,
             HashBy::Tuple => hash_by::TUPLE,
             HashBy::Source => hash_by::SOURCE,
         },

@@ -141,6 +141,7 @@ fn server_entry(
         address: common_address(address.ip()),
         snat_address: remembered.unwrap_or_default(),
         port: Be16::new(address.port()),
+        weight: server.share(),
         backend,
         ..ServerEntry::default()
     };

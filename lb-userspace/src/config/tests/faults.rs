@@ -263,7 +263,6 @@ fn words_that_are_not_built_say_so() {
         ],
     );
     for (balance, instead) in [
-        ("least-connections", "use `balance: maglev`, which spreads flows evenly by weight"),
         ("round-robin", "use `balance: maglev`, which spreads flows evenly by weight"),
         ("random", "use `balance: maglev`, which spreads flows evenly by weight"),
         ("first", "mark the other servers with `backup: true`"),
@@ -275,6 +274,13 @@ fn words_that_are_not_built_say_so() {
         );
         check_backend(&format!("balance: {balance}, servers: {{}}"), &[&fault]);
     }
+    check_backend(
+        "balance: least-connections, hash: source, servers: {}",
+        &[
+            "4: backends.b: has `hash: source`, which `least-connections` does not use (hint: keep one of the two)",
+        ],
+    );
+    check_backend("balance: least-connections, servers: {}", &[]);
     check_backend(
         "balance: magle, servers: {}",
         &[

@@ -48,6 +48,7 @@ fn snapshot(check: Option<Check>, servers: &[(&str, SocketAddr)]) -> Arc<Snapsho
     };
     let backend = Backend {
         hash: HashBy::Tuple,
+        least_connections: false,
         on_down: OnDown::Reset,
         check,
         proxy: ProxySettings::default(),
