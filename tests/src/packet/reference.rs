@@ -9,8 +9,8 @@ use crate::packet::fields::{self, Field};
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Checks that `after` is `before` with other MAC addresses, addresses and ports, one hop
-/// less to live, and checksums that hold exactly if they held before. One that was wrong is
+/// Checks that `after` is `before` with other MAC addresses, addresses and ports, another
+/// identification if it is a fragment, one hop less to live, and checksums that hold exactly if they held before. One that was wrong is
 /// wrong by the same amount: repairing it would hide damage from the receiver.
 ///
 /// # Errors
@@ -37,7 +37,7 @@ pub fn check_rewritten(before: &[u8], after: &[u8]) -> Result<(), String> {
 
 /// Where the parts of a frame are that rewriting changes.
 struct Parts {
-    /// MAC addresses, addresses and ports.
+    /// MAC addresses, addresses, ports, the identification of a fragment.
     chosen: Vec<Range<usize>>,
     /// TTL or hop limit.
     hops: Range<usize>,
@@ -63,7 +63,7 @@ impl Parts {
         let find = |name: &str| range_of(&all, name);
         let chosen = |names: [&str; 4]| -> Option<Vec<Range<usize>>> {
             let names = ["ethernet.destination", "ethernet.source"].iter().chain(&names).copied();
-            names.map(find).collect()
+            names.map(find).chain(identification(frame, &all).map(Some)).collect()
         };
         let (protocol, ports, check) = match find("tcp.checksum") {
             Some(check) => (TCP, ["tcp.source_port", "tcp.destination_port"], check),
@@ -108,6 +108,18 @@ impl Parts {
             transport: if is_absent { None } else { Some(transport(addresses, end)?) },
         })
     }
+}
+
+/// Where a fragment has what tells its packet from others.
+fn identification(frame: &[u8], all: &[Field]) -> Option<Range<usize>> {
+    let number = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    if let Some(place) = range_of(all, "ipv4.flags_fragment_offset") {
+        let is_fragment = number(place.start) & 0x3fff != 0;
+        return range_of(all, "ipv4.identification").filter(|_| is_fragment);
+    }
+    let header = range_of(all, "extension.fragment")?;
+    let is_fragment = number(header.start + 2) & 0xfff9 != 0;
+    is_fragment.then_some(header.start + 4..header.start + 8)
 }
 
 fn range_of(all: &[Field], name: &str) -> Option<Range<usize>> {
