@@ -68,16 +68,26 @@ pub struct HaproxyDate(pub SystemTime);
 
 impl fmt::Display for HaproxyDate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        SECOND.with_borrow_mut(|(second, text)| {
-            if *second != since.as_secs() {
-                *second = since.as_secs();
-                *text = day_first(&rfc3339(self.0));
-            }
-            f.write_str(text)
-        })?;
-        write!(f, ".{:03}", since.subsec_millis())
+        let mut text = String::new();
+        push_haproxy_date(&mut text, self.0);
+        f.write_str(&text)
     }
+}
+
+/// Appends what [`HaproxyDate`] shows.
+pub fn push_haproxy_date(line: &mut String, time: SystemTime) {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SECOND.with_borrow_mut(|(second, text)| {
+        if *second != since.as_secs() {
+            *second = since.as_secs();
+            *text = day_first(&rfc3339(time));
+        }
+        line.push_str(text);
+    });
+    line.push('.');
+    let milliseconds = since.subsec_millis();
+    let digit = |unit| char::from_digit(milliseconds / unit % 10, 10).unwrap_or('0');
+    line.extend([100, 10, 1].map(digit));
 }
 
 /// A wall time in UTC as the Common Log Format has it: `31/Jan/2026:12:34:56 +0000`.

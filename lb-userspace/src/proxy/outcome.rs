@@ -112,29 +112,39 @@ impl Phase {
     }
 }
 
-impl fmt::Display for Outcome {
+impl Outcome {
     /// The first two letters of HAProxy's termination state; `--` if all went well.
+    #[must_use]
+    pub const fn letters(self) -> &'static str {
+        let of_cause = match self.cause {
+            Cause::Done => return "--",
+            Cause::Client => ["CR", "CQ", "CC", "CH", "CD"],
+            Cause::ClientTimeout | Cause::TotalTimeout(Side::Client) => {
+                ["cR", "cQ", "cC", "cH", "cD"]
+            }
+            Cause::Server => ["SR", "SQ", "SC", "SH", "SD"],
+            Cause::ServerTimeout | Cause::TotalTimeout(Side::Server) => {
+                ["sR", "sQ", "sC", "sH", "sD"]
+            }
+            Cause::Policy => ["PR", "PQ", "PC", "PH", "PD"],
+            Cause::ServerDown => ["DR", "DQ", "DC", "DH", "DD"],
+            Cause::Stopped => ["KR", "KQ", "KC", "KH", "KD"],
+            Cause::Host => ["RR", "RQ", "RC", "RH", "RD"],
+        };
+        match self.phase {
+            Phase::Request => of_cause[0],
+            Phase::Queue => of_cause[1],
+            Phase::Connect => of_cause[2],
+            Phase::Headers => of_cause[3],
+            Phase::Data => of_cause[4],
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    /// [`Outcome::letters`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cause = match self.cause {
-            Cause::Done => return f.write_str("--"),
-            Cause::Client => "C",
-            Cause::ClientTimeout | Cause::TotalTimeout(Side::Client) => "c",
-            Cause::Server => "S",
-            Cause::ServerTimeout | Cause::TotalTimeout(Side::Server) => "s",
-            Cause::Policy => "P",
-            Cause::ServerDown => "D",
-            Cause::Stopped => "K",
-            Cause::Host => "R",
-        };
-        let phase = match self.phase {
-            Phase::Request => "R",
-            Phase::Queue => "Q",
-            Phase::Connect => "C",
-            Phase::Headers => "H",
-            Phase::Data => "D",
-        };
-        f.write_str(cause)?;
-        f.write_str(phase)
+        f.write_str(self.letters())
     }
 }
 

@@ -8,21 +8,31 @@ use std::fmt::{self, Display, Write};
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<'a>(pub &'a [u8]);
 
-impl Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Escaped<'_> {
+    /// Writes what comes out.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write_to(&self, to: &mut impl Write) -> fmt::Result {
         let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !br#""\{|}"#.contains(byte);
         if let Ok(text) = str::from_utf8(self.0)
             && text.bytes().all(|byte| is_plain(&byte))
         {
-            return f.write_str(text);
+            return to.write_str(text);
         }
         for byte in self.0 {
             match is_plain(byte) {
-                true => f.write_char(char::from(*byte))?,
-                false => write!(f, "%{byte:02X}")?,
+                true => to.write_char(char::from(*byte))?,
+                false => write!(to, "%{byte:02X}")?,
             }
         }
         Ok(())
+    }
+}
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_to(f)
     }
 }
 

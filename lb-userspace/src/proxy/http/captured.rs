@@ -50,7 +50,7 @@ impl Captured {
     }
 
     /// ` {A|B} {C}`, those of the request first, as HAProxy has them.
-    pub(super) fn braces(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub(super) fn braces(&self, f: &mut impl Write) -> fmt::Result {
         for (_, names, values) in self.sides() {
             for index in 0..names.shown {
                 f.write_str(if index == 0 { " {" } else { "|" })?;
