@@ -6,10 +6,13 @@
 
 use std::{
     cell::{Cell, RefCell},
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant, SystemTime},
 };
+
+use pin_project_lite::pin_project;
 
 /// How often deadlines are looked at.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -112,6 +115,36 @@ impl Deadline {
     /// Waits until it has passed.
     pub async fn passed(&self) {
         std::future::poll_fn(|context| self.poll(context)).await;
+    }
+}
+
+pin_project! {
+    /// [`within`].
+    #[derive(Debug)]
+    pub(crate) struct Within<F> {
+        #[pin]
+        future: F,
+        deadline: Deadline,
+    }
+}
+
+/// What `future` gives, unless it takes too long. Not an `async fn`, which would have room
+/// for the future twice.
+pub(crate) fn within<F: Future>(after: Duration, future: F) -> Within<F> {
+    let deadline = Deadline::default();
+    deadline.set(after);
+    Within { future, deadline }
+}
+
+impl<F: Future> Future for Within<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match this.future.poll(context) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => this.deadline.poll(context).map(|()| None),
+        }
     }
 }
 

@@ -7,10 +7,10 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     io,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::Waker,
     time::{Duration, Instant},
 };
 
@@ -32,7 +32,7 @@ use super::{
     server_io::{Awaited, ServerIo},
     socket::Socket,
     stream::Stream,
-    timer::{Deadline, coarse_now},
+    timer::{coarse_now, within},
     tls::{encryption::Encryption, error::HandshakeError},
 };
 use crate::{
@@ -351,18 +351,4 @@ async fn http2_connection(stream: Stream, handover: &Handover) -> hyper::Result<
         ended.map(drop)
     }));
     Ok(Sender::Http2(sender))
-}
-
-/// What `future` gives, unless it takes too long.
-pub(crate) async fn within<T>(after: Duration, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    let deadline = Deadline::default();
-    deadline.set(after);
-    poll_fn(|cx: &mut Context<'_>| {
-        if let Poll::Ready(done) = future.as_mut().poll(cx) {
-            return Poll::Ready(Some(done));
-        }
-        deadline.poll(cx).map(|()| None)
-    })
-    .await
 }

@@ -15,7 +15,7 @@ use crate::{
         outcome::{Cause, Phase},
         plan::BackendPlan,
         socket::Addresses,
-        upstream::within,
+        timer::within,
     },
 };
 

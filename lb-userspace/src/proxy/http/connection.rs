@@ -21,7 +21,7 @@ use crate::proxy::{
     outcome::{Cause, Outcome, Phase},
     plan::Door,
     stream::Stream,
-    upstream::within,
+    timer::within,
     worker::{FrontendSlot, Worker},
 };
 
@@ -70,6 +70,8 @@ async fn first_bytes(client: &Client, stream: &mut Stream, after: Duration) -> O
     let read = async {
         loop {
             let read = tokio::select! {
+                // Most have said something already, and then nobody need be told of the end.
+                biased;
                 read = stream.read_buf(&mut first) => read,
                 () = &mut stop => return None,
             };
@@ -134,7 +136,9 @@ async fn requests(
 ) -> Option<(Stream, Vec<u8>)> {
     let io = TokioIo::new(ClientIo::new(stream, Rc::clone(client), first));
     let limits = client.frontend.plan().config.limits;
-    let service = service_fn(|request| serve(Rc::clone(client), request));
+    // Boxed: hyper moves the future of each request into a place of its connection, where it
+    // would be cold by the time that it is used.
+    let service = service_fn(|request| Box::pin(serve(Rc::clone(client), request)));
     let mut builder = http1::Builder::new();
     if limits.header_count as usize > USUAL_FIELDS {
         builder.max_headers(limits.header_count as usize);
@@ -254,7 +258,8 @@ pub(super) async fn linger(mut stream: Stream) {
     let farewell = async {
         stream.shutdown().await.ok()?;
         let mut taken = 0;
-        let mut scratch = [0; 4096];
+        // On the heap: every connection would be as large, and few linger.
+        let mut scratch = vec![0; 4096];
         while taken < LINGER_BYTES {
             taken += stream.read(&mut scratch).await.ok().filter(|read| *read > 0)?;
         }

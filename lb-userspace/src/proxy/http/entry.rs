@@ -2,6 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
+use futures_util::FutureExt;
 use hyper::StatusCode;
 use tokio::io::AsyncWriteExt;
 
@@ -17,8 +18,8 @@ use crate::proxy::{
     proxy_protocol,
     socket::{Addresses, Socket},
     stream::Stream,
+    timer::within,
     tls::{error::HandshakeError, facts::TlsFacts, termination::Termination},
-    upstream::within,
     worker::{FrontendSlot, Worker},
 };
 
@@ -45,7 +46,12 @@ pub(super) async fn pass(
     accepted: Accepted,
 ) -> Option<Entered> {
     // Boxed, so that connections are not as large for good as a handshake is.
-    slot.stop.run_until_cancelled(Box::pin(enter(worker, slot, door, accepted))).await?
+    let mut entering = Box::pin(enter(worker, slot, door, accepted));
+    // Without a handshake there is nothing to wait for, and nothing to be told of.
+    if let Some(entered) = (&mut entering).now_or_never() {
+        return entered;
+    }
+    slot.stop.run_until_cancelled(entering).await?
 }
 
 async fn enter(

@@ -31,7 +31,8 @@ use crate::{
         outcome::{Cause, Outcome, Phase, Side},
         plan::BackendPlan,
         rules::{Answer, Edits},
-        upstream::{ConnectError, Introduction, within},
+        timer::within,
+        upstream::{ConnectError, Introduction},
     },
 };
 use hyper::{
@@ -192,10 +193,11 @@ async fn in_time(
     edits: &Edits<'_>,
     asked: Asked,
 ) -> Result<Begun, Failure> {
-    let left = exchange.left();
-    let forwarding = forward(exchange, request, backend, edits, asked);
-    let Some(left) = left else { return forwarding.await };
-    match within(left, forwarding).await {
+    let Some(left) = exchange.left() else {
+        return forward(exchange, request, backend, edits, asked).await;
+    };
+    // Boxed, so that the future of a request is not as large as both ways together.
+    match Box::pin(within(left, forward(exchange, request, backend, edits, asked))).await {
         Some(done) => done,
         None => Err(too_long(exchange)),
     }

@@ -30,7 +30,8 @@ pub(super) async fn run(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
     let limits = client.frontend.plan().config.limits;
     let service = {
         let client = Rc::clone(client);
-        service_fn(move |request| serve(Rc::clone(&client), request))
+        // Boxed, as with HTTP/1: hyper moves it twice.
+        service_fn(move |request| Box::pin(serve(Rc::clone(&client), request)))
     };
     let mut connection = pin!(
         http2::Builder::new(LocalExecutor)

@@ -18,7 +18,8 @@ use crate::{
     proxy::{
         plan::BackendPlan,
         proxy_protocol::Facts,
-        upstream::{Introduction, Upstreams, within},
+        timer::within,
+        upstream::{Introduction, Upstreams},
         worker::MirrorPlace,
     },
 };
