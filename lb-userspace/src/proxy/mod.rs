@@ -17,7 +17,7 @@
 //! | `listen`, `socket`, `stream`, `tls`, `proxy_protocol`, `sni` | bytes and who is at the other end |
 //! | `outcome`, `record` | how a request or a session ended; what the log shows of either |
 //! | `report` | how it is doing, for the operator |
-//! | `limits`, `timer`, `log`, `executor` | what all of them need |
+//! | `limits`, `timer`, `log`, `executor`, `memory` | what all of them need |
 
 mod executor;
 mod far_end;
@@ -27,6 +27,7 @@ pub mod limits;
 pub mod listen;
 pub mod log;
 pub mod material;
+mod memory;
 pub mod outcome;
 pub mod plan;
 pub mod proxy_protocol;

@@ -28,12 +28,17 @@ use super::{
     http::connection,
     listen::{Accepted, Keeper, Listener, SocketKey},
     log::{LineSink, Lines},
+    memory,
     plan::{Door, HttpPlan, Plan},
     tcp::accept::Sessions,
     timer::{self, TICK},
     upstream::Upstreams,
 };
 use crate::model::{access_log::AccessLog, name::Name, rule::action::Mirror};
+
+/// So many connections that have come to rest leave memory behind that is worth giving back
+/// to the kernel, some megabytes.
+const CROWD: u32 = 256;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -70,6 +75,8 @@ pub(crate) struct Worker {
     connections: Cell<u32>,
     /// Whatever is still under way is cut off.
     has_ended: Cell<bool>,
+    /// Connections that gave back what only requests need, since memory was given back.
+    rested: Cell<u32>,
     /// Copies on their way, by the backend that they go to.
     mirrored: RefCell<BTreeMap<Name, u32>>,
 }
@@ -163,6 +170,7 @@ pub fn run(index: usize, shared: Arc<Shared>, messages: mpsc::UnboundedReceiver<
         accepting: RefCell::default(),
         connections: Cell::new(0),
         has_ended: Cell::new(false),
+        rested: Cell::new(0),
         mirrored: RefCell::default(),
     });
     runtime.block_on(worker.serve(messages));
@@ -222,8 +230,17 @@ impl Worker {
             self.flush();
             if turn.is_multiple_of(10) {
                 self.upstreams.evict();
+                if self.rested.get() >= CROWD {
+                    self.rested.set(0);
+                    memory::give_back();
+                }
             }
         }
+    }
+
+    /// A connection has given back what only requests need.
+    pub(crate) fn rests(&self) {
+        self.rested.set(self.rested.get() + 1);
     }
 
     fn flush(&self) {

@@ -105,6 +105,7 @@ enum End {
 async fn http1(client: &Rc<Client>, mut stream: Stream, mut first: Vec<u8>) {
     while let Some(resting) = Box::pin(requests(client, stream, first)).await {
         (stream, first) = resting;
+        client.worker.rests();
         if first.is_empty() && !rest(client, &stream).await {
             let _ = within(LINGER, stream.shutdown()).await;
             return;
