@@ -83,6 +83,14 @@ impl Address6 {
         Self { octets: bits.to_be_bytes() }
     }
 
+    /// Whether this is the IPv4-mapped form of an IPv4 address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_mapped(self) -> bool {
+        let (high, low) = self.halves();
+        high == 0 && low >> 32 == 0xffff
+    }
+
     /// The IPv4 address of a mapped form; none for any other IPv6 address.
     #[inline(always)]
     #[must_use]

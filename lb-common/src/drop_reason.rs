@@ -50,7 +50,7 @@ drop_reasons! {
     FlowTableFull = 8, "flow_table_full";
     /// The table of half-open flows refused an entry.
     HalfOpenTableFull = 9, "half_open_table_full";
-    /// The next hop towards the server is not known, nor to the kernel.
+    /// The next hop towards the server is not known, nor to the kernel; or it is a router and `dsr` needs the server itself.
     NoNeighbour = 10, "no_neighbour";
     /// The packet could not be resized to answer it.
     Resize = 11, "resize";
@@ -78,11 +78,14 @@ drop_reasons! {
     FragmentOverlap = 22, "fragment_overlap";
     /// An echo request to a VIP beyond the rate at which they are answered.
     EchoRate = 23, "echo_rate";
+    /// The packet does not fit into the link to the server once it is encapsulated; up to a
+    /// rate, its sender is told what fits.
+    TooBig = 24, "too_big";
 }
 
 impl DropReason {
     /// How many reasons there are; the size of `DROP_COUNTERS`.
-    pub const COUNT: u32 = 24;
+    pub const COUNT: u32 = 25;
 
     /// From the index into `DROP_COUNTERS`.
     #[must_use]

@@ -36,6 +36,11 @@ pub const ECHO_DELTA4: u16 = checksum::delta(u16::from_be(0x0800) as u32, 0);
 /// The same for ICMPv6: from 128 to 129.
 pub const ECHO_DELTA6: u16 =
     checksum::delta(u16::from_be(0x8000) as u32, u16::from_be(0x8100) as u32);
+/// How many packets that do not fit into the link to a server are answered in a second, by
+/// each processor.
+pub const TOO_BIG_PER_SECOND: u32 = 1000;
+/// How many of them are answered at once.
+pub const TOO_BIG_BURST: u32 = 100;
 
 const TCP: u8 = 6;
 

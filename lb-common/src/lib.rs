@@ -18,6 +18,7 @@ pub mod drop_reason;
 pub mod ended;
 pub mod event;
 pub mod flow;
+pub mod forward;
 pub mod fragment;
 pub mod half_open;
 pub mod hash;

@@ -13,8 +13,8 @@ pub struct ServerEntry {
     pub generation: u16,
     /// [`state`].
     pub state: u8,
-    /// Zero.
-    pub padding0: u8,
+    /// Bits of [`flag`].
+    pub flags: u8,
     /// Interface towards the server; 0 if the next hop is not known, then the data
     /// plane asks the kernel's FIB.
     pub ifindex: u32,
@@ -25,18 +25,21 @@ pub struct ServerEntry {
     pub weight: u16,
     /// MAC address of the interface towards the server.
     pub own: [u8; 6],
-    /// Zero.
-    pub padding2: [u8; 2],
+    /// The port that `gue` datagrams are sent to, network byte order.
+    pub gue_port: Be16,
     /// The server's address; IPv4 in mapped form.
     pub address: Address6,
-    /// The address the server sees as the client; IPv4 in mapped form.
+    /// The address the server sees as the client, or as the other end of a tunnel; of the
+    /// server's family, IPv4 in mapped form.
     pub snat_address: Address6,
     /// The server's port, network byte order.
     pub port: Be16,
     /// Index of the backend the server belongs to.
     pub backend: u16,
+    /// Largest IP packet towards the server, in bytes; of no meaning while `ifindex` is 0.
+    pub mtu: u16,
     /// Zero.
-    pub padding3: u32,
+    pub padding3: u16,
 }
 
 /// Values of [`ServerEntry::state`].
@@ -49,6 +52,14 @@ pub mod state {
     pub const DRAIN: u8 = 2;
     /// Dead: its flows are settled as the VIP's `on_down` says (DOWN, MAINT).
     pub const DOWN: u8 = 3;
+}
+
+/// Bits of [`ServerEntry::flags`].
+pub mod flag {
+    /// A router is on the way: the next hop is not the server, and `dsr` can not reach it.
+    pub const ROUTED: u8 = 1;
+    /// The server has an IPv6 address, so that outer headers take more room.
+    pub const V6: u8 = 2;
 }
 
 /// Confirmed flows of a server at the moment: one element of `SERVER_FLOWS`, by server id.

@@ -33,11 +33,17 @@ pub enum Stage {
     Fragment6 = 12,
     /// The entry once more, for packets that come from another stage.
     Again = 13,
+    /// Packets to servers that answer clients themselves.
+    OneWay = 14,
+    /// Packets that do not fit once they are encapsulated, IPv4.
+    TooBig4 = 15,
+    /// The same for IPv6.
+    TooBig6 = 16,
 }
 
 impl Stage {
     /// Every stage, in the order of their numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Entry,
         Self::HalfOpen4,
         Self::HalfOpen6,
@@ -52,6 +58,9 @@ impl Stage {
         Self::Fragment4,
         Self::Fragment6,
         Self::Again,
+        Self::OneWay,
+        Self::TooBig4,
+        Self::TooBig6,
     ];
 
     /// The name of its program, as `bpftool prog` shows it.
@@ -72,6 +81,9 @@ impl Stage {
             Self::Fragment4 => "fragment4",
             Self::Fragment6 => "fragment6",
             Self::Again => "again",
+            Self::OneWay => "one_way",
+            Self::TooBig4 => "too_big4",
+            Self::TooBig6 => "too_big6",
         }
     }
 }

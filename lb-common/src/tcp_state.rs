@@ -9,7 +9,7 @@
 //! Follows RFC 9293 section 3.3.2; which flags make sense together is taken from
 //! netfilter's `tcp_valid_flags` (net/netfilter/nf_conntrack_proto_tcp.c).
 
-use crate::flow::Direction;
+use crate::{flow::Direction, forward::Forward};
 
 /// Control bits of a TCP header, as they stand in its fourteenth octet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,9 +122,38 @@ impl Progress {
     /// neither counted nor reported.
     pub const CARRIED: u32 = Self::PICKED_UP | Self::CLIENT_FIN | Self::REPORTED;
 
+    /// Lowest of the bits that hold how the flow's packets reach its server; set by whoever
+    /// creates the entry, and the same ever after.
+    const FORWARD_SHIFT: u32 = 28;
+    /// Those bits; any of them: the flow is one-way.
+    const FORWARD: u32 = 3 << Self::FORWARD_SHIFT;
+
     const BOTH_FIN: u32 = Self::CLIENT_FIN | Self::SERVER_FIN;
     const ABORTED: u32 = Self::CLIENT_RST | Self::SERVER_RST | Self::SERVER_DOWN;
+    /// The server has answered, as far as anybody here can tell.
+    const ANSWERED: u32 = Self::SYN_ACK | Self::FORWARD;
     const LEAVING: u32 = Self::BOTH_FIN | Self::ABORTED;
+
+    /// These bits in a flow whose packets reach its server this way.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_forward(self, forward: Forward) -> Self {
+        Self(self.0 | (forward.to_raw() as u32) << Self::FORWARD_SHIFT)
+    }
+
+    /// How the flow's packets reach its server.
+    #[inline(always)]
+    #[must_use]
+    pub const fn forward(self) -> Forward {
+        Forward::from_raw((self.0 >> Self::FORWARD_SHIFT & 3) as u8)
+    }
+
+    /// Whether only the client's packets are seen.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_one_way(self) -> bool {
+        self.has_any(Self::FORWARD)
+    }
 
     /// The named state.
     #[inline]
@@ -163,11 +192,15 @@ impl Progress {
 
     /// Whether a fresh SYN may take over the tuple: the flow is over, or both ends sent
     /// FIN and at most one of them lingers in TIME-WAIT (RFC 9293 section 3.10.7.4 lets
-    /// a SYN reopen that), or no more than a FIN is carried.
+    /// a SYN reopen that), or no more than a FIN is carried. Of a one-way flow the client's FIN
+    /// is all that can be seen.
     #[inline(always)]
     #[must_use]
     pub const fn recyclable(self) -> bool {
-        self.has_any(Self::ABORTED) || self.has_all(Self::BOTH_FIN) || self.has_all(Self::CARRIED)
+        self.has_any(Self::ABORTED)
+            || self.has_all(Self::BOTH_FIN)
+            || self.has_all(Self::CARRIED)
+            || self.is_one_way() && self.has_any(Self::CLIENT_FIN)
     }
 
     /// Whether a packet may change anything. False only for the many: plain segments of
@@ -187,7 +220,7 @@ impl Progress {
             (Segment::Ack, Direction::Forward) => self.client_ack() | self.last_ack(),
             (Segment::Ack, Direction::Reply) => self.server_ack() | self.last_ack(),
             (Segment::Fin, Direction::Forward) => {
-                self.client_ack() | self.if_any(Self::SYN_ACK | Self::PICKED_UP, Self::CLIENT_FIN)
+                self.client_ack() | self.if_any(Self::ANSWERED | Self::PICKED_UP, Self::CLIENT_FIN)
             }
             (Segment::Fin, Direction::Reply) => {
                 self.server_ack() | self.if_any(Self::SYN_ACK | Self::PICKED_UP, Self::SERVER_FIN)
@@ -202,10 +235,13 @@ impl Progress {
         }
     }
 
-    /// The client acknowledges: the third step of the handshake, if the second was taken.
+    /// The client acknowledges: the third step of the handshake, if the second was taken. In
+    /// a one-way flow nobody sees the second; the client must have, unless it goes on after a
+    /// FIN that was carried.
     #[inline(always)]
     const fn client_ack(self) -> u32 {
-        self.if_any(Self::SYN_ACK, Self::CONFIRMED)
+        let one_way = self.is_one_way() && !self.has_any(Self::CLIENT_FIN);
+        if one_way { Self::CONFIRMED } else { self.if_any(Self::SYN_ACK, Self::CONFIRMED) }
     }
 
     /// The server acknowledges: that proves a picked-up flow, and nothing else. It does not

@@ -9,7 +9,7 @@ pub struct Timeouts {
     pub half_open_ns: u64,
     /// TCP, established.
     pub established_ns: u64,
-    /// TCP, one side has sent FIN.
+    /// TCP, one side has sent FIN. One-way flows wait for [`ONE_WAY_CLOSING_NS`] at most.
     pub closing_ns: u64,
     /// TCP, both sides have sent FIN, or one a RST.
     pub closed_ns: u64,
@@ -18,6 +18,11 @@ pub struct Timeouts {
 }
 
 const SECOND_NS: u64 = 1_000_000_000;
+
+/// Longest silence of a one-way flow whose client has sent FIN, nanoseconds. The server's FIN
+/// is never seen, so most such flows are over; one whose server goes on sending hears from its
+/// client, which acknowledges, and TIME-WAIT is as long on Linux. (IPVS has 120 s here.)
+pub const ONE_WAY_CLOSING_NS: u64 = 60 * SECOND_NS;
 
 impl Default for Timeouts {
     /// 30 s half-open, 3 h established (Linux's keep-alive starts after 2 h), 10 min with
@@ -44,7 +49,10 @@ impl Timeouts {
         let by_state = match progress.state() {
             TcpState::SynSent | TcpState::SynReceived => self.half_open_ns,
             TcpState::Established => self.established_ns,
-            TcpState::ClientClosing | TcpState::ServerClosing => self.closing_ns,
+            TcpState::ClientClosing | TcpState::ServerClosing => {
+                let one_way = progress.is_one_way() && self.closing_ns > ONE_WAY_CLOSING_NS;
+                if one_way { ONE_WAY_CLOSING_NS } else { self.closing_ns }
+            }
             TcpState::Closing | TcpState::Closed => self.closed_ns,
         };
         if half_open_table && by_state > self.half_open_ns { self.half_open_ns } else { by_state }
@@ -73,6 +81,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::forward::Forward;
 
     const UDP: u8 = 17;
     const DEFAULT: Timeouts = Timeouts {
@@ -104,6 +113,9 @@ mod tests {
         check(TCP, BOTH_FIN | Progress::LAST_ACK, false, 10);
         check(TCP, OPEN | Progress::CLIENT_RST, false, 10);
         check(TCP, OPEN | Progress::SERVER_DOWN, false, 10);
+        let one_way = Progress(OPEN).with_forward(Forward::Dsr).0;
+        check(TCP, one_way, false, 10_800);
+        check(TCP, one_way | Progress::CLIENT_FIN, false, 60);
         check(UDP, 0, false, 60);
         check(UDP, 0, true, 30);
     }

@@ -1,6 +1,8 @@
 //! VIPs as the data plane sees them: `VIPS`, and `ADDRESS_FILTER` in front of it.
 
 use crate::address::{Address6, Be16};
+#[cfg(doc)]
+use crate::forward::Forward;
 
 /// One address + port + protocol.
 ///
@@ -58,8 +60,10 @@ pub struct VipEntry {
     pub hash_by: u8,
     /// Bits of [`vip_flag`] in a VIP; bits of [`address_flag`] in an address record.
     pub flags: u32,
+    /// How packets reach the server: [`Forward::to_raw`].
+    pub forward: u8,
     /// Zero.
-    pub padding: u32,
+    pub padding: [u8; 3],
 }
 
 /// Values of [`VipEntry::on_down`].

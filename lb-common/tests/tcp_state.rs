@@ -2,6 +2,7 @@
 
 use lb_common::{
     flow::Direction::{self, Forward, Reply},
+    forward::Forward as Forwarding,
     tcp_state::{FirstPacket, Progress, TcpFlags, TcpState, first_packet},
 };
 use proptest::prelude::*;
@@ -316,4 +317,42 @@ fn states_have_distinct_names_and_the_documented_order() {
         assert!(pair[0] < pair[1] && pair[0].rank() <= pair[1].rank());
         assert_ne!(pair[0].name(), pair[1].name());
     }
+}
+
+#[test]
+fn a_one_way_flow_lives_by_the_clients_packets_alone() {
+    for forward in [Forwarding::Dsr, Forwarding::Ipip, Forwarding::Gue] {
+        let new = Progress::default().with_forward(forward);
+        assert_eq!((new.forward(), new.is_one_way()), (forward, true));
+        let closing = check(
+            new,
+            &[
+                (Forward, SYN, TcpState::SynSent),
+                // Retransmitted: still nobody has answered.
+                (Forward, SYN, TcpState::SynSent),
+                (Forward, ACK, TcpState::Established),
+                (Forward, ACK, TcpState::Established),
+                (Forward, FIN | ACK, TcpState::ClientClosing),
+                (Forward, ACK, TcpState::ClientClosing),
+            ],
+        );
+        assert!(closing.is_confirmed() && closing.recyclable() && !closing.is_over());
+        assert_eq!(closing.forward(), forward, "the way never changes");
+        let reset =
+            check(new, &[(Forward, SYN, TcpState::SynSent), (Forward, RST, TcpState::Closed)]);
+        assert!(reset.is_over() && reset.recyclable());
+        let picked_up = Progress(Progress::PICKED_UP).with_forward(forward);
+        assert!(observe(picked_up, Forward, ACK).is_confirmed(), "by its second packet");
+        let carried = Progress(Progress::CARRIED).with_forward(forward);
+        assert!(!observe(carried, Forward, ACK).is_confirmed() && carried.recyclable());
+    }
+    assert!(!Progress(ALL_BITS).is_one_way());
+}
+
+#[test]
+fn a_one_way_connection_that_goes_on_is_not_recycled() {
+    let open = Progress::default().with_forward(Forwarding::Dsr);
+    let open =
+        check(open, &[(Forward, SYN, TcpState::SynSent), (Forward, ACK, TcpState::Established)]);
+    assert!(!open.recyclable() && !open.needs_attention(TcpFlags(ACK)));
 }

@@ -4,6 +4,7 @@ use lb_common::{
     address::Address,
     drop_reason::DropReason,
     flow::{Direction, Handle},
+    forward::Forward,
     hash, source,
     tcp_state::{self, FirstPacket, Progress},
     vip::{VipEntry, VipKey, hash_by, on_down, vip_flag},
@@ -16,6 +17,7 @@ use crate::{
     family::Family,
     hit, limits,
     maps::{SETTINGS, VIPS},
+    one_way::{self, Way},
     parse::{Segment, TCP},
     rewrite, select,
     track::{self, Opened, Opening},
@@ -64,14 +66,20 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
     else {
         return Err(no_server(segment, vip, vip_handle));
     };
-    let hop = hit::server_hop::<F>(ctx, server).map_err(Step::Settled)?;
+    let forward = Forward::from_raw(vip.forward);
+    let hop = if forward.is_one_way() {
+        one_way::check(segment.ip_bytes(), server, forward)?;
+        one_way::hop(server)
+    } else {
+        hit::server_hop::<F>(ctx, server).map_err(Step::Settled)?
+    };
     let opening = Opening {
         vip: vip_handle,
         server: handle,
         client_hop: transmit::arrival_hop(ctx, segment),
         now_ns: clock::now_ns(),
         hash: tuple_hash,
-        progress,
+        progress: Progress(progress).with_forward(forward).0,
     };
     match track::track::<F>(segment, server, &opening, draft).map_err(drop)? {
         Opened::New => {}
@@ -81,6 +89,9 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
         counters::count_open(vip_handle, handle, segment.bytes);
     } else {
         counters::count_packet(vip_handle, handle, Direction::Forward, segment.bytes);
+    }
+    if forward.is_one_way() {
+        return Ok(Step::OneWay(Way::new(handle, forward, tuple_hash)));
     }
     rewrite::translate(segment, &draft.flow.translation(Direction::Forward));
     Ok(Step::Settled(transmit::transmit(ctx, segment, &hop)))

@@ -16,9 +16,10 @@ use crate::{
     family::{V4, V6},
     fragment, handshake, hit, icmp,
     maps::{SCRATCH, STAGES},
+    one_way::{self, Way},
     packet::Packet,
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Other, Segment},
-    reset,
+    reset, too_big,
     verdict::{Step, Verdict},
 };
 
@@ -27,9 +28,12 @@ const NEXT: u32 = 0x100;
 /// The bits of a code that are the number of a stage.
 const STAGE: u32 = 0xff;
 /// A bit beside any action or code: a confirmed IPv4 flow has just ended.
-const ENDED4: u32 = 0x400;
+const ENDED4: u32 = 1 << 28;
 /// A bit beside any action or code: a confirmed IPv6 flow has just ended.
-const ENDED6: u32 = 0x800;
+const ENDED6: u32 = 1 << 29;
+/// Plus a [`Way`]: the packet goes to a server that answers the client itself.
+const ONE_WAY: u32 = 1 << 31;
+const _: () = assert!(ENDED4 >= 1 << Way::BITS);
 
 /// Ends a stage: returns its XDP action, or hands the packet on.
 ///
@@ -42,8 +46,15 @@ pub fn conclude(ctx: Context, code: u32) -> u32 {
     if code < NEXT {
         return code;
     }
+    let mut stage = code & STAGE;
+    if code & ONE_WAY != 0 {
+        let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return internal() };
+        // SAFETY: the value belongs to this CPU.
+        unsafe { (*scratch).way = code };
+        stage = Stage::OneWay as u32;
+    }
     // SAFETY: nothing is borrowed over the call; the kernel checks the index.
-    unsafe { STAGES.tail_call(&ctx, code & STAGE) };
+    unsafe { STAGES.tail_call(&ctx, stage) };
     // A stage is missing, or there is no end to it.
     internal()
 }
@@ -71,8 +82,13 @@ fn confirmed(ctx: Context, noted: bool) -> u32 {
     }
     if code & ENDED4 != 0 {
         make_room4();
-    } else {
+    }
+    if code & ENDED6 != 0 {
         make_room6();
+    }
+    if code & ONE_WAY != 0 {
+        // Without a tail call: most packets of such flows come this way.
+        return send_one_way(ctx.raw(), code);
     }
     code & !(ENDED4 | ENDED6)
 }
@@ -107,6 +123,15 @@ extern "C" fn flow(raw: *mut xdp_md, noted: u32) -> u32 {
         },
         _ => xdp_action::XDP_PASS,
     }
+}
+
+/// Sends a packet to a server that answers the client itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn send_one_way(raw: *mut xdp_md, way: u32) -> u32 {
+    // SAFETY: the caller passes its own context on.
+    let ctx = unsafe { Context::new(raw) };
+    one_way::send(ctx, Way::from_bits(way)).into_action()
 }
 
 /// Takes IPv4 flows that are over out of their table.
@@ -165,6 +190,32 @@ pub fn admit6(ctx: Context) -> u32 {
     }
 }
 
+/// Sends a packet that another stage than the first has found a way for to a server that answers
+/// the client itself.
+#[inline(always)]
+#[must_use]
+pub fn one_way(ctx: Context) -> u32 {
+    // SAFETY: the value belongs to this CPU.
+    match SCRATCH.get_ptr(0).map(|scratch| unsafe { (*scratch).way }) {
+        Some(way) => one_way::send(ctx, Way::from_bits(way)).into_action(),
+        None => internal(),
+    }
+}
+
+/// Answers a packet that does not fit into the link to its server, IPv4.
+#[inline(always)]
+#[must_use]
+pub fn too_big4(ctx: Context) -> u32 {
+    too_big::answer::<V4>(ctx, most_bytes()).into_action()
+}
+
+/// Answers a packet that does not fit into the link to its server, IPv6.
+#[inline(always)]
+#[must_use]
+pub fn too_big6(ctx: Context) -> u32 {
+    too_big::answer::<V6>(ctx, most_bytes()).into_action()
+}
+
 /// Answers with a RST, IPv4.
 #[inline(always)]
 #[must_use]
@@ -189,14 +240,14 @@ pub fn reset6(ctx: Context) -> u32 {
 #[inline(always)]
 #[must_use]
 pub fn icmp4(ctx: Context) -> u32 {
-    icmp::handle::<V4>(ctx).map_or(NEXT + Stage::Echo4 as u32, Verdict::into_action)
+    icmp::handle::<V4>(ctx).map_or(NEXT + Stage::Echo4 as u32, |step| step.into_code(&STAGES4))
 }
 
 /// Handles an ICMPv6 message.
 #[inline(always)]
 #[must_use]
 pub fn icmp6(ctx: Context) -> u32 {
-    icmp::handle::<V6>(ctx).map_or(NEXT + Stage::Echo6 as u32, Verdict::into_action)
+    icmp::handle::<V6>(ctx).map_or(NEXT + Stage::Echo6 as u32, |step| step.into_code(&STAGES6))
 }
 
 /// Answers an echo request, IPv4. Apart from errors, because the compiler would share code
@@ -218,14 +269,16 @@ pub fn echo6(ctx: Context) -> u32 {
 #[inline(always)]
 #[must_use]
 pub fn fragment4(ctx: Context) -> u32 {
-    fragment::handle::<V4>(ctx).map_or(NEXT + Stage::Again as u32, Verdict::into_action)
+    let step = fragment::handle::<V4>(ctx);
+    step.map_or(NEXT + Stage::Again as u32, |step| step.into_code(&STAGES4))
 }
 
 /// Handles a fragment, IPv6.
 #[inline(always)]
 #[must_use]
 pub fn fragment6(ctx: Context) -> u32 {
-    fragment::handle::<V6>(ctx).map_or(NEXT + Stage::Again as u32, Verdict::into_action)
+    let step = fragment::handle::<V6>(ctx);
+    step.map_or(NEXT + Stage::Again as u32, |step| step.into_code(&STAGES6))
 }
 
 #[inline(always)]
@@ -258,6 +311,13 @@ fn reset_reason() -> DropReason {
     }
 }
 
+/// How many bytes of the packet would fit, as the stage before left it.
+#[inline(always)]
+fn most_bytes() -> u32 {
+    // SAFETY: the value belongs to this CPU.
+    SCRATCH.get_ptr(0).map_or(0, |scratch| unsafe { (*scratch).most_bytes })
+}
+
 /// The stages that a packet of one family goes to.
 struct NextStages {
     half_open: Stage,
@@ -265,6 +325,7 @@ struct NextStages {
     reset: Stage,
     icmp: Stage,
     fragment: Stage,
+    too_big: Stage,
 }
 
 const STAGES4: NextStages = NextStages {
@@ -273,6 +334,7 @@ const STAGES4: NextStages = NextStages {
     reset: Stage::Reset4,
     icmp: Stage::Icmp4,
     fragment: Stage::Fragment4,
+    too_big: Stage::TooBig4,
 };
 const STAGES6: NextStages = NextStages {
     half_open: Stage::HalfOpen6,
@@ -280,6 +342,7 @@ const STAGES6: NextStages = NextStages {
     reset: Stage::Reset6,
     icmp: Stage::Icmp6,
     fragment: Stage::Fragment6,
+    too_big: Stage::TooBig6,
 };
 
 impl Other {
@@ -303,6 +366,14 @@ impl Step {
             Self::HalfOpen => NEXT + stages.half_open as u32,
             Self::Again => NEXT + Stage::Again as u32,
             Self::Admit => NEXT + stages.admit as u32,
+            Self::OneWay(way) => ONE_WAY | way.into_bits(),
+            Self::TooBig(most) => {
+                if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
+                    // SAFETY: the value belongs to this CPU.
+                    unsafe { (*scratch).most_bytes = most };
+                }
+                NEXT + stages.too_big as u32
+            }
             Self::Reset(reason) => {
                 if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
                     // SAFETY: the value belongs to this CPU.

@@ -62,20 +62,24 @@ pub fn partner<F: Family>(
 }
 
 /// Removes the entries of a flow, and counts it down where it was counted. The caller holds
-/// the guard of `client` and has seen there what is to leave; `reply` is the entry at
-/// `server`, if that is the flow's.
+/// the guard of `client` and has seen there what is to leave: `forward`, if it is there;
+/// `reply` is the entry at `server`, if that is the flow's.
 #[inline(always)]
 pub fn remove<F: Family>(
     client: &FlowKey<F::Address>,
     server: &FlowKey<F::Address>,
+    forward: Option<&FlowEntry<F::Address>>,
     reply: Option<&FlowEntry<F::Address>>,
 ) {
-    let _absent = F::flows().remove(client);
-    let Some(reply) = reply else { return };
-    let (vip, handle) = (reply.vip, reply.server);
-    let counted = reply.progress & Progress::COUNTED != 0;
-    // Whoever removes the server's half ends the flow.
-    if F::flows().remove(server).is_err() {
+    let one_way = forward.filter(|entry| Progress(entry.progress).is_one_way());
+    // Whoever removes the server's half ends the flow, or the only one that it has.
+    let last = one_way
+        .or(reply)
+        .map(|last| (last.vip, last.server, last.progress & Progress::COUNTED != 0));
+    let client_left = F::flows().remove(client).is_ok();
+    let Some((vip, handle, counted)) = last else { return };
+    let ends = if one_way.is_some() { client_left } else { F::flows().remove(server).is_ok() };
+    if !ends {
         return;
     }
     counters::add_flows(handle, -1);

@@ -108,7 +108,7 @@ fn settle<F: Family>(oldest: &Ended<F::Address>, patience: Patience) -> Fate {
     };
     let fate = oldest.fate(&seen, patience);
     if fate == Fate::Remove {
-        confirmed::remove::<F>(&oldest.client, &server, reply);
+        confirmed::remove::<F>(&oldest.client, &server, Some(forward), reply);
     }
     fate
 }

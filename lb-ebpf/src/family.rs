@@ -63,6 +63,10 @@ pub trait Family: Sized + 'static {
     fn source_bits(source: &Self::Address) -> u64;
     /// TTL or hop limit.
     fn ttl(header: &Self::Header) -> u8;
+    /// Length of the whole packet, as its header says.
+    fn bytes(header: &Self::Header) -> u32;
+    /// Counts the TTL or hop limit down by one.
+    fn decrement_ttl(header: &mut Self::Header);
     /// Writes both addresses, counts the TTL or hop limit down by one, and repairs the
     /// header checksum by `delta`.
     fn translate(
@@ -144,6 +148,18 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn bytes(header: &Ipv4Hdr) -> u32 {
+        u32::from(u16::from_be_bytes(header.tot_len))
+    }
+
+    #[inline(always)]
+    fn decrement_ttl(header: &mut Ipv4Hdr) {
+        let check = u16::from_ne_bytes(header.check);
+        header.check = checksum::decrement_ttl(check).to_ne_bytes();
+        header.ttl = header.ttl.wrapping_sub(1);
+    }
+
+    #[inline(always)]
     fn translate(header: &mut Ipv4Hdr, source: Address4, destination: Address4, delta: u16) {
         let check = u16::from_ne_bytes(header.check);
         header.check = checksum::apply_and_decrement_ttl(check, delta).to_ne_bytes();
@@ -222,8 +238,18 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn translate(header: &mut Ipv6Hdr, source: Address6, destination: Address6, _delta: u16) {
+    fn bytes(header: &Ipv6Hdr) -> u32 {
+        u32::from(u16::from_be_bytes(header.payload_len)) + Ipv6Hdr::LEN as u32
+    }
+
+    #[inline(always)]
+    fn decrement_ttl(header: &mut Ipv6Hdr) {
         header.hop_limit = header.hop_limit.wrapping_sub(1);
+    }
+
+    #[inline(always)]
+    fn translate(header: &mut Ipv6Hdr, source: Address6, destination: Address6, _delta: u16) {
+        Self::decrement_ttl(header);
         header.src_addr = source.octets;
         header.dst_addr = destination.octets;
     }

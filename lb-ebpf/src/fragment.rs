@@ -10,8 +10,10 @@ use lb_common::{
     address::{Address, Address4, Address6},
     checksum,
     drop_reason::DropReason,
-    flow::{FlowEntry, FlowKey},
+    flow::{Direction, FlowEntry, FlowKey},
     fragment::{FragmentEntry, FragmentKey, Part},
+    hash,
+    tcp_state::Progress,
     vip::VipKey,
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -22,10 +24,11 @@ use crate::{
     counters,
     family::{Family, V4, V6},
     maps::{FRAGMENT_NUMBER, FRAGMENTS4, FRAGMENTS6, VIPS},
+    one_way::{self, Way},
     packet::Packet,
     parse::{self, Link, Other, Stop, TCP},
     related, transmit,
-    verdict::Verdict,
+    verdict::{Step, Verdict},
     verifier,
 };
 
@@ -73,20 +76,20 @@ pub trait Fragmented: Family {
 
 /// Handles a fragment; none if it is a first one, which goes on as a segment.
 #[inline(always)]
-pub fn handle<F: Fragmented>(ctx: Context) -> Option<Verdict> {
+pub fn handle<F: Fragmented>(ctx: Context) -> Option<Step> {
     let packet = Packet::new(ctx);
-    let Some(link) = parse::link(&packet) else { return Some(Verdict::Pass) };
+    let Some(link) = parse::link(&packet) else { return Some(Step::Settled(Verdict::Pass)) };
     let piece = match F::piece(&packet, &link) {
         Ok(piece) => piece,
-        Err(other) => return Some(settled(other)),
+        Err(other) => return Some(Step::Settled(settled(other))),
     };
     if !piece.part.is_sound() {
-        return Some(refuse(&piece, DropReason::Malformed));
+        return Some(Step::Settled(refuse(&piece, DropReason::Malformed)));
     }
     if piece.part.is_first() {
-        first(&packet, &piece)
+        first(&packet, &piece).map(Step::Settled)
     } else {
-        Some(later(ctx, &packet, &link, &piece))
+        Some(later(ctx, &packet, &link, &piece).unwrap_or_else(Step::Settled))
     }
 }
 
@@ -134,13 +137,18 @@ fn first<F: Fragmented>(packet: &Packet, piece: &Piece<F>) -> Option<Verdict> {
 
 /// Sends a fragment after the first.
 #[inline(always)]
-fn later<F: Fragmented>(ctx: Context, packet: &Packet, link: &Link, piece: &Piece<F>) -> Verdict {
+fn later<F: Fragmented>(
+    ctx: Context,
+    packet: &Packet,
+    link: &Link,
+    piece: &Piece<F>,
+) -> Result<Step, Verdict> {
     let now_ns = clock::now_ns();
     let Some(first) = find::<F>(&piece.key, now_ns) else {
-        return refuse(piece, DropReason::Fragment);
+        return Err(refuse(piece, DropReason::Fragment));
     };
     if first.is_overlapped_by(&piece.part) {
-        return Verdict::Drop(DropReason::FragmentOverlap);
+        return Err(Verdict::Drop(DropReason::FragmentOverlap));
     }
     let key = FlowKey {
         source: piece.key.source,
@@ -152,24 +160,38 @@ fn later<F: Fragmented>(ctx: Context, packet: &Packet, link: &Link, piece: &Piec
     };
     let identification = first.identification;
     let Some(entry) = related::find::<F>(&key) else {
-        return Verdict::Drop(DropReason::Fragment);
-    };
-    let hop = match related::hop::<F>(ctx, entry) {
-        Ok(hop) => hop,
-        Err(verdict) => return verdict,
+        return Err(Verdict::Drop(DropReason::Fragment));
     };
     // SAFETY: `piece` checked the bounds.
     if F::ttl(unsafe { &*piece.ip }) <= 1 {
-        return Verdict::Drop(DropReason::TtlExpired);
+        return Err(Verdict::Drop(DropReason::TtlExpired));
     }
+    let bytes = packet.len() as u64;
+    let forward = Progress(entry.progress).forward();
+    if forward.is_one_way() {
+        let (server, flow) = (related::server(entry.server)?, entry.server);
+        // SAFETY: as above.
+        let whole = F::bytes(unsafe { &*piece.ip });
+        one_way::check(whole, server, forward).map_err(|step| match step {
+            Step::Settled(verdict) => verdict,
+            // Its sender was told of the first.
+            _ => Verdict::Drop(DropReason::TooBig),
+        })?;
+        F::identify(piece, identification);
+        counters::count_packet(entry.vip, flow, Direction::Forward, bytes);
+        // SAFETY: `link` checked the bounds.
+        let arrival = unsafe { transmit::hop_of(ctx, link.ethernet) };
+        related::count::<F>(&key, bytes, arrival);
+        return Ok(Step::OneWay(Way::new(flow, forward, hash::tuple_hash(&key))));
+    }
+    let hop = related::hop::<F>(ctx, entry)?;
     F::identify(piece, identification);
     translate(piece, entry);
-    let bytes = packet.len() as u64;
     counters::count_packet(entry.vip, entry.server, entry.direction(), bytes);
     // SAFETY: `link` checked the bounds.
     unsafe {
         related::count::<F>(&key, bytes, transmit::hop_of(ctx, link.ethernet));
-        transmit::send(ctx, link.ethernet, &hop)
+        Ok(Step::Settled(transmit::send(ctx, link.ethernet, &hop)))
     }
 }
 

@@ -61,7 +61,11 @@ pub fn find<F: Family>(
     }
     for (way, tag) in tags.into_iter().enumerate() {
         // SAFETY: as above.
-        if tag == half_open::tag(hash) && unsafe { (*own).flows[way].from_server.is(key) } {
+        let flow = unsafe { &(*own).flows[way] };
+        if tag == half_open::tag(hash)
+            && flow.from_server.is(key)
+            && !Progress(flow.progress).is_one_way()
+        {
             return Some((Found { bucket: own, way }, Direction::Reply));
         }
     }

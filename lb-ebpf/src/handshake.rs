@@ -4,7 +4,7 @@ use lb_common::{
     address::Address,
     drop_reason::DropReason,
     event::cause,
-    flow::{Direction, FlowEntry},
+    flow::{Direction, FlowKey},
     hash,
     server::state,
     tcp_state::Progress,
@@ -22,6 +22,7 @@ use crate::{
     hit,
     limits::{self, Counted},
     maps::{Draft, SERVERS, SETTINGS},
+    one_way::{self, Way},
     parse::{Segment, TCP},
     rewrite, transmit,
     verdict::{Step, Verdict},
@@ -70,9 +71,17 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
             let Some(server) = server else {
                 return Step::Settled(Verdict::Drop(DropReason::Internal));
             };
-            match hit::server_hop::<F>(ctx, server) {
-                Ok(hop) => hop,
-                Err(verdict) => return Step::Settled(verdict),
+            let forward = Progress(draft.flow.progress).forward();
+            if forward.is_one_way() {
+                if let Err(step) = one_way::check(segment.ip_bytes(), server, forward) {
+                    return step;
+                }
+                one_way::hop(server)
+            } else {
+                match hit::server_hop::<F>(ctx, server) {
+                    Ok(hop) => hop,
+                    Err(verdict) => return Step::Settled(verdict),
+                }
             }
         }
         Direction::Reply => draft.flow.client_hop,
@@ -103,13 +112,19 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
         ),
         Noted::Seen { ends: false } => {}
     }
-    rewrite::translate(segment, &draft.flow.translation(direction));
-    let verdict = transmit::transmit(ctx, segment, &hop);
+    // Before the flow moves on: what is left of the draft then is something else.
+    let forward = Progress(draft.flow.progress).forward();
+    let step = if forward.is_one_way() {
+        Step::OneWay(Way::new(draft.flow.server, forward, draft.hash))
+    } else {
+        rewrite::translate(segment, &draft.flow.translation(direction));
+        Step::Settled(transmit::transmit(ctx, segment, &hop))
+    };
     if draft.is_confirmed(direction) && !promote::<F>(&found, draft, direction) {
         return Step::Settled(Verdict::Drop(DropReason::FlowsPerSource));
     }
     counters::count_packet(draft.flow.vip, draft.flow.server, direction, segment.bytes);
-    Step::Settled(verdict)
+    step
 }
 
 /// A client's packet to a server that is dead or gone. None: forward it all the same.
@@ -147,7 +162,8 @@ fn report<A: Address>(draft: &Draft<A>, cause: u8) {
     }
 }
 
-/// Moves the flow. If the table is full it stays half-open and goes on working from there.
+/// Moves the flow. If the table is full it stays half-open and goes on working from there. A
+/// one-way flow has a single entry.
 ///
 /// Other packets of the flow may be noted in its old place until it has left that; they
 /// are added then, so that none is missing from the flow's count.
@@ -172,18 +188,8 @@ fn promote<F: Family>(
         return true;
     }
     let late = &draft.flow;
-    if late.forward_packets != 0
-        && let Some(entry) = F::flows().get_ptr_mut(&late.from_client)
-    {
-        // SAFETY: the entry stays mapped for the run of the program.
-        unsafe { add(entry, late.forward_packets, late.forward_bytes, late.progress) };
-    }
-    if late.reply_packets != 0
-        && let Some(entry) = F::flows().get_ptr_mut(&late.from_server)
-    {
-        // SAFETY: as above.
-        unsafe { add(entry, late.reply_packets, late.reply_bytes, late.progress) };
-    }
+    add_late::<F>(&late.from_client, late.forward_packets, late.forward_bytes, late.progress);
+    add_late::<F>(&late.from_server, late.reply_packets, late.reply_bytes, late.progress);
     true
 }
 
@@ -211,7 +217,7 @@ pub extern "C" fn enter6(client_hash: u64) -> u32 {
     enter_guarded::<V6>(client_hash).unwrap_or(LEFT_OUT)
 }
 
-/// Counts the flow among those of its source, if those are counted, and adds both entries.
+/// Counts the flow among those of its source, if those are counted, and adds its entries.
 #[inline(always)]
 fn enter_guarded<F: Family>(client_hash: u64) -> Option<u32> {
     let (settings, draft) = (SETTINGS.get(0)?, F::scratch()?);
@@ -242,10 +248,17 @@ fn enter_guarded<F: Family>(client_hash: u64) -> Option<u32> {
     None
 }
 
-/// Adds both entries. Under the guard of the client's tuple.
+/// Adds both entries, or the one of a one-way flow. Under the guard of the client's tuple.
 #[inline(always)]
 fn enter<F: Family>(draft: &Draft<F::Address>) -> bool {
-    match F::flows().insert(&draft.flow.from_server, &draft.reply, BPF_NOEXIST) {
+    let one_way = Progress(draft.flow.progress).is_one_way();
+    let first = if one_way {
+        F::flows().insert(&draft.flow.from_client, &draft.forward, BPF_NOEXIST)
+    } else {
+        F::flows().insert(&draft.flow.from_server, &draft.reply, BPF_NOEXIST)
+    };
+    match first {
+        Ok(()) if one_way => return true,
         Ok(()) => {}
         // Another packet of the flow is moving it at this moment.
         Err(error) if error == -EEXIST => return false,
@@ -263,11 +276,14 @@ fn enter<F: Family>(draft: &Draft<F::Address>) -> bool {
     false
 }
 
-/// # Safety
-/// `entry` is a live map value.
+/// Adds what was noted of a flow in its old place to an entry in the new one.
 #[inline(always)]
-unsafe fn add<A>(entry: *mut FlowEntry<A>, packets: u32, bytes: u64, progress: u32) {
-    // SAFETY: the caller's promise.
+fn add_late<F: Family>(key: &FlowKey<F::Address>, packets: u32, bytes: u64, progress: u32) {
+    if packets == 0 {
+        return;
+    }
+    let Some(entry) = F::flows().get_ptr_mut(key) else { return };
+    // SAFETY: the entry stays mapped for the run of the program.
     unsafe {
         (*entry).packets += u64::from(packets);
         (*entry).bytes += bytes;
@@ -283,14 +299,15 @@ impl<A: Address> Draft<A> {
         self.flow.write_entry(Direction::Reply, now_ns, &mut self.reply);
     }
 
-    /// Whether the flow has been seen from both sides, at a packet of this direction.
+    /// Whether the flow has been seen from both sides, at a packet of this direction. In a one-way
+    /// flow the client's word is all there is: its ACK, or its second datagram.
     #[inline(always)]
     fn is_confirmed(&self, direction: Direction) -> bool {
         if self.flow.from_client.protocol == TCP {
             let progress = Progress(self.flow.progress);
             progress.is_confirmed() && !progress.is_over()
         } else {
-            direction == Direction::Reply
+            direction == Direction::Reply || Progress(self.flow.progress).is_one_way()
         }
     }
 }

@@ -4,6 +4,7 @@ use lb_common::{
     drop_reason::DropReason,
     event::cause,
     flow::{Direction, FlowEntry, Hop},
+    forward::Forward,
     hash,
     server::{ServerEntry, state},
     tcp_state::Progress,
@@ -19,6 +20,7 @@ use crate::{
     family::Family,
     handshake, limits,
     maps::{SERVERS, SETTINGS},
+    one_way::{self, Way},
     parse::{Segment, TCP},
     rewrite, transmit,
     verdict::{Step, Verdict},
@@ -173,6 +175,10 @@ fn forward<F: Family>(
             let Some(server) = server else {
                 return Step::Settled(Verdict::Drop(DropReason::Internal));
             };
+            let forward = Progress(entry.progress).forward();
+            if forward.is_one_way() {
+                return forward_one_way(segment, entry, server, forward);
+            }
             follow_client(ctx, segment, entry);
             match server_hop::<F>(ctx, server) {
                 Ok(hop) => hop,
@@ -190,6 +196,27 @@ fn forward<F: Family>(
     counters::count_packet(entry.vip, entry.server, direction, segment.bytes);
     rewrite::translate(segment, &entry.translation());
     Step::Settled(transmit::transmit(ctx, segment, &hop))
+}
+
+/// Counts a packet to a server that answers the client itself.
+#[inline(always)]
+fn forward_one_way<F: Family>(
+    segment: &Segment<F>,
+    entry: &mut FlowEntry<F::Address>,
+    server: &ServerEntry,
+    forward: Forward,
+) -> Step {
+    if let Err(verdict) = rewrite::check_ttl(segment) {
+        return Step::Settled(verdict);
+    }
+    if let Err(step) = one_way::check(segment.ip_bytes(), server, forward) {
+        return step;
+    }
+    entry.last_seen_ns = clock::now_ns();
+    entry.packets += 1;
+    entry.bytes += segment.bytes;
+    counters::count_packet(entry.vip, entry.server, Direction::Forward, segment.bytes);
+    Step::OneWay(Way::new(entry.server, forward, hash::tuple_hash(&segment.key)))
 }
 
 /// A client's packet to a server that is dead or gone. None: forward it all the same.
@@ -240,7 +267,7 @@ fn forget<F: Family>(segment: &Segment<F>, seen: &FlowEntry<F::Address>, cause: 
             if progress.0 & Progress::REPORTED == 0 {
                 event::report(&segment.key, entry, partner, cause);
             }
-            confirmed::remove::<F>(&segment.key, &partner_key, partner);
+            confirmed::remove::<F>(&segment.key, &partner_key, Some(entry), partner);
         }
     }
     guard.release();
@@ -253,7 +280,7 @@ pub fn server_hop<F: Family>(ctx: Context, server: &ServerEntry) -> Result<Hop, 
     if server.ifindex == 0 {
         return transmit::resolve::<F>(ctx, server);
     }
-    Ok(Hop { neighbour: server.neighbour, own: server.own, ifindex: server.ifindex })
+    Ok(one_way::hop(server))
 }
 
 /// Sends replies after the client when its packets arrive from another last hop: routers

@@ -9,9 +9,12 @@ use lb_common::{
     address::{Address, Address4, Address6},
     checksum,
     drop_reason::DropReason,
-    flow::{FlowEntry, FlowKey},
+    flow::{Direction, FlowEntry, FlowKey, Handle},
+    forward::Forward,
+    hash,
     icmp::{self, Kind},
     settings::flag,
+    tcp_state::Progress,
     token_bucket::{self, Rate},
     vip::VipKey,
 };
@@ -23,10 +26,11 @@ use crate::{
     counters,
     family::{Family, V4, V6},
     maps::{SCRATCH, SETTINGS, VIPS},
+    one_way::{self, Way},
     packet::Packet,
     parse::{self, Link, TCP, UDP},
-    related, transmit,
-    verdict::Verdict,
+    related, select, transmit,
+    verdict::{Step, Verdict},
     verifier,
 };
 
@@ -84,15 +88,16 @@ pub trait Icmp: Family {
 /// Handles a packet that carries an ICMP or ICMPv6 message; none if it is an echo request, for
 /// which [`echo`] is.
 #[inline(always)]
-pub fn handle<F: Icmp>(ctx: Context) -> Option<Verdict> {
+pub fn handle<F: Icmp>(ctx: Context) -> Option<Step> {
     let packet = Packet::new(ctx);
-    let Some(link) = parse::link(&packet) else { return Some(Verdict::Pass) };
-    let Some(message) = F::message(&packet, &link) else { return Some(Verdict::Pass) };
+    let passed = Some(Step::Settled(Verdict::Pass));
+    let Some(link) = parse::link(&packet) else { return passed };
+    let Some(message) = F::message(&packet, &link) else { return passed };
     // SAFETY: `message` checked the bounds.
     match F::kind(unsafe { (*message.icmp)[0] }) {
-        Kind::Error => Some(error(ctx, &packet, &link, &message)),
+        Kind::Error => Some(error(ctx, &packet, &link, &message).unwrap_or_else(|step| step)),
         Kind::EchoRequest => None,
-        Kind::Other => Some(Verdict::Pass),
+        Kind::Other => passed,
     }
 }
 
@@ -154,35 +159,78 @@ fn may_answer() -> bool {
 
 /// Sends an error to whoever it is for.
 #[inline(always)]
-fn error<F: Icmp>(ctx: Context, packet: &Packet, link: &Link, message: &Message<F>) -> Verdict {
-    let Some(quote) = F::quote(packet, message) else { return Verdict::Pass };
+fn error<F: Icmp>(
+    ctx: Context,
+    packet: &Packet,
+    link: &Link,
+    message: &Message<F>,
+) -> Result<Step, Step> {
+    let passed = Step::Settled(Verdict::Pass);
+    let quote = F::quote(packet, message).ok_or(passed)?;
     // SAFETY: `message` checked the bounds.
     let (_, destination) = F::addresses(unsafe { &*message.ip });
-    let Some(key) = icmp::flow_of(&quote.key, destination) else { return Verdict::Pass };
-    let Some(entry) = related::find::<F>(&key) else { return unknown(&quote.key) };
-    let hop = match related::hop::<F>(ctx, entry) {
-        Ok(hop) => hop,
-        Err(verdict) => return verdict,
+    let key = icmp::flow_of(&quote.key, destination).ok_or(passed)?;
+    let found = related::find::<F>(&key);
+    let bound = match found {
+        Some(entry) => Bound {
+            vip: entry.vip,
+            server: entry.server,
+            forward: Progress(entry.progress).forward(),
+        },
+        None => unknown(&quote.key, &key).map_err(Step::Settled)?,
     };
     // SAFETY: `message` checked the bounds.
     if F::ttl(unsafe { &*message.ip }) <= 1 {
-        return Verdict::Drop(DropReason::TtlExpired);
+        return Err(Step::Settled(Verdict::Drop(DropReason::TtlExpired)));
     }
+    let bytes = packet.len() as u64;
+    if bound.forward.is_one_way() {
+        let server = related::server(bound.server).map_err(Step::Settled)?;
+        // SAFETY: as above.
+        let checked = one_way::check(F::bytes(unsafe { &*message.ip }), server, bound.forward);
+        checked.map_err(|step| match step {
+            // No error is ever answered by another.
+            Step::TooBig(_) => Step::Settled(Verdict::Drop(DropReason::TooBig)),
+            step => step,
+        })?;
+        counters::count_packet(bound.vip, bound.server, Direction::Forward, bytes);
+        // The server knows both ends as the error has them.
+        return Ok(Step::OneWay(Way::new(bound.server, bound.forward, hash::tuple_hash(&key))));
+    }
+    let Some(entry) = found else {
+        return Err(Step::Settled(Verdict::Drop(DropReason::IcmpNoFlow)));
+    };
+    let hop = related::hop::<F>(ctx, entry).map_err(Step::Settled)?;
     translate(packet, message, &quote, entry);
-    counters::count_packet(entry.vip, entry.server, entry.direction(), packet.len() as u64);
+    counters::count_packet(entry.vip, entry.server, entry.direction(), bytes);
     // SAFETY: `link` checked the bounds.
-    unsafe { transmit::send(ctx, link.ethernet, &hop) }
+    Ok(Step::Settled(unsafe { transmit::send(ctx, link.ethernet, &hop) }))
 }
 
-/// An error about a flow that is not known: the kernel's, unless a VIP sent the packet.
+/// What the packets of a flow are bound to.
+struct Bound {
+    vip: Handle,
+    server: Handle,
+    forward: Forward,
+}
+
+/// An error about a flow that is not known: the kernel's, unless a VIP sent the packet. Routers
+/// in front that spread flows over several balancers may hand an error to another one than its
+/// flow. Where the server has sent the packet in the VIP's name, the ring says which it was as
+/// long as it has not changed since the flow was opened; a translated flow's port is known to
+/// nobody else.
 #[inline(always)]
-fn unknown<A: Address>(quoted: &FlowKey<A>) -> Verdict {
+fn unknown<A: Address>(quoted: &FlowKey<A>, flow: &FlowKey<A>) -> Result<Bound, Verdict> {
     let key = VipKey::new(quoted.source.to_common(), quoted.source_port, quoted.protocol);
-    // SAFETY: the reference is not kept.
-    if unsafe { VIPS.get(&key) }.is_some() {
-        return Verdict::Drop(DropReason::IcmpNoFlow);
+    // SAFETY: the value is copied, the reference is not kept.
+    let Some(vip) = unsafe { VIPS.get(&key) }.copied() else { return Err(Verdict::Pass) };
+    let forward = Forward::from_raw(vip.forward);
+    if !forward.is_one_way() {
+        return Err(Verdict::Drop(DropReason::IcmpNoFlow));
     }
-    Verdict::Pass
+    let (server, _) =
+        select::select_for(&vip, flow).ok_or(Verdict::Drop(DropReason::IcmpNoFlow))?;
+    Ok(Bound { vip: Handle { id: vip.id, generation: vip.generation }, server, forward })
 }
 
 /// Makes of an error what its receiver can recognise: from the end that it knows, about the

@@ -4,9 +4,10 @@
 //! A packet passes through the modules in this order: [`parse`] finds out what it is,
 //! [`balance`] looks for its flow, [`hit`] handles packets of known flows, [`admit`] opens
 //! new ones ([`select`] picks the server, [`track`] the port), [`rewrite`] and
-//! [`transmit`] send it on its way. [`reset`] answers in place of a dead server. ICMP messages
-//! go to [`icmp`], which finds the flow that they are about by [`related`]; fragments go
-//! through [`fragment`].
+//! [`transmit`] send it on its way; [`one_way`] and [`encapsulate`] do if the server answers
+//! its clients itself. [`reset`] answers in place of a dead server. ICMP messages go to
+//! [`icmp`], which finds the flow that they are about by [`related`]; fragments go through
+//! [`fragment`].
 //!
 //! Within a stage everything is inlined: the verifier follows packet pointers only within
 //! a function.
@@ -30,6 +31,7 @@ pub mod confirmed;
 pub mod context;
 pub mod counters;
 pub mod dead;
+pub mod encapsulate;
 pub mod ended;
 pub mod event;
 pub mod family;
@@ -40,6 +42,7 @@ pub mod hit;
 pub mod icmp;
 pub mod limits;
 pub mod maps;
+pub mod one_way;
 pub mod packet;
 pub mod parse;
 pub mod related;
@@ -47,6 +50,7 @@ pub mod reset;
 pub mod rewrite;
 pub mod select;
 pub mod settle;
+pub mod too_big;
 pub mod track;
 pub mod transmit;
 pub mod verdict;

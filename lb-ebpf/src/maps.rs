@@ -174,6 +174,13 @@ pub struct Scratch {
     /// When the token bucket of answers to echo requests will be full, nanoseconds of the
     /// coarse clock.
     pub echo_full_ns: u64,
+    /// The way of a packet that the next stage sends (`one_way`).
+    pub way: u32,
+    /// How many bytes of a packet would fit that the next stage answers (`too_big`).
+    pub most_bytes: u32,
+    /// When the token bucket of answers to packets that do not fit will be full, nanoseconds
+    /// of the coarse clock.
+    pub too_big_full_ns: u64,
 }
 
 /// A flow under construction, or on its way from one table to the other.

@@ -72,6 +72,16 @@ pub struct Segment<F: Family> {
     pub bytes: u64,
 }
 
+impl<F: Family> Segment<F> {
+    /// Length of the IP packet, as its header says.
+    #[inline(always)]
+    #[must_use]
+    pub fn ip_bytes(&self) -> u32 {
+        // SAFETY: the parser checked the bounds.
+        F::bytes(unsafe { &*self.ip })
+    }
+}
+
 /// What the link layer says of a packet.
 pub struct Link {
     /// The Ethernet header.

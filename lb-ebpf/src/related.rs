@@ -5,8 +5,9 @@
 
 use lb_common::{
     drop_reason::DropReason,
-    flow::{Direction, FlowEntry, FlowKey, Hop},
+    flow::{Direction, FlowEntry, FlowKey, Handle, Hop},
     hash,
+    server::ServerEntry,
 };
 
 use crate::{
@@ -70,11 +71,17 @@ pub fn hop<F: Family>(ctx: Context, entry: &FlowEntry<F::Address>) -> Result<Hop
     if entry.direction() == Direction::Reply {
         return Ok(entry.client_hop);
     }
-    let server = SERVERS
-        .get(u32::from(entry.server.id))
-        .filter(|server| server.generation == entry.server.generation);
-    match server {
-        Some(server) => hit::server_hop::<F>(ctx, server),
-        None => Err(Verdict::Drop(DropReason::ServerDown)),
-    }
+    hit::server_hop::<F>(ctx, server(entry.server)?)
+}
+
+/// The server that a flow is bound to.
+///
+/// # Errors
+/// The verdict if it is not configured any more.
+#[inline(always)]
+pub fn server(handle: Handle) -> Result<&'static ServerEntry, Verdict> {
+    SERVERS
+        .get(u32::from(handle.id))
+        .filter(|server| server.generation == handle.generation)
+        .ok_or(Verdict::Drop(DropReason::ServerDown))
 }

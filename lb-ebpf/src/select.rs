@@ -4,10 +4,12 @@
 //! and not once for each way that leads to a new flow.
 
 use lb_common::{
+    address::Address,
     backend::RingLine,
-    flow::Handle,
+    flow::{FlowKey, Handle},
     hash,
     server::{self, ServerEntry, state},
+    vip::{VipEntry, hash_by},
 };
 
 use crate::{
@@ -21,6 +23,21 @@ const TRIES: u32 = 4;
 
 /// No server; its generation is 0.
 const NONE: u32 = 0;
+
+/// The server for a flow of a VIP that nothing else is known of; none if it was chosen by load.
+#[inline(always)]
+#[must_use]
+pub fn select_for<A: Address>(
+    vip: &VipEntry,
+    key: &FlowKey<A>,
+) -> Option<(Handle, &'static ServerEntry)> {
+    let hash = match vip.hash_by {
+        hash_by::SOURCE => hash::source_hash(key),
+        hash_by::TUPLE => hash::tuple_hash(key),
+        _ => return None,
+    };
+    select(vip.backend, hash, false)
+}
 
 /// The server for a hash; none if the backend has no ring, or no live server was found. With
 /// `least`, the less loaded of the servers at two positions that do not depend on each other

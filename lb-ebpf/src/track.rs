@@ -4,7 +4,8 @@
 //! entry, or another node, finds the same port again. A candidate is claimed by taking the
 //! place of its tuple in the half-open table and confirmed by its absence from the table of
 //! confirmed flows, in that order: a flow on its way from one table to the other is always
-//! in at least one.
+//! in at least one. A one-way flow has no port of its own and takes the place that is its
+//! tuple's.
 
 use lb_common::{
     address::{Address, Be16},
@@ -15,6 +16,7 @@ use lb_common::{
     ports::{self, PortRange},
     server::ServerEntry,
     settings::Settings,
+    tcp_state::Progress,
 };
 
 use crate::{
@@ -50,7 +52,7 @@ pub enum Opened {
     Known,
 }
 
-/// Claims a port and writes the flow to the half-open table.
+/// Claims a port, if the flow needs one, and writes the flow to the half-open table.
 ///
 /// # Errors
 /// Why the flow can not be opened; nothing is left behind.
@@ -105,12 +107,15 @@ fn try_port<F: Family>(attempt: u32, hash: u64, now_ns: u64) -> Option<u32> {
     let range = PortRange::new(settings.snat_port_low, settings.snat_port_high)?;
     let draft = F::scratch()?;
     let now = Now::new(now_ns, settings);
-    let port = ports::candidate(range, draft.flow.from_client.source_port.get(), hash, attempt);
-    draft.flow.from_server.destination_port = Be16::new(port);
-    // The packets become those of the way back turned round, which is the same sum.
-    let deltas = checksum::translation_deltas(&draft.flow.from_client, &draft.flow.from_server);
-    draft.flow.header_delta = deltas.header;
-    draft.flow.transport_delta = deltas.transport;
+    if !Progress(draft.flow.progress).is_one_way() {
+        let client_port = draft.flow.from_client.source_port.get();
+        let port = ports::candidate(range, client_port, hash, attempt);
+        draft.flow.from_server.destination_port = Be16::new(port);
+        // The packets become those of the way back turned round, which is the same sum.
+        let deltas = checksum::translation_deltas(&draft.flow.from_client, &draft.flow.from_server);
+        draft.flow.header_delta = deltas.header;
+        draft.flow.transport_delta = deltas.transport;
+    }
     match half_open::claim::<F>(&draft.flow, hash, now, settings)? {
         Claim::Taken => Some(TAKEN),
         Claim::Known => Some(KNOWN),
@@ -133,11 +138,18 @@ fn begin<F: Family>(
     flow: &mut HalfOpenFlow<F::Address>,
 ) {
     flow.from_client = segment.key;
-    flow.from_server.source = F::Address::from_common(server.address);
-    flow.from_server.destination = F::Address::from_common(server.snat_address);
-    flow.from_server.source_port = server.port;
-    flow.from_server.protocol = segment.key.protocol;
-    flow.from_server.padding = [0; 3];
+    if Progress(opening.progress).is_one_way() {
+        // What the server answers, whether or not anybody here sees it: no other flow has it.
+        flow.from_server = segment.key.reversed();
+        flow.header_delta = 0;
+        flow.transport_delta = 0;
+    } else {
+        flow.from_server.source = F::Address::from_common(server.address);
+        flow.from_server.destination = F::Address::from_common(server.snat_address);
+        flow.from_server.source_port = server.port;
+        flow.from_server.protocol = segment.key.protocol;
+        flow.from_server.padding = [0; 3];
+    }
     flow.created_ns = opening.now_ns;
     flow.forward_packets = 1;
     flow.forward_bytes = segment.bytes;
@@ -167,7 +179,7 @@ fn holder<F: Family>(
     let stranded = confirmed::entry::<F>(&flow.from_client).is_none();
     if stranded {
         let own = confirmed::partner::<F>(&flow.from_client, &flow.from_server);
-        confirmed::remove::<F>(&flow.from_client, &flow.from_server, own);
+        confirmed::remove::<F>(&flow.from_client, &flow.from_server, None, own);
     }
     guard.release();
     // The flow was confirmed since its packet did not find it.

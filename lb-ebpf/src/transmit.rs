@@ -5,7 +5,6 @@ use aya_ebpf::{
     helpers::generated::{bpf_fib_lookup, bpf_redirect},
 };
 use lb_common::{address::Address, drop_reason::DropReason, flow::Hop, server::ServerEntry};
-
 use network_types::eth::EthHdr;
 
 use crate::{context::Context, family::Family, maps::SCRATCH, parse::Segment, verdict::Verdict};
@@ -59,7 +58,7 @@ pub unsafe fn hop_of(ctx: Context, ethernet: *const EthHdr) -> Hop {
     }
 }
 
-/// Asks the kernel for the next hop towards a server.
+/// Asks the kernel for the next hop towards a server of this family.
 ///
 /// # Errors
 /// The verdict if there is no route or the neighbour is not resolved.

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::xdp_action;
 use lb_common::drop_reason::DropReason;
 
-use crate::counters;
+use crate::{counters, one_way::Way};
 
 /// What a step of the way through the data plane leads to.
 #[derive(Clone, Copy)]
@@ -16,6 +16,11 @@ pub enum Step {
     Again,
     /// There is no flow (any more): look for a VIP.
     Admit,
+    /// Counted, and to be sent to a server that answers the client itself.
+    OneWay(Way),
+    /// Nothing was done about the packet: it is longer than this many bytes, which would fit
+    /// into the link to the server once they are encapsulated.
+    TooBig(u32),
     /// Answer the client with a RST, and count the reason.
     Reset(DropReason),
 }

@@ -6,6 +6,8 @@ use std::{
     path::PathBuf,
 };
 
+use lb_common::forward::Forward;
+
 use crate::{
     bed::{Bed, Family},
     fleet,
@@ -29,6 +31,8 @@ pub struct Service {
     pub vip: SocketAddr,
     /// `tcp` or `udp`.
     pub protocol: &'static str,
+    /// `forward` of the frontend.
+    pub forward: Forward,
     /// Further keys of the backend as YAML, such as `on_down: keep`.
     pub options: Vec<String>,
     /// `check` of the backend as YAML; none if empty.
@@ -82,6 +86,7 @@ impl Service {
             name: format!("{name}{suffix}"),
             vip: Bed::vip(family, vip_port),
             protocol,
+            forward: Forward::Nat,
             options: Vec::new(),
             check: FAST_HTTP_CHECK.into(),
             servers: servers.collect(),
@@ -135,9 +140,11 @@ impl Configuration {
         );
         line(&mut text, &log);
         line(&mut text, "frontends:");
-        for Service { name, vip, protocol, .. } in &self.services {
+        for Service { name, vip, protocol, forward, .. } in &self.services {
             let bind = format!("[{{address: {}, protocol: {protocol}}}]", quoted(*vip));
-            line(&mut text, &format!("  {name}: {{mode: l4, bind: {bind}, backend: {name}}}"));
+            let forward = forward.name();
+            let keys = format!("mode: l4, bind: {bind}, forward: {forward}, backend: {name}");
+            line(&mut text, &format!("  {name}: {{{keys}}}"));
         }
         line(&mut text, "backends:");
         for service in &self.services {

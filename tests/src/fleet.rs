@@ -34,6 +34,14 @@ impl<'bed> Fleet<'bed> {
         server.with_context(|| format!("server {index} does not run"))
     }
 
+    /// A running server, to be changed.
+    ///
+    /// # Errors
+    /// When it is killed or there is none of that number.
+    pub fn server_mut(&mut self, index: u8) -> Result<&mut Embedded> {
+        self.slot(index)?.as_mut().with_context(|| format!("server {index} does not run"))
+    }
+
     /// Ends a server as a killed process: its connections are closed by the kernel.
     ///
     /// # Errors

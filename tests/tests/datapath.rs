@@ -11,6 +11,7 @@ use lb_common::{
     backend::{BackendEntry, RingSlot},
     event::{FlowEnd, cause},
     flow::{Direction, FlowEntry4, FlowKey4, Handle},
+    forward::Forward,
     server::{ServerEntry, state},
     settings::Settings,
     stage::Stage,
@@ -584,18 +585,22 @@ fn desired(vip: SocketAddr, servers: &[&str]) -> Result<Desired> {
         on_down: on_down::RESET,
         hash_by: 0,
         admission: AdmissionEntry::default(),
+        forward: Forward::Nat,
     };
     let next_hop = NextHop {
         ifindex: 1,
         own: [2, 0, 0, 0, 0, 1],
         neighbour: [2, 0, 0, 0, 0, 2],
         source: "10.0.1.254".parse()?,
+        mtu: 1500,
+        routed: false,
     };
     let server = DesiredServer {
         state: state::UP,
         weight: 100,
         configured_weight: 100,
         backup: false,
+        gue_port: 6080,
         next_hop: Some(next_hop),
     };
     let servers = servers.iter().map(|address| Ok((address.parse()?, server)));

@@ -210,9 +210,16 @@ fn next_hops_of_all_servers_are_resolved() -> Result<()> {
         watching.until(PROMPT, &resolved).await?;
         let index = link_by_name(&network::open()?, "here0").await?.index;
         let hops = watching.next_hops.borrow().clone();
-        let expected = |source| NextHop { ifindex: index, own: HERE, neighbour: PEER, source };
-        ensure!(hops[&ip("10.8.1.1")] == expected(ip("10.9.0.1")), "{hops:?}");
-        ensure!(hops[&ip("fd09::2")] == expected(ip("fd09::1")), "{hops:?}");
+        let expected = |source, routed| NextHop {
+            ifindex: index,
+            own: HERE,
+            neighbour: PEER,
+            source,
+            mtu: 1500,
+            routed,
+        };
+        ensure!(hops[&ip("10.8.1.1")] == expected(ip("10.9.0.1"), true), "{hops:?}");
+        ensure!(hops[&ip("fd09::2")] == expected(ip("fd09::1"), false), "{hops:?}");
 
         watching.servers.send_replace(set(&["10.9.0.2"]));
         watching.until(PROMPT, &[("10.9.0.2", PEER)]).await?;

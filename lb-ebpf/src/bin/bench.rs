@@ -9,7 +9,7 @@
 use aya_ebpf::{
     bindings::xdp_action,
     btf_maps::{Array, LruHashMap, ProgramArray},
-    helpers::generated::bpf_ktime_get_ns,
+    helpers::generated::{bpf_ktime_get_ns, bpf_xdp_adjust_head},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
@@ -55,7 +55,8 @@ fn drive(ctx: XdpContext) -> u32 {
         measurement.packets += 1;
         // Consecutive packets belong to distant flows, as they do on a wire.
         measurement.number = order.after(number);
-        if restore(&Packet::new(Context::new(ctx.ctx)), order, number) {
+        let context = Context::new(ctx.ctx);
+        if shrink(context) && restore(&Packet::new(context), order, number) {
             MEASURED.tail_call(&ctx, 0);
         }
     }
@@ -68,12 +69,29 @@ fn floor(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
+/// Scenario `floor_resized`: makes room for an outer IPv4 header, which `drive` takes back.
+#[xdp]
+#[expect(clippy::needless_pass_by_value, reason = "the macro's calling convention")]
+fn floor_resized(ctx: XdpContext) -> u32 {
+    // SAFETY: the kernel's own argument; no packet pointer is used afterwards.
+    let failed = unsafe { bpf_xdp_adjust_head(ctx.ctx, -20) } != 0;
+    if failed { xdp_action::XDP_ABORTED } else { xdp_action::XDP_PASS }
+}
+
 /// Scenario `calibration`: parses, and looks a 16-byte key up in an LRU hash.
 #[xdp]
 #[expect(clippy::needless_pass_by_value, reason = "the macro's calling convention")]
 fn calibration(ctx: XdpContext) -> u32 {
     // SAFETY: the kernel's own argument.
     calibrate(&Packet::new(unsafe { Context::new(ctx.ctx) })).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+/// Takes back what the packet before was encapsulated in.
+#[inline(always)]
+fn shrink(context: Context) -> bool {
+    let grown = (Packet::new(context).len() as i32).wrapping_sub(FRAME_BYTES as i32);
+    // SAFETY: the context is valid; no packet pointer is used afterwards.
+    grown == 0 || unsafe { bpf_xdp_adjust_head(context.raw(), grown) == 0 }
 }
 
 /// Copies the template over the packet and writes the tuple of a flow into it.

@@ -91,6 +91,24 @@ fn again(ctx: XdpContext) -> u32 {
     stage(&ctx, balance::again)
 }
 
+/// Packets to servers that answer clients themselves.
+#[xdp]
+fn one_way(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::one_way)
+}
+
+/// Packets that do not fit once they are encapsulated, IPv4.
+#[xdp]
+fn too_big4(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::too_big4)
+}
+
+/// Packets that do not fit once they are encapsulated, IPv6.
+#[xdp]
+fn too_big6(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::too_big6)
+}
+
 /// Counts down what ended outside of the data plane; attached to nothing.
 #[xdp]
 fn settle(ctx: XdpContext) -> u32 {

@@ -160,6 +160,8 @@ pub struct VipView {
     pub protocol: Protocol,
     /// The backend its flows go to.
     pub backend: String,
+    /// How packets reach its servers: `nat`, `dsr`, `ipip` or `gue`.
+    pub forward: String,
     /// Its traffic.
     pub traffic: Traffic,
 }
@@ -304,7 +306,10 @@ pub struct FlowView {
     pub server_name: Option<String>,
     /// The address the server sees as the client.
     pub snat: SocketAddr,
-    /// TCP: the name of the state. UDP: `replied` or `unreplied`.
+    /// How its packets reach the server: `nat`, `dsr`, `ipip` or `gue`.
+    pub forward: String,
+    /// TCP: the name of the state. UDP: `replied`, `unreplied`, or `one_way` if replies do not
+    /// pass through the balancer.
     pub state: String,
     /// Seconds since the flow was created.
     pub age_s: u64,

@@ -124,7 +124,7 @@ impl VipFilter {
 
 impl StateFilter {
     /// Every state: those of TCP, then those of UDP.
-    pub const NAMES: [&str; 9] = [
+    pub const NAMES: [&str; 10] = [
         "syn_sent",
         "syn_received",
         "established",
@@ -134,6 +134,7 @@ impl StateFilter {
         "closed",
         "replied",
         "unreplied",
+        "one_way",
     ];
 
     /// Whether it is the name of this state.

@@ -26,6 +26,7 @@ pub(super) static SECTION: Section = Section {
         &MANAGE_ADDRESSES,
         &ANSWER_ECHO,
         &SNAT_PORTS,
+        &GUE_PORT,
         &MAX_FLOWS,
         &MAX_HALF_OPEN,
         &ALLOW,
@@ -93,6 +94,13 @@ static SNAT_PORTS: Key<Text<(u16, u16)>> = Key {
     presence: Presence::Default("1024-32767"),
     doc: "Source ports of flows towards servers, inclusive. Keep it clear of the ports this \
           host takes for its own connections (`sysctl net.ipv4.ip_local_port_range`).",
+};
+
+static GUE_PORT: Key<Integer<u16>> = Key {
+    name: "gue_port",
+    shape: Integer { min: 1, max: u16::MAX },
+    presence: Presence::Default("6080"),
+    doc: "UDP port that frontends with `forward: gue` send to, on every server.",
 };
 
 static MAX_FLOWS: Key<Integer<u32>> = Key {
@@ -210,6 +218,7 @@ fn decode(entries: &Entries<'_>) -> Option<Datapath> {
         let hint = format!("end it at {LAST_CLEAR_PORT}, or move net.ipv4.ip_local_port_range");
         entries.warn(&SNAT_PORTS, Refusal::new(message).hint(hint));
     }
+    let gue_port = entries.get(&GUE_PORT);
     let max_flows = entries.get(&MAX_FLOWS);
     let max_half_open = entries.get(&MAX_HALF_OPEN);
     let access = decode_list(entries);
@@ -223,6 +232,7 @@ fn decode(entries: &Entries<'_>) -> Option<Datapath> {
         manage_addresses: manage_addresses?,
         answer_echo: answer_echo?,
         snat_ports: snat_ports?,
+        gue_port: gue_port?,
         max_flows: max_flows?,
         max_half_open: max_half_open?,
         max_prefixes: max_prefixes?,

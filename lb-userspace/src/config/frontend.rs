@@ -19,7 +19,7 @@ use super::{
 };
 use crate::model::{
     access::{AccessList, SourceLimits},
-    frontend::{AcceptProxy, Listen, SniPattern},
+    frontend::{AcceptProxy, Forward, Listen, SniPattern},
     name::Name,
     snapshot::{Bind, Protocol},
 };
@@ -71,6 +71,8 @@ pub(super) enum RawMode {
 pub(super) struct RawL4 {
     /// Its VIPs; none in place of one that is at fault.
     pub(super) vips: ListItems<Bind>,
+    /// How packets reach the servers; none if at fault.
+    pub(super) forward: Option<Forward>,
     /// Who may be its client; none if at fault.
     pub(super) access: Option<AccessList>,
     /// What it takes from a source; none if at fault.
@@ -174,29 +176,29 @@ static LIMITS: Key<Nested<RawLimits>> = Key {
     doc: "What is taken from clients.",
 };
 
-static FORWARD: Key<Choice<()>> = Key {
+static FORWARD: Key<Choice<Forward>> = Key {
     name: "forward",
-    shape: Choice {
-        words: &[("nat", ())],
-        unbuilt: &[
-            Unbuilt { name: "dsr", hint: USE_NAT },
-            Unbuilt { name: "ipip", hint: USE_NAT },
-            Unbuilt { name: "gue", hint: USE_NAT },
-        ],
-        unbuilt_message: "is a way of forwarding that is not built in this version",
-    },
+    shape: Choice::of(&[
+        ("nat", Forward::Nat),
+        ("dsr", Forward::Dsr),
+        ("ipip", Forward::Ipip),
+        ("gue", Forward::Gue),
+    ]),
     presence: Presence::Default("nat"),
-    doc: "`mode: l4`. `nat`: source and destination are translated; servers need no set-up and see the \
-          balancer's address.",
+    doc: "`mode: l4`: how packets reach the servers (forwarding.md). `nat`: source and destination \
+          are translated; servers need no set-up and see the balancer's address. In the others \
+          servers hold the VIP's address, see the client's, and answer it directly; ports stay \
+          as they are. `dsr`: frames are addressed to a server in the same layer-2 segment. \
+          `ipip`: packets travel in IP packets, `gue` in UDP datagrams; VIPs and servers may be \
+          of different families.",
 };
-
-const USE_NAT: &str = "use `forward: nat`, which needs no set-up of the servers";
 
 static BACKEND: Key<Text<Name>> = Key {
     name: "backend",
     shape: Text { what: "a name of a backend", parse: backend_name },
     presence: Presence::Required("the name of a backend under `backends`"),
-    doc: "The backend. In `mode: l4` its servers are of the same family as the VIPs.",
+    doc: "The backend. In `mode: l4` its servers are of the same family as the VIPs, unless \
+          `forward` is `ipip` or `gue`.",
 };
 
 static BIND_SECTION: Section = Section {
@@ -372,8 +374,12 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
             refuse(entries, &[&TIMEOUTS, &RULES], "needs `mode: http`");
             refuse(entries, &[&SNI, &TRUSTED_PROXIES], "is not for `mode: l4`");
             let vips = judge(entries, bind, RawBind::vip);
-            let (access, limits) = (decode_list(entries), limits_of_layer_4(entries));
-            entries.get(&FORWARD).map(|()| RawMode::L4(RawL4 { vips, access, limits }))
+            Some(RawMode::L4(RawL4 {
+                vips,
+                forward: entries.get(&FORWARD),
+                access: decode_list(entries),
+                limits: limits_of_layer_4(entries),
+            }))
         }
         Some(Mode::Tcp) => {
             refuse(entries, &[&FORWARD], "needs `mode: l4`");

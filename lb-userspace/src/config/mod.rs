@@ -26,6 +26,7 @@ mod decode;
 mod defaults;
 mod duration;
 mod fault;
+mod forwarding;
 mod frontend;
 mod http_check;
 mod limits;

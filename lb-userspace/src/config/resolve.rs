@@ -16,6 +16,7 @@ use super::{
     backend::RawBackend,
     defaults::Defaults,
     fault::{Located, Place, Refusal, Sink, did_you_mean, quoted},
+    forwarding,
     frontend::{RawFrontend, RawMode},
     limits::RawLimits,
     position::Mark,
@@ -136,6 +137,7 @@ fn resolve_frontends(
             RawMode::L4(layer_4) => Frontend::L4(L4Frontend {
                 bind: all(layer_4.vips)?,
                 backend,
+                forward: layer_4.forward?,
                 access: layer_4.access?,
                 limits: layer_4.limits?,
             }),
@@ -281,7 +283,9 @@ fn judge_references(
                 continue;
             };
             used.insert(&reference.value);
-            judge_family(frontend, backend.value.as_ref(), &reference.place, sink);
+            if let (Some(RawMode::L4(layer_4)), Some(backend)) = (&frontend.mode, &backend.value) {
+                forwarding::judge(layer_4, backend, &reference.place, sink);
+            }
         }
     }
     let is_unused = |name: &Name| !used.contains(name) && !rules.uses_backend(name);
@@ -296,21 +300,6 @@ fn no_backend<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Refusal
     match did_you_mean(wanted, known) {
         Some(meant) => refusal.hint(format!("did you mean {}?", quoted(meant))),
         None => refusal.hint("backends are defined under `backends`"),
-    }
-}
-
-/// A layer-4 frontend and its servers are of one family.
-fn judge_family(frontend: &RawFrontend, backend: Option<&RawBackend>, place: &Place, sink: &Sink) {
-    let vip = frontend.vips().and_then(|vips| vips.iter().find_map(|bind| bind.value));
-    let servers = backend.into_iter().flat_map(|backend| backend.servers.values());
-    let mut addresses = servers.filter_map(|server| server.value.as_ref()?.address());
-    if let (Some(vip), Some(server)) = (vip, addresses.next())
-        && vip.address.is_ipv4() != server.is_ipv4()
-    {
-        let (own, theirs) = (family(vip.address), family(server));
-        let message = format!("its servers are {theirs}, the frontend's VIPs are {own}");
-        let hint = "give each family its own frontend and its own backend";
-        sink.fault(place, Refusal::new(message).hint(hint));
     }
 }
 
@@ -500,7 +489,7 @@ fn judge_server_family(address: SocketAddr, first: SocketAddr, place: &Place, si
     }
 }
 
-const fn family(address: SocketAddr) -> &'static str {
+pub(super) const fn family(address: SocketAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 

@@ -162,6 +162,7 @@ fn view(flow: &Flow, names: &NameIndex, now: &Moment) -> FlowView {
         server: flow.server,
         server_name: server.map(|(backend, server)| format!("{backend}/{server}")),
         snat: flow.snat,
+        forward: flow.progress.forward().name().to_owned(),
         state: state_name(flow, protocol).to_owned(),
         age_s: now.since(flow.created_ns).as_secs(),
         idle_s: now.since(flow.last_seen_ns).as_secs(),
@@ -175,6 +176,7 @@ fn view(flow: &Flow, names: &NameIndex, now: &Moment) -> FlowView {
 fn state_name(flow: &Flow, protocol: Protocol) -> &'static str {
     match (protocol, flow.confirmed) {
         (Protocol::Tcp, _) => flow.progress.state().name(),
+        (Protocol::Udp, _) if flow.progress.is_one_way() => "one_way",
         (Protocol::Udp, true) => "replied",
         (Protocol::Udp, false) => "unreplied",
     }

@@ -36,6 +36,7 @@ pub fn vips(snapshot: &Snapshot, traffic: &TrafficBook) -> Vec<VipView> {
             address: bind.address,
             protocol: bind.protocol,
             backend: frontend.backend.to_string(),
+            forward: frontend.forward.name().to_owned(),
             traffic: traffic.vips.get(bind).copied().unwrap_or_default(),
         })
     });

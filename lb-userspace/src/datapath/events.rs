@@ -16,12 +16,14 @@ use super::{
     error::{DatapathError, MapAccessError},
     maps::Source,
     pins::Pins,
+    tables::ServerAddresses,
 };
 
 /// Reads finished flows out of the ring buffer. There should be one reader only: two share
 /// the records between them.
 pub struct EventReader {
     buffer: AsyncFd<RingBuf<MapData>>,
+    servers: ServerAddresses,
 }
 
 impl std::fmt::Debug for EventReader {
@@ -50,7 +52,7 @@ impl EventReader {
             map: map::EVENTS,
             source: error.into(),
         })?;
-        Ok(Self { buffer })
+        Ok(Self { buffer, servers: ServerAddresses::open(pins)? })
     }
 
     /// Hands every record to `ends`, until cancelled or nobody listens. While the channel
@@ -85,7 +87,7 @@ impl EventReader {
             match end {
                 Some(end) => {
                     // A closed channel ends `run`.
-                    let _closed = ends.send(end).await;
+                    let _closed = ends.send(self.servers.complete(end)).await;
                 }
                 None => warn!("a record of another length than a finished flow's was skipped"),
             }

@@ -34,7 +34,7 @@ pub struct Flow {
     pub vip_handle: Handle,
     /// The server's id when the flow was made.
     pub server_handle: Handle,
-    /// What was seen of it; nothing for UDP.
+    /// What was seen of it, for UDP nothing, and how its packets reach the server.
     pub progress: Progress,
     /// Both sides have confirmed it.
     pub confirmed: bool,
@@ -79,8 +79,8 @@ pub fn list(
     let half_open_ns = tables.half_open_ns()?;
     let mut best =
         Best { limit, ordered: selection.is_ordered(), kept: BinaryHeap::new(), seen: 0 };
-    if !list_family(&tables.four, half_open_ns, selection, &mut best)? {
-        list_family(&tables.six, half_open_ns, selection, &mut best)?;
+    if !list_family(tables, &tables.four, half_open_ns, selection, &mut best)? {
+        list_family(tables, &tables.six, half_open_ns, selection, &mut best)?;
     }
     let truncated = best.seen > limit as u64;
     let kept = best.kept.into_sorted_vec();
@@ -146,6 +146,7 @@ impl Eq for Ranked {}
 
 /// Whether more flows would make no difference.
 fn list_family<A: Address>(
+    tables: &FlowTables,
     family: &Family<A>,
     half_open_ns: u64,
     selection: &impl Selection,
@@ -162,11 +163,11 @@ where
         for (key, entry) in keys.iter().zip(&entries) {
             let half = Half { key: *key, entry: *entry, table: Table::Confirmed };
             let forward = entry.direction() == Direction::Forward;
-            if !forward || !selection.may_want(&flow(&half, None)) {
+            if !forward || !selection.may_want(&flow(tables, &half, None)) {
                 continue;
             }
             let partner = family.find(entry.partner_key(), Table::Confirmed)?;
-            let flow = flow(&half, partner.as_ref());
+            let flow = flow(tables, &half, partner.as_ref());
             if let Some(rank) = selection.rank(&flow)
                 && best.take(rank, flow)
             {
@@ -181,7 +182,8 @@ where
         if timed_out || enough {
             return;
         }
-        let flow = flow(&found.half(Direction::Forward), Some(&found.half(Direction::Reply)));
+        let (forward, reply) = (found.half(Direction::Forward), found.half(Direction::Reply));
+        let flow = flow(tables, &forward, Some(&reply));
         if let Some(rank) = selection.rank(&flow) {
             enough = best.take(rank, flow);
         }
@@ -190,9 +192,9 @@ where
     Ok(enough)
 }
 
-fn flow<A: Address>(forward: &Half<A>, reply: Option<&Half<A>>) -> Flow {
+fn flow<A: Address>(tables: &FlowTables, forward: &Half<A>, reply: Option<&Half<A>>) -> Flow {
     let entry = &forward.entry;
-    let record = flow_end(forward, reply, 0, 0);
+    let record = tables.servers().complete(flow_end(forward, reply, 0, 0));
     let end = |address, port: Be16| SocketAddr::new(plain_address(address), port.get());
     Flow {
         protocol: record.protocol,

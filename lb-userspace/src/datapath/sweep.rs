@@ -81,6 +81,7 @@ pub fn sweep(
     since_ns: u64,
     mut report: impl FnMut(FlowEnd),
 ) -> Result<SweepReport, MapAccessError> {
+    let mut report = |end| report(tables.servers().complete(end));
     let start = Instant::now();
     let mut result = SweepReport::default();
     sweep_confirmed(&tables.four, map::FLOWS4, timeouts, &mut report, &mut result)?;
@@ -187,7 +188,7 @@ where
             && decide(&forward, Some(&reply), timeouts, since_ns) == Verdict::Keep
         {
             expired += 1;
-            report(flow_end(&forward, Some(&reply), now_ns, cause::TIMEOUT));
+            report(flow_end(&forward, Some(&reply), now_ns, cause_of_silence(&forward)));
         }
     };
     let pause = || {
@@ -261,22 +262,33 @@ where
     if verdict == Verdict::Keep {
         return Ok(());
     }
+    let is_one_way = Progress(half.entry.progress).is_one_way();
     let mut removed = [(&half, family.confirmed.remove(&half.key)?)].to_vec();
     match &partner {
         Some(partner) => removed.push((partner, family.confirmed.remove(&partner.key)?)),
+        None if is_one_way => {}
         None => result.stranded += 1,
     }
-    // Whoever removes the server's half ends the flow.
-    let is_reply = |half: &Half<A>| half.entry.direction() == Direction::Reply;
-    for (Half { entry, .. }, _) in removed.iter().filter(|(half, there)| *there && is_reply(half)) {
+    // Whoever removes the server's half ends the flow, or the only one that it has.
+    let ends = |half: &Half<A>| is_one_way || half.entry.direction() == Direction::Reply;
+    for (Half { key, entry, .. }, _) in removed.iter().filter(|(half, there)| *there && ends(half))
+    {
         *result.ends.servers.entry(entry.server).or_default() += 1;
         if entry.progress & Progress::COUNTED != 0 {
-            result.ends.counted.push((entry.vip, entry.destination.to_common()));
+            let client = if is_one_way { key.source } else { entry.destination };
+            result.ends.counted.push((entry.vip, client.to_common()));
         }
     }
     result.expired += 1;
     if verdict == Verdict::Report {
-        report(flow_end(&half, partner.as_ref(), now_ns, cause::TIMEOUT));
+        report(flow_end(&half, partner.as_ref(), now_ns, cause_of_silence(&half)));
     }
     Ok(())
+}
+
+/// Why a flow fell silent. That its client has sent FIN is all that is ever seen of the end of a
+/// one-way flow.
+fn cause_of_silence<A: Address>(half: &Half<A>) -> u8 {
+    let progress = Progress(half.entry.progress);
+    if progress.is_one_way() && progress.recyclable() { cause::FIN } else { cause::TIMEOUT }
 }

@@ -6,7 +6,9 @@ use lb_common::{
     event::FlowEnd,
     flow::{Direction, FlowEntry, FlowKey},
     half_open::Bucket,
+    server::{ServerEntry, state},
     settings::Settings,
+    tcp_state::Progress,
 };
 
 use aya::{
@@ -27,6 +29,7 @@ pub struct FlowTables {
     pub(crate) four: Family<Address4>,
     pub(crate) six: Family<Address6>,
     settings: Array<MapData, Settings>,
+    servers: ServerAddresses,
 }
 
 impl FlowTables {
@@ -51,6 +54,7 @@ impl FlowTables {
             four: Family::open(source, map::FLOWS4, map::HALF_OPEN4)?,
             six: Family::open(source, map::FLOWS6, map::HALF_OPEN6)?,
             settings: typed(source, map::SETTINGS)?,
+            servers: ServerAddresses::open(source)?,
         })
     }
 
@@ -66,6 +70,39 @@ impl FlowTables {
             source,
         })?;
         Ok(u64::from(settings.half_open_ms) * 1_000_000)
+    }
+
+    /// The servers, by whose addresses one-way flows are completed.
+    pub(crate) const fn servers(&self) -> &ServerAddresses {
+        &self.servers
+    }
+}
+
+/// The addresses of servers by their ids.
+pub(crate) struct ServerAddresses(Array<MapData, ServerEntry>);
+
+impl ServerAddresses {
+    /// # Errors
+    /// If the map is missing or has another layout.
+    pub(crate) fn open(source: &impl Source) -> Result<Self, DatapathError> {
+        typed(source, map::SERVERS).map(Self)
+    }
+
+    /// The record with the server's own address, which a flow whose server answers the client
+    /// itself does not have: its packets keep the VIP's. It stays the VIP's if the id of the
+    /// server is not its own any more.
+    pub(crate) fn complete(&self, end: FlowEnd) -> FlowEnd {
+        if !Progress(end.progress).is_one_way() {
+            return end;
+        }
+        match self.0.get(&end.server.id.into(), 0) {
+            Ok(server)
+                if server.generation == end.server.generation && server.state != state::UNUSED =>
+            {
+                FlowEnd { server_address: server.address, server_port: server.port, ..end }
+            }
+            _ => end,
+        }
     }
 }
 
@@ -146,7 +183,8 @@ where
     }
 }
 
-/// The record of a flow's end, from either half and its partner if that is there.
+/// The record of a flow's end, from either half and its partner if that is there. The server
+/// of a one-way flow is missing ([`ServerAddresses::complete`]).
 pub(crate) fn flow_end<A: Address>(
     half: &Half<A>,
     partner: Option<&Half<A>>,

@@ -71,6 +71,7 @@ fn datapath() -> Datapath {
         manage_addresses: false,
         answer_echo: true,
         snat_ports: (1024, 32767),
+        gue_port: 6080,
         max_flows: 1000,
         max_half_open: 1000,
         max_prefixes: 1000,

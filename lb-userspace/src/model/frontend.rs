@@ -8,6 +8,7 @@
 use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
+pub use lb_common::forward::Forward;
 
 use super::{
     access::{AccessList, SourceLimits},
@@ -28,15 +29,19 @@ pub enum Frontend {
     Http(HttpFrontend),
 }
 
-/// A layer-4 frontend with `forward: nat`.
+/// A layer-4 frontend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct L4Frontend {
     /// Its VIPs; at least one, no two alike in the whole configuration, all of one family.
     pub bind: Vec<Bind>,
-    /// The backend; always present in [`Snapshot::backends`], servers of the same family.
+    /// The backend; always present in [`Snapshot::backends`]. Its servers are of the family of
+    /// the VIPs unless packets are encapsulated, and have the port of every VIP unless
+    /// `forward` translates.
     ///
     /// [`Snapshot::backends`]: super::snapshot::Snapshot::backends
     pub backend: Name,
+    /// How packets reach the servers.
+    pub forward: Forward,
     /// Who may be its client.
     pub access: AccessList,
     /// What it takes from one source.
@@ -220,12 +225,13 @@ impl Frontend {
 }
 
 impl L4Frontend {
-    /// A frontend with one TCP VIP.
+    /// A frontend with one TCP VIP, `forward: nat`.
     #[must_use]
     pub fn of_one_vip(address: SocketAddr, backend: Name) -> Self {
         Self {
             bind: vec![Bind { address, protocol: Protocol::Tcp }],
             backend,
+            forward: Forward::Nat,
             access: AccessList::default(),
             limits: SourceLimits::default(),
         }

@@ -14,4 +14,8 @@ pub struct NextHop {
     pub neighbour: [u8; 6],
     /// The source address towards the server: the SNAT address, of the server's family.
     pub source: IpAddr,
+    /// Largest IP packet that the interface takes, in bytes; the most if that is not known.
+    pub mtu: u16,
+    /// A router is on the way: `neighbour` is not the server.
+    pub routed: bool,
 }

@@ -73,6 +73,8 @@ pub struct Datapath {
     pub answer_echo: bool,
     /// Source ports towards servers, inclusive; 1024 to 32767 by default.
     pub snat_ports: (u16, u16),
+    /// Port that `forward: gue` sends to; 6080 by default.
+    pub gue_port: u16,
     /// Most confirmed flows of each family; two table entries each.
     pub max_flows: u32,
     /// Most half-open flows of each family; two table entries each.

@@ -77,7 +77,17 @@ impl LastKnown {
 
 /// The next hop by a route, out of a link, to a neighbour.
 pub(super) fn next_hop(route: &Route, link: &Link, neighbour: [u8; 6]) -> NextHop {
-    NextHop { ifindex: route.ifindex, own: link.mac, neighbour, source: route.source }
+    NextHop {
+        ifindex: route.ifindex,
+        own: link.mac,
+        neighbour,
+        source: route.source,
+        mtu: match u16::try_from(link.mtu) {
+            Ok(0) | Err(_) => u16::MAX,
+            Ok(mtu) => mtu,
+        },
+        routed: route.gateway.is_some(),
+    }
 }
 
 /// The place a message speaks of; none if it is not about an IP neighbour.

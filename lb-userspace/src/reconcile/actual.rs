@@ -9,7 +9,7 @@ use lb_common::{
     access::AdmissionEntry,
     address::Address6,
     backend::BackendEntry,
-    server::{ServerEntry, state},
+    server::{ServerEntry, flag, state},
     settings::Settings,
     vip::{FilterWord, VipEntry, VipKey},
 };
@@ -86,6 +86,8 @@ impl Actual {
             own: server.own,
             neighbour: server.neighbour,
             source: plain_address(server.snat_address),
+            mtu: server.mtu,
+            routed: server.flags & flag::ROUTED != 0,
         };
         known.map(|server| (plain_address(server.address), next_hop(server))).collect()
     }

@@ -19,6 +19,7 @@ use lb_common::{
 
 use super::access::{Access, Rules};
 use crate::model::{
+    frontend::{Forward, L4Frontend},
     name::Name,
     next_hop::NextHop,
     snapshot::{Backend, Bind, HashBy, OnDown, Snapshot},
@@ -49,6 +50,8 @@ pub struct DesiredVip {
     pub hash_by: u8,
     /// What its frontend asks of sources; the generation is to be filled in.
     pub admission: AdmissionEntry,
+    /// How packets reach the servers.
+    pub forward: Forward,
 }
 
 /// One server.
@@ -62,6 +65,8 @@ pub struct DesiredServer {
     pub configured_weight: u16,
     /// Used only while no server without this mark is usable.
     pub backup: bool,
+    /// Port that `gue` datagrams are sent to.
+    pub gue_port: u16,
     /// How packets reach it, if that is known.
     pub next_hop: Option<NextHop>,
 }
@@ -76,7 +81,14 @@ impl DesiredServer {
     /// One that is up, and nothing else is known of.
     #[cfg(test)]
     pub(super) const fn of_weight(weight: u16) -> Self {
-        Self { state: state::UP, weight, configured_weight: weight, backup: false, next_hop: None }
+        Self {
+            state: state::UP,
+            weight,
+            configured_weight: weight,
+            backup: false,
+            gue_port: 6080,
+            next_hop: None,
+        }
     }
 }
 
@@ -99,11 +111,11 @@ pub fn desired(
         let Some(backend) = snapshot.backends.get(&frontend.backend) else { continue };
         let admission = access.frontends.get(name).copied().unwrap_or_default();
         for bind in &frontend.bind {
-            vips.insert(*bind, vip(&frontend.backend, backend, admission));
+            vips.insert(*bind, vip(frontend, backend, admission));
         }
         backends
             .entry(frontend.backend.clone())
-            .or_insert_with(|| servers(&frontend.backend, backend, statuses, next_hops));
+            .or_insert_with(|| servers(snapshot, &frontend.backend, backend, statuses, next_hops));
     }
     let mut settings = settings(snapshot);
     settings.flags |= access.flags;
@@ -131,9 +143,10 @@ fn settings(snapshot: &Snapshot) -> Settings {
     }
 }
 
-fn vip(name: &Name, backend: &Backend, admission: AdmissionEntry) -> DesiredVip {
+fn vip(frontend: &L4Frontend, backend: &Backend, admission: AdmissionEntry) -> DesiredVip {
     DesiredVip {
-        backend: name.clone(),
+        backend: frontend.backend.clone(),
+        forward: frontend.forward,
         on_down: match backend.on_down {
             OnDown::Reset => on_down::RESET,
             OnDown::Reroute => on_down::REROUTE,
@@ -149,6 +162,7 @@ fn vip(name: &Name, backend: &Backend, admission: AdmissionEntry) -> DesiredVip 
 }
 
 fn servers(
+    snapshot: &Snapshot,
     backend_name: &Name,
     backend: &Backend,
     statuses: &ServerStatuses,
@@ -164,6 +178,7 @@ fn servers(
             weight: weight.min(MOST_WEIGHT),
             configured_weight: server.weight.min(MOST_WEIGHT),
             backup: server.backup,
+            gue_port: snapshot.datapath.gue_port,
             next_hop: next_hops.get(&server.address.ip()).copied(),
         };
         (server.address, desired)

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use lb_common::{
     address::{Address6, Be16},
     flow::Handle,
-    server::{ServerEntry, state},
+    server::{ServerEntry, flag, state},
 };
 
 use super::{
@@ -138,10 +138,12 @@ fn server_entry(
     let entry = ServerEntry {
         generation: handle.generation,
         state: server.state,
+        flags: if address.is_ipv6() { flag::V6 } else { 0 },
         address: common_address(address.ip()),
         snat_address: remembered.unwrap_or_default(),
         port: Be16::new(address.port()),
         weight: server.share(),
+        gue_port: Be16::new(server.gue_port),
         backend,
         ..ServerEntry::default()
     };
@@ -151,6 +153,8 @@ fn server_entry(
             ifindex: hop.ifindex,
             neighbour: hop.neighbour,
             own: hop.own,
+            mtu: hop.mtu,
+            flags: entry.flags | if hop.routed { flag::ROUTED } else { 0 },
             snat_address: common_address(hop.source),
             ..entry
         },

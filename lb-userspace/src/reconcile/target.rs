@@ -312,6 +312,7 @@ impl Target {
                 on_down: vip.on_down,
                 hash_by: vip.hash_by,
                 flags: if vip.admission.limits_flows() { vip_flag::LIMITS_FLOWS } else { 0 },
+                forward: vip.forward.to_raw(),
                 ..VipEntry::default()
             };
             self.admit(handle, vip.admission);

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::model::{
     access::Prefix,
+    frontend::Forward,
     index::{common_address, plain_address},
     name::Name,
     next_hop::NextHop,
@@ -187,6 +188,7 @@ fn assert_agrees(maps: &Maps, desired: &Desired) {
         let backend = &actual.backends[&vip.backend];
         assert_eq!(backend_name(backend), Some(wanted.backend.as_str()));
         assert_eq!((vip.on_down, vip.hash_by), (wanted.on_down, wanted.hash_by));
+        assert_eq!(vip.forward, wanted.forward.to_raw());
         assert_ne!(vip.generation, 0);
         let admission = AdmissionEntry { generation: vip.generation, ..wanted.admission };
         assert_eq!(actual.admissions.get(&vip.id), Some(&admission));
@@ -287,8 +289,11 @@ fn server() -> impl Strategy<Value = DesiredServer> {
                 own: [2, 0, 0, 0, 0, 1],
                 neighbour,
                 source: address(source),
+                mtu: 1400 + u16::from(source),
+                routed: source % 2 == 0,
             });
-            DesiredServer { state, weight, configured_weight: 50, backup, next_hop }
+            let server = DesiredServer::of_weight(weight);
+            DesiredServer { state, configured_weight: 50, backup, next_hop, ..server }
         },
     )
 }
@@ -336,11 +341,12 @@ fn desired_state() -> impl Strategy<Value = Desired> {
         let scope = 2 * scope;
         AdmissionEntry { scope, flags, flows_per_source, ..AdmissionEntry::default() }
     });
-    let vip = (0_u8..3, 0_u8..3, 0_u8..2, admission);
-    let vip = vip.prop_map(|(index, on_down, hash_by, admission)| DesiredVip {
+    let vip = (0_u8..3, 0_u8..3, 0_u8..2, 0_u8..4, admission);
+    let vip = vip.prop_map(|(index, on_down, hash_by, forward, admission)| DesiredVip {
         backend: name(index),
         on_down,
         hash_by,
+        forward: Forward::from_raw(forward),
         admission,
     });
     let rule = ((0_u32..3, 0_u8..5), 1_u32..4).prop_map(|((scope, index), action)| {
@@ -501,7 +507,8 @@ proptest! {
 /// A pool of `count` servers in each of `backends` backends, all new in each network.
 fn full(network: u16, backends: u16, count: u16) -> Desired {
     let source = address(100);
-    let hop = NextHop { ifindex: 1, own: [2; 6], neighbour: [3; 6], source };
+    let (own, neighbour) = ([2; 6], [3; 6]);
+    let hop = NextHop { ifindex: 1, own, neighbour, source, mtu: 1500, routed: false };
     let server = DesiredServer { next_hop: Some(hop), ..DesiredServer::of_weight(100) };
     let named = |index: u16| Name::new(&format!("b{network}-{index}")).expect("a name");
     let bind = |index: u16| Bind {
@@ -512,6 +519,7 @@ fn full(network: u16, backends: u16, count: u16) -> Desired {
         backend,
         on_down: 0,
         hash_by: 0,
+        forward: Forward::Nat,
         admission: AdmissionEntry::default(),
     };
     let place = |index: u16| SocketAddr::new(address(2), 5000 + network * 100 + index);

@@ -5,12 +5,14 @@
 //! ([`Packet::bytes`]), so nothing here shares arithmetic with the code under test.
 //! What a frame contains is told by [`fields`], whether it is sound by [`verify`].
 
+pub mod decapsulate;
 mod ends;
 pub mod fields;
 mod fragments;
 pub mod icmp;
 pub mod reference;
 pub mod serialise;
+pub mod tunnel;
 pub mod verify;
 
 use std::net::{IpAddr, SocketAddr};

@@ -6,12 +6,13 @@
 
 mod http;
 mod tcp;
+pub mod tunnel_end;
 mod udp;
 
 use std::{
     collections::HashMap,
     io,
-    net::{Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -21,6 +22,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use socket2::{Domain, Socket, Type};
 
 use crate::namespace::Namespace;
 
@@ -95,11 +97,21 @@ impl Embedded {
             let shared = Arc::clone(&server.shared);
             server.start_thread(move || accept(&shared, &listener, handler))?;
         }
-        let socket = namespace
-            .run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port::UDP)).context("listen on UDP"))?;
+        let socket = namespace.run(|| listen_udp(Ipv6Addr::UNSPECIFIED.into()))?;
         let shared = Arc::clone(&server.shared);
         server.start_thread(move || udp::answer(&shared, &socket))?;
         Ok(server)
+    }
+
+    /// Answers datagrams to an address that it holds besides its own, from that address: a
+    /// socket bound to none would answer from another.
+    ///
+    /// # Errors
+    /// When the address is not there or a thread can not be started.
+    pub fn answer_at(&mut self, namespace: &Namespace, address: IpAddr) -> Result<()> {
+        let socket = namespace.run(move || listen_udp(address))?;
+        let shared = Arc::clone(&self.shared);
+        self.start_thread(move || udp::answer(&shared, &socket))
     }
 
     /// Its name, as in every answer.
@@ -162,6 +174,18 @@ impl Shared {
     fn connections(&self) -> MutexGuard<'_, HashMap<u64, TcpStream>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A socket for [`port::UDP`]. One that is bound to an address goes before one bound to all.
+fn listen_udp(address: IpAddr) -> Result<UdpSocket> {
+    let address = SocketAddr::new(address, port::UDP);
+    let listen = || -> io::Result<UdpSocket> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        Ok(socket.into())
+    };
+    listen().with_context(|| format!("listen on UDP {address}"))
 }
 
 fn accept(shared: &Arc<Shared>, listener: &TcpListener, handler: Handler) {

@@ -256,10 +256,10 @@ fn words_that_are_not_built_say_so() {
         &["3: frontends.web.rules: needs `mode: http`"],
     );
     check_frontend(
-        "mode: l5, forward: ipip, bind: [\"10.0.0.1:80\"], backend: b",
+        "mode: l5, forward: tunnel, bind: [\"10.0.0.1:80\"], backend: b",
         &[
             "3: frontends.web.mode: \"l5\" is not one of l4, tcp, http (hint: did you mean \"l4\"?)",
-            "3: frontends.web.forward: \"ipip\" is a way of forwarding that is not built in this version (hint: use `forward: nat`, which needs no set-up of the servers)",
+            "3: frontends.web.forward: \"tunnel\" is not one of nat, dsr, ipip, gue",
         ],
     );
     for (balance, instead) in [
@@ -328,6 +328,25 @@ fn addresses_of_vips() {
         "mode: l4, bind: [\"[2001:db8::1]:80\"], backend: b",
         &[
             "3: frontends.web.backend: its servers are IPv4, the frontend's VIPs are IPv6 (hint: give each family its own frontend and its own backend)",
+        ],
+    );
+    check_frontend(
+        "mode: l4, forward: dsr, bind: [\"10.0.0.1:80\", \"10.0.0.1:443\"], backend: b",
+        &[
+            "3: frontends.web.backend: `forward: dsr` leaves ports as they are, but its server s has port 80 and the VIP 10.0.0.1:443 another (hint: give the servers the VIP's port, or use `forward: nat`)",
+        ],
+    );
+    check_frontend(
+        "mode: l4, forward: dsr, bind: [\"[2001:db8::1]:80\"], backend: b",
+        &[
+            "3: frontends.web.backend: its servers are IPv4, the frontend's VIPs are IPv6 (hint: give each family its own frontend and its own backend)",
+        ],
+    );
+    check_frontend("mode: l4, forward: ipip, bind: [\"[2001:db8::1]:80\"], backend: b", &[]);
+    check_frontend(
+        "mode: l4, forward: gue, bind: [\"[2001:db8::1]:81\"], backend: b",
+        &[
+            "3: frontends.web.backend: `forward: gue` leaves ports as they are, but its server s has port 80 and the VIP [2001:db8::1]:81 another (hint: give the servers the VIP's port, or use `forward: nat`)",
         ],
     );
     check_frontend(

@@ -50,7 +50,11 @@ fn judge_snapshot(snapshot: &Snapshot) -> Result<(), TestCaseError> {
         }
         for server in backend.iter().flat_map(|backend| backend.servers.values()) {
             prop_assert!(server.address.port() != 0 && !server.address.ip().is_unspecified());
-            prop_assert_eq!(server.address.is_ipv4(), is_ipv4);
+            let same_family = server.address.is_ipv4() == is_ipv4;
+            prop_assert!(same_family || frontend.forward.encapsulates());
+            let ports = || frontend.bind.iter().map(|bind| bind.address.port());
+            let same_ports = ports().all(|port| port == server.address.port());
+            prop_assert!(same_ports || !frontend.forward.is_one_way());
             prop_assert!(server.weight <= 256);
         }
     }

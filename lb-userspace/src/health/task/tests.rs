@@ -62,6 +62,7 @@ fn snapshot(check: Option<Check>, servers: &[(&str, SocketAddr)]) -> Arc<Snapsho
             manage_addresses: false,
             answer_echo: true,
             snat_ports: (1024, 32767),
+            gue_port: 6080,
             max_flows: 1,
             max_half_open: 1,
             max_prefixes: 1,

@@ -67,7 +67,7 @@ fn main() -> Result<()> {
             if scenarios.is_empty() {
                 continue;
             }
-            tables.fill(turn.protocol, flows)?;
+            tables.fill(turn.protocol, turn.forward, flows)?;
             for figure in measure_turn(&mut object, &mut tables, &scenarios, flows, &options)? {
                 println!("{figure}");
                 figures.push(figure);

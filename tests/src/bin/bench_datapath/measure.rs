@@ -55,7 +55,7 @@ impl Loop {
             .map_max_entries("CALIBRATION", TABLE_ENTRIES)
             .load(BENCH_OBJECT)
             .context("could not load the benchmark")?;
-        for name in ["drive", "floor", "calibration"] {
+        for name in ["drive", "floor", "floor_resized", "calibration"] {
             let program = stages::program(&mut driver, name)?;
             program.load().with_context(|| format!("the verifier refused {name}"))?;
         }

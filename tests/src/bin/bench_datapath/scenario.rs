@@ -6,6 +6,7 @@ use lb_common::{
     abi::PROGRAM,
     bench::{FRAME_BYTES, Order},
     flow::Direction,
+    forward::Forward,
 };
 use testbed::packet::{Packet, flag};
 
@@ -113,23 +114,37 @@ pub(crate) enum Scenario {
     Nat4TcpHitFull,
     /// A SYN from a source on a list of many that are denied.
     Deny4,
+    /// Room in front of the packet is made and taken back.
+    FloorResized,
+    /// TCP over IPv4, to the server's own frame address.
+    Dsr4Hit,
+    /// TCP over IPv4, in IPv4.
+    Ipip4Hit,
+    /// The server's answer to a client, which passes by.
+    Ipip4ReplyNone,
+    /// TCP over IPv4, in UDP over IPv4.
+    Gue4Hit,
 }
 
 /// Scenarios that want the same flows in the IPv4 table.
 pub(crate) struct Turn {
     /// Protocol of those flows.
     pub(crate) protocol: u8,
+    /// How they reach their servers.
+    pub(crate) forward: Forward,
     /// The scenarios; the first is the yardstick.
     pub(crate) scenarios: &'static [Scenario],
 }
 
 /// Every scenario once, and the yardstick in each turn.
-pub(crate) const TURNS: [Turn; 2] = [
+pub(crate) const TURNS: [Turn; 5] = [
     Turn {
         protocol: TCP,
+        forward: Forward::Nat,
         scenarios: &[
             Scenario::Calibration,
             Scenario::Floor,
+            Scenario::FloorResized,
             Scenario::PassOther4,
             Scenario::Nat4TcpHit,
             Scenario::Nat4TcpReply,
@@ -139,7 +154,26 @@ pub(crate) const TURNS: [Turn; 2] = [
             Scenario::Deny4,
         ],
     },
-    Turn { protocol: UDP, scenarios: &[Scenario::Calibration, Scenario::Nat4UdpHit] },
+    Turn {
+        protocol: UDP,
+        forward: Forward::Nat,
+        scenarios: &[Scenario::Calibration, Scenario::Nat4UdpHit],
+    },
+    Turn {
+        protocol: TCP,
+        forward: Forward::Dsr,
+        scenarios: &[Scenario::Calibration, Scenario::Dsr4Hit],
+    },
+    Turn {
+        protocol: TCP,
+        forward: Forward::Ipip,
+        scenarios: &[Scenario::Calibration, Scenario::Ipip4Hit, Scenario::Ipip4ReplyNone],
+    },
+    Turn {
+        protocol: TCP,
+        forward: Forward::Gue,
+        scenarios: &[Scenario::Calibration, Scenario::Gue4Hit],
+    },
 ];
 
 impl Turn {
@@ -173,6 +207,11 @@ impl Scenario {
             Self::Nat4TcpNew => "nat4_tcp_new",
             Self::Nat4TcpHitFull => "nat4_tcp_hit_full",
             Self::Deny4 => "deny4",
+            Self::FloorResized => "floor_resized",
+            Self::Dsr4Hit => "dsr4_hit",
+            Self::Ipip4Hit => "ipip4_hit",
+            Self::Ipip4ReplyNone => "ipip4_reply_none",
+            Self::Gue4Hit => "gue4_hit",
         }
     }
 
@@ -186,7 +225,14 @@ impl Scenario {
             // 1.2 times what `Nat4TcpHit` is to cost in the end.
             Self::Nat4TcpHitFull => Some(1.92),
             Self::Deny4 => Some(1.2),
-            Self::Floor | Self::Calibration | Self::Nat4UdpHit => None,
+            Self::Dsr4Hit => Some(1.4),
+            Self::Ipip4Hit => Some(2.0),
+            Self::Gue4Hit => Some(2.4),
+            Self::Floor
+            | Self::FloorResized
+            | Self::Calibration
+            | Self::Nat4UdpHit
+            | Self::Ipip4ReplyNone => None,
         }
     }
 
@@ -194,6 +240,7 @@ impl Scenario {
     pub(crate) const fn program(self) -> &'static str {
         match self {
             Self::Floor => "floor",
+            Self::FloorResized => "floor_resized",
             Self::Calibration => "calibration",
             _ => PROGRAM,
         }
@@ -205,7 +252,7 @@ impl Scenario {
         const PASS: u32 = 2;
         const TX: u32 = 3;
         match self {
-            Self::Floor | Self::PassOther4 => PASS,
+            Self::Floor | Self::FloorResized | Self::PassOther4 | Self::Ipip4ReplyNone => PASS,
             Self::Deny4 => DROP,
             _ => TX,
         }
@@ -214,7 +261,12 @@ impl Scenario {
     /// Which way its packets travel through the balancer; none if it does not forward them.
     pub(crate) const fn direction(self) -> Option<Direction> {
         match self {
-            Self::Floor | Self::Calibration | Self::PassOther4 | Self::Deny4 => None,
+            Self::Floor
+            | Self::FloorResized
+            | Self::Calibration
+            | Self::PassOther4
+            | Self::Deny4
+            | Self::Ipip4ReplyNone => None,
             Self::Nat4TcpReply => Some(Direction::Reply),
             _ => Some(Direction::Forward),
         }
@@ -234,9 +286,15 @@ impl Scenario {
     /// The packet of flow 0.
     pub(crate) fn packet(self) -> Packet {
         let packet = match self {
-            Self::Floor | Self::Calibration | Self::Nat4TcpHit | Self::Nat4TcpHitFull => {
-                Packet::tcp(client(false, 0), vip(false))
-            }
+            Self::Floor
+            | Self::FloorResized
+            | Self::Calibration
+            | Self::Nat4TcpHit
+            | Self::Nat4TcpHitFull
+            | Self::Dsr4Hit
+            | Self::Ipip4Hit
+            | Self::Gue4Hit => Packet::tcp(client(false, 0), vip(false)),
+            Self::Ipip4ReplyNone => Packet::tcp(vip(false), client(false, 0)),
             Self::PassOther4 => {
                 let elsewhere = SocketAddr::new(address(false, ELSEWHERE), VIP_PORT);
                 Packet::tcp(client(false, 0), elsewhere)

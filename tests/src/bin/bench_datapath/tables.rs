@@ -13,6 +13,7 @@ use lb_common::{
     bench::{CalibrationKey, Order, calibration_key},
     checksum,
     flow::{Direction, FlowEntry, FlowKey, Handle, Hop},
+    forward::{self, Forward},
     half_open::{self, Bucket, Place},
     hash,
     settings::{Settings, flag},
@@ -52,6 +53,7 @@ pub(crate) struct Tables {
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Filling {
     protocol: u8,
+    forward: Forward,
     flows: u32,
 }
 
@@ -98,7 +100,7 @@ impl Tables {
             flows6: BatchMap::new(map::FLOWS6, object.map(map::FLOWS6)?)?,
             half_open4: BatchMap::new(map::HALF_OPEN4, object.map(map::HALF_OPEN4)?)?,
             calibration: BatchMap::new("CALIBRATION", object.map("CALIBRATION")?)?,
-            filled4: Filling { protocol: TCP, flows: 0 },
+            filled4: Filling { protocol: TCP, ..Filling::default() },
             filled6: 0,
         };
         tables.configure()?;
@@ -119,6 +121,7 @@ impl Tables {
                 let snat = scenario::snat(v6);
                 let mut entry = server_entry(GENERATION, address, snat, NEIGHBOUR, OWN);
                 entry.ifindex = IFINDEX;
+                (entry.mtu, entry.gue_port) = (1500, Be16::new(forward::GUE_PORT));
                 state = state.server(server_id(v6, index), entry);
             }
             let servers: Vec<RingSlot> = (0..SERVERS)
@@ -191,24 +194,26 @@ impl Tables {
         Ok(self.maps.set_settings(&settings)?)
     }
 
-    /// Brings the tables to `flows` flows, those of the IPv4 table of this protocol, the
-    /// others TCP.
+    /// Brings the tables to `flows` flows, those of the IPv4 table of this protocol and mode,
+    /// the others TCP and translated.
     ///
     /// # Errors
     /// If a map refuses.
-    pub(crate) fn fill(&mut self, protocol: u8, flows: u32) -> Result<()> {
+    pub(crate) fn fill(&mut self, protocol: u8, forward: Forward, flows: u32) -> Result<()> {
         let old = self.filled4;
-        if old.protocol == protocol {
-            insert(&self.flows4, protocol, old.flows..flows)?;
+        let new = Filling { protocol, forward, flows };
+        if (old.protocol, old.forward) == (protocol, forward) {
+            insert(&self.flows4, new, old.flows..flows)?;
         } else {
-            delete(&self.flows4, old.protocol, 0..old.flows)?;
-            insert(&self.flows4, protocol, 0..flows)?;
+            delete(&self.flows4, old, 0..old.flows)?;
+            insert(&self.flows4, new, 0..flows)?;
         }
-        self.filled4 = Filling { protocol, flows };
-        insert(&self.flows6, TCP, self.filled6..flows)?;
+        self.filled4 = new;
+        let six = Filling { protocol: TCP, forward: Forward::Nat, flows };
+        insert(&self.flows6, six, self.filled6..flows)?;
         for part in chunks(self.filled6..flows) {
             let keys: Vec<CalibrationKey> = part
-                .map(|number| Ok(calibration_key(&forward::<Address4>(TCP, number)?)))
+                .map(|number| Ok(calibration_key(&from_client::<Address4>(TCP, number)?)))
                 .collect::<Result<_>>()?;
             self.calibration.update(&keys, &vec![1; keys.len()])?;
         }
@@ -289,7 +294,7 @@ fn chunks(numbers: std::ops::Range<u32>) -> impl Iterator<Item = std::ops::Range
 
 fn insert<A: Ends>(
     table: &BatchMap<FlowKey<A>, FlowEntry<A>>,
-    protocol: u8,
+    filling: Filling,
     numbers: std::ops::Range<u32>,
 ) -> Result<()>
 where
@@ -299,7 +304,7 @@ where
     for part in chunks(numbers) {
         let (mut keys, mut entries) = (Vec::new(), Vec::new());
         for number in part {
-            for (key, entry) in both_ways::<A>(protocol, number)? {
+            for (key, entry) in entries_of::<A>(filling, number)? {
                 keys.push(key);
                 entries.push(entry);
             }
@@ -311,7 +316,7 @@ where
 
 fn delete<A: Ends>(
     table: &BatchMap<FlowKey<A>, FlowEntry<A>>,
-    protocol: u8,
+    filling: Filling,
     numbers: std::ops::Range<u32>,
 ) -> Result<()>
 where
@@ -321,7 +326,7 @@ where
     for part in chunks(numbers) {
         let mut keys = Vec::new();
         for number in part {
-            keys.extend(both_ways::<A>(protocol, number)?.map(|(key, _)| key));
+            keys.extend(entries_of::<A>(filling, number)?.into_iter().map(|(key, _)| key));
         }
         table.delete(&keys)?;
     }
@@ -329,7 +334,7 @@ where
 }
 
 /// The tuple of flow `number` from the client.
-fn forward<A: Ends>(protocol: u8, number: u32) -> Result<FlowKey<A>> {
+fn from_client<A: Ends>(protocol: u8, number: u32) -> Result<FlowKey<A>> {
     key(scenario::client(A::V6, number), scenario::vip(A::V6), protocol)
 }
 
@@ -344,14 +349,16 @@ fn key<A: Ends>(from: SocketAddr, to: SocketAddr, protocol: u8) -> Result<FlowKe
     })
 }
 
-/// Both entries of flow `number`, as the data plane would have made them.
-fn both_ways<A: Ends>(protocol: u8, number: u32) -> Result<[(FlowKey<A>, FlowEntry<A>); 2]> {
+/// The entries of flow `number`, as the data plane would have made them.
+fn entries_of<A: Ends>(filling: Filling, number: u32) -> Result<Vec<(FlowKey<A>, FlowEntry<A>)>> {
+    let protocol = filling.protocol;
     let index = number >> PORT_BITS;
     let towards = SocketAddr::new(scenario::snat(A::V6), scenario::port(number));
-    let client = forward::<A>(protocol, number)?;
+    let client = from_client::<A>(protocol, number)?;
     let server = key::<A>(towards, scenario::server(A::V6, index), protocol)?;
     let index = u16::try_from(index).context("more flows than servers have ports")?;
-    let progress = Progress::SYN | Progress::SYN_ACK | Progress::CONFIRMED;
+    let tcp = Progress(Progress::SYN | Progress::SYN_ACK | Progress::CONFIRMED);
+    let progress = if protocol == TCP { tcp } else { Progress::default() };
     let entry = |before: FlowKey<A>, after: FlowKey<A>, direction: Direction| {
         let deltas = checksum::translation_deltas(&before, &after);
         FlowEntry {
@@ -368,15 +375,18 @@ fn both_ways<A: Ends>(protocol: u8, number: u32) -> Result<[(FlowKey<A>, FlowEnt
             client_hop: Hop { neighbour: NEIGHBOUR, own: OWN, ifindex: IFINDEX },
             server: server_handle(A::V6, index),
             vip: Handle { id: vip_id(A::V6, u16::from(protocol == UDP)), generation: GENERATION },
-            progress: if protocol == TCP { progress } else { 0 },
+            progress: progress.with_forward(filling.forward).0,
             direction: direction.to_raw(),
             protocol,
             credit: 0,
             last_credit: 0,
         }
     };
+    if filling.forward.is_one_way() {
+        return Ok(vec![(client, entry(client, client, Direction::Forward))]);
+    }
     let (reply, back) = (server.reversed(), client.reversed());
-    Ok([
+    Ok(vec![
         (client, entry(client, server, Direction::Forward)),
         (reply, entry(reply, back, Direction::Reply)),
     ])

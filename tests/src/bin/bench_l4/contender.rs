@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use lb_common::forward::Forward;
 use testbed::{
     agent::Agent,
     bed::{Bed, Family},
@@ -127,6 +128,7 @@ fn pointsman(bed: &Bed) -> Result<Agent<'_>> {
         name: "web".into(),
         vip: Contender::Pointsman.target(),
         protocol: "tcp",
+        forward: Forward::Nat,
         options: Vec::new(),
         check: "{type: tcp}".into(),
         servers: servers.map(|(index, server)| (format!("s{index}"), quoted(server))).collect(),
