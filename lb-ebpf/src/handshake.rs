@@ -258,7 +258,10 @@ fn enter<F: Family>(draft: &Draft<F::Address>) -> bool {
         F::flows().insert(&draft.flow.from_server, &draft.reply, BPF_NOEXIST)
     };
     match first {
-        Ok(()) if one_way => return true,
+        Ok(()) if one_way => {
+            counters::add_flows(draft.flow.server, 1);
+            return true;
+        }
         Ok(()) => {}
         // Another packet of the flow is moving it at this moment.
         Err(error) if error == -EEXIST => return false,
