@@ -29,7 +29,7 @@ use crate::{
     context::Context,
     counters,
     encapsulate::{Tags, header4},
-    family::{Family, V4, V6},
+    family::{V4, V6},
     icmp::Icmp,
     maps::SCRATCH,
     packet::Packet,

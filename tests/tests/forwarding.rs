@@ -3,6 +3,10 @@
 //!
 //! The balancer's kernel is the router between servers and clients here, as another machine
 //! would be elsewhere: answers pass through it and not through the data plane.
+#![expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method of a type with a lifetime is for one lifetime only"
+)]
 
 use std::{
     net::SocketAddr,

@@ -5,6 +5,7 @@
 //! agent loads it, or one of the two below. The figures include all that; `floor` is its cost.
 #![no_std]
 #![no_main]
+#![expect(clippy::cast_possible_truncation, reason = "frames are short")]
 
 use aya_ebpf::{
     bindings::xdp_action,
