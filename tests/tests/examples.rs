@@ -43,6 +43,10 @@ const ELSEWHERE: [&str; 2] = [
     include_str!("../../lb-userspace/tests/rules/plain.rs"),
 ];
 
+/// Examples whose servers take packets out of tunnels, which this bed's do not. The suite
+/// `forwarding` serves what is in them, with addresses of its own.
+const NOT_SERVED: [&str; 1] = ["direct-return.yaml"];
+
 fn configs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs")
 }
@@ -52,6 +56,12 @@ fn every_example_is_served_by_a_test() -> Result<()> {
     let own = include_str!("examples.rs");
     for entry in fs::read_dir(configs())? {
         let name = entry?.file_name().into_string().ok().context("a name in UTF-8")?;
+        if NOT_SERVED.contains(&name.as_str()) {
+            let text = fs::read_to_string(configs().join(&name))?;
+            let parsed = config::parse(&text, &name);
+            parsed.map_err(|faults| anyhow::anyhow!("{name}: {faults}"))?;
+            continue;
+        }
         let quoted = format!("\"{name}\"");
         let is_served = ELSEWHERE.into_iter().chain([own]).any(|text| text.contains(&quoted));
         ensure!(is_served, "no test serves {name}");

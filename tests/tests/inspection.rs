@@ -30,13 +30,14 @@ use testbed::{
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Every pinned map, and fields that `bpftool map dump` must print of its entries: JSON
-/// pointers into key and value (of the first processor, where there is one for each). A
+/// Pinned maps that have no fields to print here, and what kind `bpftool` says they are.
 const OTHERS: [(&str, &str); 3] =
     [(map::RINGS, "array_of_maps"), (map::EVENTS, "ringbuf"), (map::SOURCES, "lru_hash")];
 
+/// Every pinned map, and fields that `bpftool map dump` must print of its entries: JSON
+/// pointers into key and value (of the first processor, where there is one for each). A
 /// number or a list of octets, never a string of hexadecimal bytes.
-const FIELDS: [(&str, &[&str]); 20] = [
+const FIELDS: [(&str, &[&str]); 21] = [
     (map::SETTINGS, &["/value/abi_version", "/value/snat_port_low", "/value/flags"]),
     (map::ADDRESS_FILTER, &["/value/bits"]),
     (
@@ -54,6 +55,7 @@ const FIELDS: [(&str, &[&str]); 20] = [
         map::SERVERS,
         &["/value/generation", "/value/state", "/value/neighbour/5", "/value/address/octets/15"],
     ),
+    (map::SERVER_FLOWS, &["/value/generation", "/value/flows"]),
     (
         map::FLOWS4,
         &[
