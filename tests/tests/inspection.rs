@@ -271,6 +271,11 @@ fn flows_are_found_by_what_is_known_of_them() -> Result<()> {
     ensure!(sorted == [busiest], "{sorted:?}, expected {busiest}");
     let least = found("--sort packets --reverse")?;
     ensure!(least.last() == Some(&busiest), "{least:?}");
+    // Half-open flows are chosen like others.
+    half_open(&bed, Family::V4)?;
+    check("--protocol udp", 1)?;
+    check("--protocol tcp", 6)?;
+    check("--frontend line4", 3)?;
     let wrong = agent.cli(&["flows", "--state", "open"])?;
     ensure!(wrong.code == Some(2) && wrong.stderr.contains("established"), "{wrong:?}");
     Ok(())

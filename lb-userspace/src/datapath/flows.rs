@@ -184,6 +184,9 @@ where
         }
         let (forward, reply) = (found.half(Direction::Forward), found.half(Direction::Reply));
         let flow = flow(tables, &forward, Some(&reply));
+        if !selection.may_want(&flow) {
+            return;
+        }
         if let Some(rank) = selection.rank(&flow) {
             enough = best.take(rank, flow);
         }
