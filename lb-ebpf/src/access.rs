@@ -62,12 +62,22 @@ pub fn screen_new<F: Family>(
     vip: Handle,
     settings: &Settings,
 ) -> Option<DropReason> {
+    // A SYN has been judged already.
+    screen_source::<F>(&segment.key.source, vip, is_syn(segment), settings)
+}
+
+/// The same by the source alone, for packets that are no segments.
+#[inline(always)]
+pub fn screen_source<F: Family>(
+    source: &F::Address,
+    vip: Handle,
+    is_judged: bool,
+    settings: &Settings,
+) -> Option<DropReason> {
     if settings.flags & (flag::ACCESS | flag::PACKET_RATES) == 0 {
         return None;
     }
-    // A SYN has been judged already.
-    let is_judged = u32::from(is_syn(segment));
-    reason_of(F::screen(&segment.key.source, to_bits(vip), is_judged))
+    reason_of(F::screen(source, to_bits(vip), u32::from(is_judged)))
 }
 
 #[inline(always)]

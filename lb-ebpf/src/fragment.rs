@@ -19,11 +19,11 @@ use lb_common::{
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
-    atomic, clock,
+    access, atomic, clock,
     context::Context,
     counters,
     family::{Family, V4, V6},
-    maps::{FRAGMENT_NUMBER, FRAGMENTS4, FRAGMENTS6, VIPS},
+    maps::{FRAGMENT_NUMBER, FRAGMENTS4, FRAGMENTS6, SETTINGS, VIPS},
     one_way::{self, Way},
     packet::Packet,
     parse::{self, Link, Other, Stop, TCP},
@@ -162,6 +162,15 @@ fn later<F: Fragmented>(
     let Some(entry) = related::find::<F>(&key) else {
         return Err(Verdict::Drop(DropReason::Fragment));
     };
+    if entry.direction() == Direction::Forward {
+        // The first left its ports whether or not its source was let through afterwards, and a
+        // flow that was heard of is not judged again.
+        let settings = SETTINGS.get(0).ok_or(Verdict::Drop(DropReason::Internal))?;
+        let refused = access::screen_source::<F>(&key.source, entry.vip, false, settings);
+        if let Some(reason) = refused {
+            return Err(Verdict::Drop(reason));
+        }
+    }
     // SAFETY: `piece` checked the bounds.
     if F::ttl(unsafe { &*piece.ip }) <= 1 {
         return Err(Verdict::Drop(DropReason::TtlExpired));
