@@ -180,6 +180,12 @@ impl LimitsSet {
         self.new_flows.is_none() && self.packets.is_none() && self.connections_per_source.is_none()
     }
 
+    /// What it says, for a log.
+    #[must_use]
+    pub fn spoken(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
     /// Takes over what `new` says.
     pub fn merge(&mut self, new: &Self) {
         take_over(&mut self.new_flows, new.new_flows);
@@ -217,7 +223,7 @@ fn within(what: &str, value: u32, most: u32) -> Result<(), Refusal> {
     if (1..=most).contains(&value) {
         return Ok(());
     }
-    let error = format!("{what} is {value}; it is from 1 to {most}, or \"none\"");
+    let error = format!("{what} is {value}; it is from 1 to {most}");
     Err(Refusal::new(StatusCode::BAD_REQUEST, error, LIMITS_HINT))
 }
 

@@ -112,7 +112,7 @@ pub enum CommandError {
     /// A list would become one of another kind.
     #[error("the list would {0}")]
     OtherKind(&'static str),
-    /// There is no room for another block.
+    /// There is no room for another block or network.
     #[error("there is no room for another network ({0} at most)")]
     NoRoom(usize),
     /// The data plane could not be read.

@@ -274,9 +274,11 @@ fn refusal_of(error: &CommandError) -> Refusal {
         CommandError::OtherKind(_) => {
             (StatusCode::CONFLICT, r#"to mean that, say `--force` ("force": true)"#)
         }
-        CommandError::NoRoom(_) => {
-            (StatusCode::CONFLICT, "unblock something, or put long lists into a file (`deny_file`)")
-        }
+        CommandError::NoRoom(_) => (
+            StatusCode::CONFLICT,
+            "take something back (`pointsman unblock`, `pointsman access reset`), or put long lists into \
+             a file (`deny_file`)",
+        ),
         CommandError::Datapath(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "see the agent's log for more")
         }

@@ -32,7 +32,7 @@ pub fn of_connection(client: SocketAddr, local: SocketAddr) -> u64 {
             key.destination = Address4::new(to.octets());
             hash::tuple_hash(&key)
         }
-        // A connection has one family at both ends; a mapped address may look otherwise.
+        // A client behind a trusted proxy may be of another family than that one's connection.
         (from, to) => {
             let mut key = flow(Address6::new(octets(from)), client, local);
             key.destination = Address6::new(octets(to));

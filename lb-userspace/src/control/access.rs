@@ -97,6 +97,7 @@ impl Control {
         }
         let before = self.overrides.clone();
         let was_only = self.lets_in_only_the_allowed(id.0.as_ref());
+        let had = [true, false].map(|is_v4| self.access.count(is_v4));
         self.overrides.say(id.clone(), says);
         self.rule();
         let other_kind = match (was_only, self.lets_in_only_the_allowed(id.0.as_ref())) {
@@ -105,14 +106,18 @@ impl Control {
             _ => None,
         };
         let refused = other_kind.filter(|_| !force).map(CommandError::OtherKind);
-        if let Some(error) = refused.or_else(|| self.require_room().err()) {
+        // A reload may have brought more than there is room for; what takes something back is
+        // the way out of that.
+        let grows = [true, false].map(|is_v4| self.access.count(is_v4)) > had;
+        let grown = |error: &CommandError| grows || !matches!(error, CommandError::NoRoom(_));
+        if let Some(error) = refused.or_else(|| self.require_room().err().filter(grown)) {
             self.overrides = before;
             self.rule();
             return Err(error);
         }
         self.settle_rules().await?;
         let list = id.0.as_ref().map_or_else(|| "the node".into(), |name| format!("'{name}'"));
-        tracing::info!("{} on the list of {list}: {says:?}", show(&id.1));
+        tracing::info!("{} on the list of {list}: {says:?}{}", show(&id.1), forced(force));
         Ok(self.overrides.view())
     }
 
@@ -126,19 +131,18 @@ impl Control {
         self.overrides.limit(&frontend, &set);
         self.rule();
         self.settle_rules().await?;
-        tracing::info!("limits of sources were changed for frontend {frontend}");
+        tracing::info!("limits of sources of frontend {frontend} were changed: {}", set.spoken());
         Ok(self.overrides.view())
     }
 
     /// Whether a list, as it is in force, lets nobody in who is not on it.
     fn lets_in_only_the_allowed(&self, frontend: Option<&Name>) -> bool {
-        let snapshot = self.overrides.apply(&self.snapshot);
-        let own = |name| snapshot.l4_frontends().find(|(known, _)| *known == name);
-        let list = match frontend {
-            None => Some(&snapshot.datapath.access),
+        let own = |name| self.snapshot.l4_frontends().find(|(known, _)| *known == name);
+        let configured = match frontend {
+            None => Some(&self.snapshot.datapath.access),
             Some(name) => own(name).map(|(_, frontend)| &frontend.access),
         };
-        list.is_some_and(|list| !list.allow.is_empty())
+        configured.is_some_and(|list| !self.overrides.list(frontend, list).allow.is_empty())
     }
 
     /// Whether the tries have room for all rules.
@@ -199,6 +203,10 @@ fn view((frontend, network): &BlockId, record: &BlockRecord, now: Moment) -> Blo
         left_s: record.expiry.map(|expiry| left(expiry).as_secs()),
         reason: record.reason.clone(),
     }
+}
+
+const fn forced(force: bool) -> &'static str {
+    if force { ", by force" } else { "" }
 }
 
 fn of(frontend: Option<&Name>) -> String {

@@ -55,7 +55,7 @@ pub enum StateFileError {
         source: io::Error,
     },
     /// The content makes no sense.
-    #[error("can not read {}; it is left aside", path.display())]
+    #[error("can not read {}; it is kept with `.bad` behind its name", path.display())]
     Content {
         /// The file.
         path: PathBuf,
@@ -63,7 +63,7 @@ pub enum StateFileError {
         source: serde_json::Error,
     },
     /// The content is of another version.
-    #[error("{} has version {found}, not {VERSION}; it is left aside", path.display())]
+    #[error("{} has version {found}, not {VERSION}; it is kept with `.bad` behind its name", path.display())]
     Version {
         /// The file.
         path: PathBuf,
@@ -79,9 +79,10 @@ struct Content {
     /// Agents that could not block wrote none.
     #[serde(default)]
     blocks: Vec<BlockLine>,
-    /// Agents that could not change lists wrote nothing.
+    /// An [`AccessView`]. Agents that could not change lists wrote nothing, and others may know
+    /// words that this one does not.
     #[serde(default)]
-    access: AccessView,
+    access: serde_json::Value,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -137,20 +138,27 @@ impl StateFile {
             }
             Err(error) => return Err(self.failed("read")(error)),
         };
-        let content: Content = serde_json::from_slice(&bytes)
-            .map_err(|source| StateFileError::Content { path: self.path.clone(), source })?;
-        if content.version != VERSION {
-            let path = self.path.clone();
-            return Err(StateFileError::Version { path, found: content.version });
-        }
+        let content = self.parse(&bytes).inspect_err(|_| {
+            // The next write would take its place. If this fails the first error says enough.
+            let _ = fs::rename(&self.path, self.path.with_extension("json.bad"));
+        })?;
         // A line with a name that can not be configured belongs to no server.
         let servers = content.servers.into_iter().filter_map(memory_of).collect();
         let mut blocks = BlockBook::default();
         for (id, record) in content.blocks.into_iter().filter_map(|line| block_of(line, now)) {
             blocks.insert(id, record);
         }
-        let overrides = OverrideBook::from_view(&content.access);
+        let overrides = OverrideBook::from_view(&access_of(&content.access));
         Ok(Remembered { servers, blocks: Some(blocks), overrides })
+    }
+
+    fn parse(&self, bytes: &[u8]) -> Result<Content, StateFileError> {
+        let path = self.path.clone();
+        match serde_json::from_slice::<Content>(bytes) {
+            Ok(content) if content.version == VERSION => Ok(content),
+            Ok(content) => Err(StateFileError::Version { path, found: content.version }),
+            Err(source) => Err(StateFileError::Content { path, source }),
+        }
     }
 
     /// Writes what is known, in one step, if it differs from what was last written.
@@ -163,14 +171,14 @@ impl StateFile {
         blocks: &BlockBook,
         overrides: &OverrideBook,
     ) -> Result<(), StateFileError> {
+        let unsound = |source| StateFileError::Content { path: self.path.clone(), source };
         let content = Content {
             version: VERSION,
             servers: book.iter().map(line_of).collect(),
             blocks: blocks.iter().map(block_line).collect(),
-            access: overrides.view(),
+            access: serde_json::to_value(overrides.view()).map_err(unsound)?,
         };
-        let bytes = serde_json::to_vec_pretty(&content)
-            .map_err(|source| StateFileError::Content { path: self.path.clone(), source })?;
+        let bytes = serde_json::to_vec_pretty(&content).map_err(unsound)?;
         if self.written.as_ref() == Some(&bytes) {
             return Ok(());
         }
@@ -242,6 +250,22 @@ fn block_of(line: BlockLine, now: Moment) -> Option<(BlockId, BlockRecord)> {
     let since = humantime::parse_rfc3339(&line.since).unwrap_or(SystemTime::UNIX_EPOCH);
     let network = canonical(line.network.parse().ok()?);
     Some(((frontend, network), BlockRecord { since, expiry, reason: line.reason }))
+}
+
+/// What can be read of what was said of lists and limits.
+fn access_of(value: &serde_json::Value) -> AccessView {
+    fn all<T: serde::de::DeserializeOwned>(value: Option<&serde_json::Value>) -> Vec<T> {
+        let Some(lines) = value.and_then(serde_json::Value::as_array) else { return Vec::new() };
+        let read = |line: &serde_json::Value| match serde_json::from_value(line.clone()) {
+            Ok(line) => Some(line),
+            Err(error) => {
+                tracing::warn!(%error, "passed over in the state file: {line}");
+                None
+            }
+        };
+        lines.iter().filter_map(read).collect()
+    }
+    AccessView { entries: all(value.get("entries")), limits: all(value.get("limits")) }
 }
 
 fn memory_of(line: Line) -> Option<Memory> {
@@ -335,6 +359,22 @@ mod tests {
     }
 
     #[test]
+    fn words_of_another_agent_cost_nothing_but_themselves() {
+        let (directory, file) = bed();
+        let access = r#"{"entries": [{"source": "192.0.2.1", "says": "deny"},
+            {"source": "192.0.2.2", "says": "greet"}, {"source": "192.0.2.3", "says": "deny"}],
+            "limits": [{"frontend": "web", "smells": 7}]}"#;
+        let content = format!(r#"{{"version": 1, "servers": [], "access": {access}}}"#);
+        fs::write(directory.path().join("admin.state.json"), content).unwrap();
+        let known = file.read(Moment::now()).unwrap().overrides.view();
+        let sources: Vec<_> = known.entries.iter().map(|entry| entry.source.as_str()).collect();
+        assert_eq!(
+            (sources.as_slice(), known.limits.len()),
+            (["192.0.2.1", "192.0.2.3"].as_slice(), 0)
+        );
+    }
+
+    #[test]
     fn nothing_is_left_beside_the_file_and_removing_it_twice_is_fine() {
         let (directory, mut file) = bed();
         file.write(&book(), &BlockBook::default(), &OverrideBook::default()).unwrap();
@@ -352,6 +392,8 @@ mod tests {
         for content in ["", "[]", r#"{"version": 2, "servers": []}"#, r#"{"version": 1}"#] {
             fs::write(&path, content).unwrap();
             assert!(file.read(Moment::now()).is_err(), "{content}");
+            let kept = fs::read_to_string(path.with_extension("json.bad")).unwrap();
+            assert_eq!(kept, content, "for whoever wants to know");
         }
         let unnamed = r#"{"version": 1, "servers": [{"backend": "", "server": "x",
             "address": "10.0.0.1:1", "configured_weight": 1, "admin": "ready", "weight": null,

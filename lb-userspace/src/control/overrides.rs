@@ -88,8 +88,8 @@ impl OverrideBook {
     #[must_use]
     pub fn list(&self, frontend: Option<&Name>, configured: &AccessList) -> AccessList {
         let own = |((of, _), _): &(&EntryId, &Says)| of.as_ref() == frontend;
-        let mut said = self.entries.iter().filter(own).map(|((_, net), says)| (*net, *says));
-        let said: BTreeMap<IpNet, Says> = said.by_ref().collect();
+        let said = self.entries.iter().filter(own).map(|((_, net), says)| (*net, *says));
+        let said: BTreeMap<IpNet, Says> = said.collect();
         if said.is_empty() {
             return configured.clone();
         }

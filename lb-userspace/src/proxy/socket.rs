@@ -47,6 +47,20 @@ impl Addresses {
         Self { source: canonical(source), destination: canonical(destination) }
     }
 
+    /// The same in one family: an IPv4 address beside an IPv6 one in mapped form
+    /// (RFC 4291 section 2.5.5.2).
+    #[must_use]
+    pub fn in_one_family(self) -> Self {
+        let mapped = |address: SocketAddr| match address.ip() {
+            IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+            IpAddr::V6(_) => address,
+        };
+        if self.source.is_ipv4() == self.destination.is_ipv4() {
+            return self;
+        }
+        Self { source: mapped(self.source), destination: mapped(self.destination) }
+    }
+
     /// Whether they are of one family and can be handed on to a server.
     #[must_use]
     pub fn are_known(&self) -> bool {

@@ -257,21 +257,24 @@ impl Checkout {
     }
 
     /// Whether the server can be asked for a WebSocket. One of HTTP/2 says so in its settings
-    /// (RFC 8441, 3), which are waited for, but not for long.
-    pub(crate) async fn takes_websockets(&self) -> bool {
-        let Sender::Http2(sender) = &self.sender else { return true };
+    /// (RFC 8441, 3), which are waited for, but not for long. None if the connection has ended.
+    pub(crate) async fn takes_websockets(&self) -> Option<bool> {
+        let Sender::Http2(sender) = &self.sender else { return Some(true) };
         let mut tick = time::interval(SETTINGS_TICK);
         let began = Instant::now();
         loop {
-            if self.handover.takes_websockets.get() {
-                return true;
+            if sender.is_closed() {
+                return None;
             }
-            if self.handover.is_settled.get() || sender.is_closed() {
-                return false;
+            if self.handover.takes_websockets.get() {
+                return Some(true);
+            }
+            if self.handover.is_settled.get() {
+                return Some(false);
             }
             if began.elapsed() >= SETTINGS_WAIT {
                 self.handover.is_settled.set(true);
-                return false;
+                return Some(false);
             }
             if let Some(task) = &*self.handover.looks.borrow() {
                 task.wake_by_ref();
@@ -326,7 +329,7 @@ async fn http1_connection(stream: Stream, handover: &Handover) -> hyper::Result<
         let give = to.borrow_mut().take().filter(|_| ended.is_ok());
         if let Some(give) = give {
             let parts = connection.into_parts();
-            let stream = FarEnd::Connection(parts.io.into_inner().into_stream());
+            let stream = FarEnd::Left(parts.io.into_inner().into_stream());
             let tunnel = Tunnel { stream, first: parts.read_buf };
             // The client may have left.
             let _ = give.send(tunnel);

@@ -1,7 +1,7 @@
 //! TLS and the PROXY protocol towards servers: a second proxy is the server.
 
 use crate::{
-    rig::{OK, Rig, Server, snapshot},
+    rig::{Client, OK, Rig, Server, snapshot},
     site::Site,
 };
 
@@ -268,4 +268,51 @@ fn the_client_is_whom_a_trusted_proxy_asks_for() {
         rig.logged(&format!("192.0.2.{host}:0 ["));
     }
     assert!(used.iter().all(|count| *count > 0), "all clients went to one server: {used:?}");
+}
+
+#[test]
+fn a_client_of_another_family_than_the_trusted_proxy_is_announced_in_one() {
+    let server = Server::new();
+    let backend = format!("send_proxy: v1, servers: {{a: \"{}\"}}", server.address);
+    let rig = Rig::with("trusted_proxies: [127.0.0.0/8]", &backend);
+    let mut client = rig.connect();
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 2001:db8::7\r\n\r\n");
+    let mut connection = server.accept();
+    let port = rig.address.port();
+    let expected = format!("PROXY TCP6 2001:db8::7 ::ffff:127.0.0.1 0 {port}\r\n");
+    assert_eq!(connection.until("\r\n"), expected);
+    connection.until("\r\n\r\n");
+    connection.send(OK.as_bytes());
+    assert_eq!(client.response().1, "ok");
+}
+
+#[test]
+fn a_proxy_that_is_not_trusted_any_more_is_not_believed_on_its_open_connections() {
+    let server = Server::new();
+    let mut rig = Rig::new("trusted_proxies: [127.0.0.1]", server.address);
+    let mut client = rig.connect();
+    let mut ask = |connection: Option<Client>| {
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n");
+        let mut connection = match connection {
+            None => server.accept(),
+            Some(connection) => server.next(connection),
+        };
+        let head = connection.until("\r\n\r\n");
+        connection.send(OK.as_bytes());
+        assert_eq!(client.response().1, "ok");
+        (head.contains("\r\nx-forwarded-for: 127.0.0.1\r\n"), connection)
+    };
+    let (is_own, mut connection) = ask(None);
+    assert!(!is_own, "it is trusted");
+    let keys = format!("servers: {{s1: \"{}\"}}", server.address);
+    rig.install(&snapshot(rig.address, "trusted_proxies: [10.0.0.1]", &keys));
+    // Until the worker has heard of it.
+    for _ in 0..100 {
+        let (is_own, next) = ask(Some(connection));
+        if is_own {
+            return;
+        }
+        connection = next;
+    }
+    panic!("it is still believed");
 }

@@ -39,8 +39,6 @@ pub(crate) struct Client {
     pub(super) tls: Option<TlsFacts>,
     /// What ended TLS; none without.
     termination: Option<Arc<Termination>>,
-    /// What it says of those behind it is taken.
-    is_trusted: bool,
     /// The address as `X-Forwarded-For` has it.
     pub(super) address_field: HeaderValue,
     /// A hash of the address, for turns in queues.
@@ -88,7 +86,6 @@ impl Client {
         let address = addresses.source.ip();
         let plan = frontend.plan();
         let timeouts = plan.config.timeouts;
-        let is_trusted = plan.config.trusted_proxies.iter().any(|net| net.contains(&address));
         let (tls, termination) = tls.unzip();
         let field = HeaderValue::try_from(address.to_string());
         let client = Self {
@@ -97,7 +94,6 @@ impl Client {
             addresses,
             tls,
             termination,
-            is_trusted,
             address_field: field.unwrap_or(HeaderValue::from_static("unknown")),
             address_hash: key::of_source(address),
             timeouts,
@@ -128,9 +124,17 @@ impl Client {
         self.tls.is_some()
     }
 
+    /// Whether what it says of those behind it is taken: as the configuration has it now, not
+    /// when it came.
+    fn is_trusted(&self) -> bool {
+        let plan = self.frontend.plan();
+        let own = self.addresses.source.ip();
+        plan.config.trusted_proxies.iter().any(|network| network.contains(&own))
+    }
+
     /// Whom it asks for, if it is a proxy that is trusted and says so.
     pub(super) fn behind(&self, fields: &HeaderMap) -> Option<IpAddr> {
-        if !self.is_trusted {
+        if !self.is_trusted() {
             return None;
         }
         let plan = self.frontend.plan();
@@ -140,7 +144,7 @@ impl Client {
 
     /// Says who it is in the fields of a request that was judged.
     pub(super) fn introduce(&self, fields: &mut HeaderMap) {
-        let say = if self.is_trusted { forwarded::extend } else { forwarded::set };
+        let say = if self.is_trusted() { forwarded::extend } else { forwarded::set };
         say(fields, &self.address_field, self.is_tls());
     }
 

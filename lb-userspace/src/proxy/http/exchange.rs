@@ -119,10 +119,11 @@ impl Exchange {
         }
     }
 
-    /// Who asks, for servers that are told by the PROXY protocol.
+    /// Who asks, for servers that are told by the PROXY protocol. A client behind a trusted proxy
+    /// may be of another family than that one's connection.
     pub(super) fn introduction(&self) -> Facts<'_> {
         let tls = self.client.tls.as_ref();
-        Facts { addresses: self.addresses, sni: None, tls, unique_id: None }
+        Facts { addresses: self.addresses.in_one_family(), sni: None, tls, unique_id: None }
     }
 
     /// What is left of the time for the request as a whole; none if that has no limit.

@@ -56,6 +56,9 @@ const MISDIRECTED: Failure = Failure::new(
 /// For a WebSocket where a server speaks HTTP/2 without them.
 const NO_WEBSOCKET: Failure =
     Failure::new(StatusCode::NOT_IMPLEMENTED, Cause::Policy, Phase::Request, "websocket_to_http2");
+/// The server closed a connection before it could be asked for a WebSocket.
+const CLOSED_AT_ONCE: Failure =
+    Failure::new(StatusCode::BAD_GATEWAY, Cause::Server, Phase::Headers, "response_missing");
 
 /// Answers one request.
 pub(super) async fn serve(
@@ -287,8 +290,12 @@ async fn forward(
         };
         exchange.lease = Some(lease);
         exchange.reused = connection.idle().is_some();
-        if asked.is_websocket() && !Box::pin(connection.takes_websockets()).await {
-            return Err(NO_WEBSOCKET);
+        if asked.is_websocket() {
+            match Box::pin(connection.takes_websockets()).await {
+                Some(true) => {}
+                Some(false) => return Err(NO_WEBSOCKET),
+                None => return Err(CLOSED_AT_ONCE),
+            }
         }
         exchange.phase.set(Phase::Headers);
         let statuses = backend.settings.balancing.retries.statuses;

@@ -197,6 +197,6 @@ async fn agreed_on_stream(
         fields.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let stream = FarEnd::Stream(TokioIo::new(upgraded));
+    let stream = FarEnd::Right(TokioIo::new(upgraded));
     Ok(Begun { response, connection, tunnel: Some(Tunnel { stream, first: Bytes::new() }) })
 }
