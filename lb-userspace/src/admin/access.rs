@@ -3,14 +3,16 @@
 
 use hyper::StatusCode;
 use ipnet::IpNet;
-use lb_common::token_bucket::MAX_PER_SECOND;
 use serde::{Deserialize, Serialize};
 
 use super::{
     blocks::{read_frontend, read_network},
     routes::{Refusal, read_name},
 };
-use crate::model::{access::RateLimit, name::Name};
+use crate::model::{
+    access::{RateLimit, SourceLimits},
+    name::Name,
+};
 
 const ACCESS_HINT: &str = r#"send a JSON object such as {"source": "192.0.2.0/24", "frontend": "web", "says": "deny"}; says is allow, deny, unlisted or configured, without frontend it is the node's list"#;
 const LIMITS_HINT: &str = r#"send a JSON object such as {"frontend": "web", "new_flows": {"rate": 50, "burst": 200}, "packets": "none", "connections_per_source": "configured"}; what is left out stays"#;
@@ -163,10 +165,6 @@ impl From<RateSet> for RateLimit {
 }
 
 impl LimitsSet {
-    /// Bounds of limits, as in the configuration.
-    const MOST_FLOWS: u32 = 1_000_000;
-    const MOST_BURST: u32 = 1_000_000_000;
-
     /// One that says nothing.
     #[must_use]
     pub fn of(frontend: &Name) -> Self {
@@ -201,11 +199,11 @@ impl LimitsSet {
         let frontend = read_name("frontend", &self.frontend)?;
         for (what, limit) in [("new_flows", self.new_flows), ("packets", self.packets)] {
             let Some(LimitSet::Value(RateSet { rate, burst })) = limit else { continue };
-            within(&format!("{what}.rate"), rate, MAX_PER_SECOND)?;
-            within(&format!("{what}.burst"), burst.unwrap_or(rate), Self::MOST_BURST)?;
+            within(&format!("{what}.rate"), rate, RateLimit::MAX_PER_SECOND)?;
+            within(&format!("{what}.burst"), burst.unwrap_or(rate), RateLimit::MAX_BURST)?;
         }
         if let Some(LimitSet::Value(flows)) = self.connections_per_source {
-            within("connections_per_source", flows, Self::MOST_FLOWS)?;
+            within("connections_per_source", flows, SourceLimits::MAX_FLOWS)?;
         }
         Ok(frontend)
     }

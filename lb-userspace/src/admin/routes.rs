@@ -99,9 +99,9 @@ pub fn read(
         let mut refusal = Refusal::new(
             StatusCode::METHOD_NOT_ALLOWED,
             format!("{path} does not answer {method}"),
-            format!("use {allowed}"),
+            format!("use {}", route.allow()),
         );
-        refusal.allow = Some(if allowed == Method::GET { "GET" } else { "POST" });
+        refusal.allow = Some(route.allow());
         return Err(refusal);
     }
     if allowed != Method::GET && access == Access::ReadOnly {
@@ -172,6 +172,15 @@ impl<'a> Route<'a> {
             | Self::SetAccess
             | Self::SetLimits
             | Self::Server(..) => Method::POST,
+        }
+    }
+
+    /// The methods that the path answers, as `Allow` has them.
+    fn allow(&self) -> &'static str {
+        match self {
+            Self::Access | Self::SetAccess => "GET, POST",
+            other if other.method() == Method::GET => "GET",
+            _ => "POST",
         }
     }
 }
@@ -284,6 +293,8 @@ mod tests {
         let refusal =
             read(&Method::PUT, "/v1/flows", None, b"", Access::ReadWrite).expect_err("is refused");
         assert_eq!(refusal.allow, Some("GET"));
+        let refusal = read(&Method::DELETE, "/v1/access", None, b"", Access::Full);
+        assert_eq!(refusal.expect_err("is refused").allow, Some("GET, POST"));
     }
 
     #[test]

@@ -184,7 +184,9 @@ fn parse_rate(text: &str) -> anyhow::Result<LimitSet<RateSet>> {
     let number = |text: &str| text.parse().context("write 50, 50/200, none or configured");
     let (rate, burst) = (number(rate)?, burst.map(number).transpose()?);
     if rate == 0 || burst == Some(0) {
-        bail!("none means no limit; to let nobody in, deny 0.0.0.0/0 and ::/0");
+        bail!(
+            "a rate is at least 1; none means no limit; to let nobody in, deny 0.0.0.0/0 and ::/0"
+        );
     }
     Ok(LimitSet::Value(RateSet { rate, burst }))
 }

@@ -111,14 +111,14 @@ static RATE_SECTION: Section = Section {
 
 static PER_SECOND: Key<Integer<u32>> = Key {
     name: "rate",
-    shape: Integer { min: 1, max: lb_common::token_bucket::MAX_PER_SECOND },
+    shape: Integer { min: 1, max: RateLimit::MAX_PER_SECOND },
     presence: Presence::Required("rate: 100"),
     doc: "A second, on average.",
 };
 
 static BURST: Key<Integer<u32>> = Key {
     name: "burst",
-    shape: Integer { min: 1, max: 1_000_000_000 },
+    shape: Integer { min: 1, max: RateLimit::MAX_BURST },
     presence: Presence::Optional("the `rate`"),
     doc: "At once, after a while of silence.",
 };

@@ -60,7 +60,7 @@ static CONNECTIONS: Key<Integer<u32>> = Key {
 
 static PER_SOURCE: Key<Integer<u32>> = Key {
     name: "connections_per_source",
-    shape: Integer { min: 1, max: 1_000_000 },
+    shape: Integer { min: 1, max: SourceLimits::MAX_FLOWS },
     presence: Presence::Default("5000"),
     doc: "Open connections of one IPv4 address or IPv6 /64; further ones are reset. `mode: l4`: \
           established flows, without limit if it is not given; further ones are dropped.",

@@ -154,6 +154,19 @@ impl Control {
         }
     }
 
+    /// What to say if a reload has brought more rules than there is room for.
+    pub(super) fn room_warning(&self) -> Option<String> {
+        let most = self.kernel.as_ref()?.max_rules();
+        let wanted = self.access.count(true).max(self.access.count(false));
+        (wanted > most as usize).then(|| {
+            format!(
+                "{wanted} networks of one family are listed or blocked and there is room for \
+                 {most}: some are not in force; take some back (pointsman access, pointsman \
+                 unblock), or raise datapath.max_prefixes and restart the agent"
+            )
+        })
+    }
+
     /// Everything that is blocked.
     pub(super) fn blocks_view(&self) -> BlocksView {
         let now = Moment::now();

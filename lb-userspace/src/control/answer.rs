@@ -65,6 +65,7 @@ impl Control {
         warnings.extend(self.kernel.iter().flat_map(|kernel| kernel.warnings(config)));
         let sweep = self.sweeps.borrow().clone();
         warnings.extend(view::table_warnings(&sweep.fill));
+        warnings.extend(self.room_warning());
         warnings.extend(view::warnings(&self.snapshot, &backends));
         Ok(StatusView {
             agent: self.agent(),

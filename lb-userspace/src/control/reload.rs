@@ -82,7 +82,7 @@ impl Control {
     async fn take_over(&mut self, path: &Path, loaded: Loaded) -> ReloadResult {
         let warnings = loaded.warnings.iter().map(ToString::to_string);
         let (snapshot, held_back) = hold_back(&self.snapshot, loaded.snapshot);
-        let warnings: Vec<String> = warnings.chain(held_back).collect();
+        let mut warnings: Vec<String> = warnings.chain(held_back).collect();
         let missing = missing_interfaces(path, &snapshot);
         if !missing.is_empty() {
             return refused(missing);
@@ -104,6 +104,7 @@ impl Control {
         // Nothing can refuse from here on.
         self.outputs.access_log.send_replace(logger);
         self.install(snapshot, warnings.clone());
+        warnings.extend(self.room_warning());
         let attached = self.attach();
         let applied = self.apply().await;
         if let Err(error) = attached.and(applied) {

@@ -5,12 +5,11 @@
 //! ours holds that program: `DIRECTORY/stages-ID`, by the id of the map, because one interface
 //! may still have the program of an agent before while another has the new one.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, io, path::Path};
 
 use aya::{
     Ebpf,
     maps::{Map, MapData, ProgramArray},
-    pin::PinError,
     programs::{
         ProgramError, Xdp,
         links::{FdLink, PinnedLink},
@@ -91,7 +90,11 @@ pub(super) fn prune(pins: &Pins) -> Result<(), PinsError> {
 }
 
 /// Id of the program that a pinned array has for the entry; 0 if it has none.
-fn entry_program(path: &Path) -> Result<u32, PinError> {
-    let data = MapData::from_pin(path).map_err(|_| PinError::NoFd { name: STAGES.into() })?;
-    Ok(batch::first_word(&data).unwrap_or(0))
+fn entry_program(path: &Path) -> io::Result<u32> {
+    let data = MapData::from_pin(path).map_err(io::Error::other)?;
+    match batch::first_word(&data) {
+        // The kernel says so of an empty place.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        other => other,
+    }
 }

@@ -73,6 +73,11 @@ pub struct SourceLimits {
     pub packet_rate: Option<RateLimit>,
 }
 
+impl SourceLimits {
+    /// The highest limit of flows.
+    pub const MAX_FLOWS: u32 = 1_000_000;
+}
+
 /// How often something may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
@@ -80,6 +85,13 @@ pub struct RateLimit {
     pub per_second: u32,
     /// At once; from 1.
     pub burst: u32,
+}
+
+impl RateLimit {
+    /// The highest rate: what the data plane's buckets can count.
+    pub const MAX_PER_SECOND: u32 = lb_common::token_bucket::MAX_PER_SECOND;
+    /// The highest burst.
+    pub const MAX_BURST: u32 = 1_000_000_000;
 }
 
 /// What the operator blocks.
