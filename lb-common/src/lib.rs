@@ -14,6 +14,7 @@ pub mod backend;
 pub mod bench;
 pub mod checksum;
 pub mod counters;
+pub mod denial;
 pub mod drop_reason;
 pub mod ended;
 pub mod event;

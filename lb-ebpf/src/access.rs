@@ -3,8 +3,8 @@
 //!
 //! A confirmed flow is judged once after a change of the lists and not for every packet: the
 //! time of its client's last packet tells whether that was before ([`screen`]). A SYN is
-//! judged before anything is looked for ([`screen_syn`]), so that a flood from a denied
-//! source costs little.
+//! judged before anything is looked for ([`screen_syn`]), and each CPU remembers whom it has
+//! not let in (`lb_common::denial`), so that a flood from a denied source costs little.
 //!
 //! The judgements are BPF functions of their own, without packet pointers: the stages that
 //! call them have no stack to spare, and the verifier walks them once. Keys are built in the
@@ -13,6 +13,7 @@
 use lb_common::{
     access::{self, AccessKey4, AccessRule, AdmissionEntry, SCOPE_BITS},
     address::{Address4, Address6, Be16},
+    denial::{self, Denial, Question},
     drop_reason::DropReason,
     flow::{FlowEntry, Handle},
     settings::{Settings, flag},
@@ -23,7 +24,7 @@ use crate::{
     clock,
     family::Family,
     limits,
-    maps::{ACCESS4, ACCESS6, ADMISSION, SCRATCH, SETTINGS, VIPS},
+    maps::{ACCESS4, ACCESS6, ADMISSION, DENIALS, SCRATCH, SETTINGS, VIPS},
     parse::{Segment, TCP},
 };
 
@@ -110,10 +111,10 @@ pub fn admission(vip: u32) -> Option<&'static AdmissionEntry> {
 #[inline(never)]
 pub extern "C" fn judge4(vip: u32, source: u32) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return PASS };
-    // SAFETY: the value belongs to this CPU, and nobody else holds the key.
-    let key = unsafe { &mut (*scratch).access4 };
+    // SAFETY: the value belongs to this CPU, and nobody else holds these two.
+    let (key, until_s) = unsafe { (&mut (*scratch).access4, &mut (*scratch).judged_until_s) };
     *key = AccessKey4 { prefix_bits: SCOPE_BITS + 32, scope: 0, address: source.to_ne_bytes() };
-    judge_by(vip, |scope| {
+    judge_by(vip, until_s, |scope| {
         key.scope = scope;
         // SAFETY: the trie's key is the same three fields.
         ACCESS4.get(unsafe { &*(&raw const *key).cast() })
@@ -125,15 +126,15 @@ pub extern "C" fn judge4(vip: u32, source: u32) -> u32 {
 #[inline(never)]
 pub extern "C" fn judge6(vip: u32, high: u64, low: u64) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return PASS };
-    // SAFETY: the value belongs to this CPU, and nobody else holds the key. Sixteen octets
+    // SAFETY: the value belongs to this CPU, and nobody else holds these two. Sixteen octets
     // are two words.
-    let key = unsafe {
+    let (key, until_s) = unsafe {
         let key = &mut (*scratch).access6;
         (&raw mut key.address).cast::<[u64; 2]>().write_unaligned([high, low]);
-        key
+        (key, &mut (*scratch).judged_until_s)
     };
     key.prefix_bits = SCOPE_BITS + 128;
-    judge_by(vip, |scope| {
+    judge_by(vip, until_s, |scope| {
         key.scope = scope;
         // SAFETY: the trie's key is the same three fields.
         ACCESS6.get(unsafe { &*(&raw const *key).cast() })
@@ -164,23 +165,54 @@ pub extern "C" fn screen6(vip: u32, high: u64, low: u64, is_judged: u32) -> u32 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn judge_first4(source: u32, destination: u32, port: u32) -> u32 {
-    let address = Address6::mapped(Address4::new(destination.to_ne_bytes()));
-    match vip_at(address, port) {
-        Some(vip) => judge4(vip, source),
-        None => PASS,
-    }
+    let question = Question {
+        source: [0, source.into()],
+        destination: [0, destination.into()],
+        port: port.into(),
+    };
+    judge_first(&question, || {
+        let address = Address6::mapped(Address4::new(destination.to_ne_bytes()));
+        vip_at(address, port).map_or(PASS, |vip| judge4(vip, source))
+    })
 }
 
 /// Judges an IPv6 source by the address and port that it sends to.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn judge_first6(high: u64, low: u64, to_high: u64, to_low: u64, port: u32) -> u32 {
-    // SAFETY: two words are sixteen octets.
-    let octets = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>([to_high, to_low]) };
-    match vip_at(Address6::new(octets), port) {
-        Some(vip) => judge6(vip, high, low),
-        None => PASS,
+    let question = Question {
+        source: [high, low],
+        destination: [to_high, to_low],
+        port: u64::from(port) | denial::V6,
+    };
+    judge_first(&question, || {
+        // SAFETY: two words are sixteen octets.
+        let octets = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>([to_high, to_low]) };
+        vip_at(Address6::new(octets), port).map_or(PASS, |vip| judge6(vip, high, low))
+    })
+}
+
+/// The answer that this CPU remembers, else that of `judge`, remembered if it is no.
+#[inline(always)]
+fn judge_first(question: &Question, judge: impl FnOnce() -> u32) -> u32 {
+    let Some(settings) = SETTINGS.get(0) else { return PASS };
+    // Read before it is judged: if the lists change meanwhile, what is remembered is void.
+    let changed_ns = settings.access_changed_ns;
+    let Some(denial) = DENIALS.get_ptr_mut(question.slot()) else { return judge() };
+    // SAFETY: the value belongs to this CPU.
+    let denial = unsafe { &mut *denial };
+    if let Some(code) = denial.code_for(question, changed_ns, now_s) {
+        return code;
     }
+    let code = judge();
+    if code != PASS
+        && let Some(scratch) = SCRATCH.get_ptr(0)
+    {
+        // SAFETY: the value belongs to this CPU.
+        let expires_s = unsafe { (*scratch).judged_until_s };
+        *denial = Denial { question: *question, changed_ns, code, expires_s };
+    }
+    code
 }
 
 /// The TCP VIP of an address and a port in network byte order.
@@ -196,7 +228,12 @@ fn vip_at(address: Address6, port: u32) -> Option<u32> {
 /// Judges by the rules of the longest prefixes that `find` knows in a scope: blocks come
 /// before lists, and the node's before the frontend's.
 #[inline(always)]
-fn judge_by(vip: u32, mut find: impl FnMut(u32) -> Option<&'static AccessRule>) -> u32 {
+fn judge_by(
+    vip: u32,
+    until_s: &mut u32,
+    mut find: impl FnMut(u32) -> Option<&'static AccessRule>,
+) -> u32 {
+    *until_s = 0;
     let Some(settings) = SETTINGS.get(0) else { return PASS };
     if settings.flags & flag::ACCESS == 0 {
         return PASS;
@@ -210,12 +247,14 @@ fn judge_by(vip: u32, mut find: impl FnMut(u32) -> Option<&'static AccessRule>) 
         && let Some(rule) = find(access::blocks_of(access::NODE_LIST))
         && let Some(reason) = access::blocked(Some(rule), now_s())
     {
+        *until_s = rule.expires_s;
         return code_of(reason);
     }
     if own & access::flag::BLOCKS != 0
         && let Some(rule) = find(access::blocks_of(scope))
         && let Some(reason) = access::blocked(Some(rule), now_s())
     {
+        *until_s = rule.expires_s;
         return code_of(reason);
     }
     if node & flag::NODE_LIST != 0

@@ -1,6 +1,6 @@
 //! Every map of the data plane. Names, keys and values are the ABI (`lb_common::abi`);
-//! the agent pins all but [`SCRATCH`], [`STAGES`] and [`FRAGMENT_NUMBER`], and may load the tables
-//! with other capacities.
+//! the agent pins all but [`SCRATCH`], [`STAGES`], [`DENIALS`] and [`FRAGMENT_NUMBER`], and may load
+//! the tables with other capacities.
 
 use aya_ebpf::{
     btf_maps::{
@@ -14,6 +14,7 @@ use lb_common::{
     address::{Address4, Address6},
     backend::{self, BackendEntry, RingLine},
     counters::{DropCounter, TrafficCounters},
+    denial::{self, Denial},
     drop_reason::DropReason,
     ended::{self, Cursor, EndedLine},
     event::FlowEnd,
@@ -65,6 +66,10 @@ pub static ACCESS6: LpmTrie<Place<16>, AccessRule, { abi::DEFAULT_PREFIXES as us
 /// What the frontends of VIPs ask of sources, by VIP id.
 #[btf_map]
 pub static ADMISSION: Array<AdmissionEntry, { abi::MAX_VIPS as usize }> = Array::new();
+
+/// Sources that this CPU has not let in of late. Not pinned: a new program may start anew.
+#[btf_map]
+pub static DENIALS: PerCpuArray<Denial, { denial::SLOTS as usize }> = PerCpuArray::new();
 
 /// What sources have used up of their limits; the longest silent give way.
 #[btf_map]
@@ -169,6 +174,10 @@ pub struct Scratch {
     pub tick: Tick,
     /// A cell through which values pass that the verifier is to forget.
     pub forgotten: u32,
+    /// When the block ends that `access` has judged by, seconds of `CLOCK_MONOTONIC`; 0 for never.
+    pub judged_until_s: u32,
+    /// Zero.
+    pub padding6: u32,
     /// Why the next stage resets a client: a drop reason.
     pub reset_reason: u32,
     /// When the token bucket of answers to echo requests will be full, nanoseconds of the

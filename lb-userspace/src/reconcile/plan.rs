@@ -96,7 +96,9 @@ pub(super) fn plan_within(
     if !gone.is_empty() {
         operations.push(Operation::RemoveRules(gone));
     }
-    if operations.iter().any(changes_access) || planner.access_differs() {
+    let listed = target.settings.flags & flag::ACCESS != 0;
+    let changes = |operation| changes_access(operation) || listed && changes_vip(operation);
+    if operations.iter().any(changes) || planner.access_differs() {
         operations.push(Operation::JudgeAnew);
     }
     match target.deferred {
@@ -280,6 +282,12 @@ const fn changes_access(operation: &Operation) -> bool {
         operation,
         Operation::PutRules(_) | Operation::RemoveRules(_) | Operation::PutAdmission { .. }
     )
+}
+
+/// Whether an address and port may be another VIP after an operation, or none; processors
+/// remember whom they have not let in by these.
+const fn changes_vip(operation: &Operation) -> bool {
+    matches!(operation, Operation::PutVip { .. } | Operation::RemoveVip { .. })
 }
 
 fn is_tombstone(entry: &BackendEntry) -> bool {
