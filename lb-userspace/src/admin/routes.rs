@@ -293,7 +293,7 @@ mod tests {
         let refusal =
             read(&Method::PUT, "/v1/flows", None, b"", Access::ReadWrite).expect_err("is refused");
         assert_eq!(refusal.allow, Some("GET"));
-        let refusal = read(&Method::DELETE, "/v1/access", None, b"", Access::Full);
+        let refusal = read(&Method::DELETE, "/v1/access", None, b"", Access::ReadWrite);
         assert_eq!(refusal.expect_err("is refused").allow, Some("GET, POST"));
     }
 

@@ -96,9 +96,7 @@ pub(super) fn plan_within(
     if !gone.is_empty() {
         operations.push(Operation::RemoveRules(gone));
     }
-    let listed = target.settings.flags & flag::ACCESS != 0;
-    let changes = |operation| changes_access(operation) || listed && changes_vip(operation);
-    if operations.iter().any(changes) || planner.access_differs() {
+    if operations.iter().any(changes_access) || planner.access_differs() {
         operations.push(Operation::JudgeAnew);
     }
     match target.deferred {
@@ -276,18 +274,13 @@ impl Planner<'_> {
     }
 }
 
-/// Whether clients may have to be judged otherwise after an operation.
+/// Whether clients may have to be judged otherwise after an operation. A VIP comes and goes with
+/// what it asks of sources.
 const fn changes_access(operation: &Operation) -> bool {
     matches!(
         operation,
         Operation::PutRules(_) | Operation::RemoveRules(_) | Operation::PutAdmission { .. }
     )
-}
-
-/// Whether an address and port may be another VIP after an operation, or none; processors
-/// remember whom they have not let in by these.
-const fn changes_vip(operation: &Operation) -> bool {
-    matches!(operation, Operation::PutVip { .. } | Operation::RemoveVip { .. })
 }
 
 fn is_tombstone(entry: &BackendEntry) -> bool {

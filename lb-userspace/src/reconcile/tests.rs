@@ -532,9 +532,22 @@ fn full(network: u16, backends: u16, count: u16) -> Desired {
     }
 }
 
+/// Processors remember whom they have not let in by address and port.
+#[test]
+fn clients_are_judged_anew_when_a_vip_comes_or_goes() {
+    let limits = Limits { vips: 4, backends: 4, servers: 4 };
+    let mut maps = Maps::default();
+    for vips in [2, 1, 2] {
+        let plan = plan_within(limits, &full(0, vips, 1), &maps.actual).expect("there is room");
+        assert_eq!(plan.operations.last(), Some(&Operation::JudgeAnew), "{vips}");
+        plan.operations.iter().for_each(|operation| maps.execute(operation));
+    }
+}
+
 /// Every backend gets a new name, every server a new address, and all ids are in use.
 #[test]
 fn all_backends_and_servers_are_replaced_in_one_reload_of_a_full_table() {
+    // An eighth of what there may be, which takes a debug build a minute and a half.
     let limits = Limits { vips: 64, backends: 64, servers: 512 };
     let mut maps = Maps::default();
     for network in 0..3 {
