@@ -137,7 +137,35 @@ impl Values for AccessRecord {
             LogField::End => show(line, Some(self.end)),
             LogField::TcpState => show(line, self.state),
             // Of other kinds of lines.
-            _ => {}
+            LogField::QueueTime
+            | LogField::ConnectTime
+            | LogField::RequestTime
+            | LogField::ResponseTime
+            | LogField::State
+            | LogField::Cause
+            | LogField::Phase
+            | LogField::Reason
+            | LogField::Retries
+            | LogField::ProcessConnections
+            | LogField::FrontendConnections
+            | LogField::BackendConnections
+            | LogField::ServerConnections
+            | LogField::Queued
+            | LogField::Tls
+            | LogField::Sni
+            | LogField::TlsVersion
+            | LogField::TlsCipher
+            | LogField::Reused
+            | LogField::Rule
+            | LogField::Method
+            | LogField::Uri
+            | LogField::Path
+            | LogField::Query
+            | LogField::Version
+            | LogField::Status
+            | LogField::RequestHeader(_)
+            | LogField::ResponseHeader(_)
+            | LogField::ConnectionId => {}
         }
     }
 }

@@ -36,8 +36,8 @@ pub(super) struct Common<'a> {
 }
 
 impl Common<'_> {
-    /// Appends a field; false if it is none of these.
-    pub(super) fn append(&self, field: &LogField, line: &mut String) -> bool {
+    /// Appends a field, if it is one of these.
+    pub(super) fn append(&self, field: &LogField, line: &mut String) {
         let [process, frontend, backend, server] = self.connections;
         match field {
             LogField::Time => show(line, Some(clock::rfc3339(self.time))),
@@ -70,9 +70,27 @@ impl Common<'_> {
             LogField::Sni => show(line, self.sni.map(|name| Escaped(name.as_bytes()))),
             LogField::TlsVersion => show(line, self.tls.map(|(version, _)| version)),
             LogField::TlsCipher => show(line, self.tls.map(|(_, cipher)| cipher)),
-            _ => return false,
+            // Named one by one, so that a new field is not forgotten.
+            LogField::RequestTime
+            | LogField::ResponseTime
+            | LogField::Reused
+            | LogField::Rule
+            | LogField::Method
+            | LogField::Uri
+            | LogField::Path
+            | LogField::Query
+            | LogField::Version
+            | LogField::Status
+            | LogField::RequestHeader(_)
+            | LogField::ResponseHeader(_)
+            | LogField::ConnectionId
+            | LogField::Protocol
+            | LogField::SnatPort
+            | LogField::PacketsIn
+            | LogField::PacketsOut
+            | LogField::End
+            | LogField::TcpState => {}
         }
-        true
     }
 }
 

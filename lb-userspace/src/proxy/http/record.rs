@@ -271,9 +271,6 @@ impl Record<'_> {
 
 impl Values for Record<'_> {
     fn append(&self, field: &LogField, line: &mut String) {
-        if self.common().append(field, line) {
-            return;
-        }
         let time = |time: Option<Duration>| time.map(|time| time.as_millis());
         let escaped = |text: &'_ str| Escaped(text.as_bytes()).to_string();
         match field {
@@ -299,8 +296,44 @@ impl Values for Record<'_> {
             LogField::ResponseHeader(name) => {
                 show(line, self.captured.and_then(|captured| captured.response(name)));
             }
+            LogField::Time
+            | LogField::TimeClf
+            | LogField::TimeUnix
+            | LogField::ClientAddress
+            | LogField::ClientPort
+            | LogField::LocalAddress
+            | LogField::LocalPort
+            | LogField::Frontend
+            | LogField::Backend
+            | LogField::Server
+            | LogField::ServerAddress
+            | LogField::BytesIn
+            | LogField::BytesOut
+            | LogField::TotalTime
+            | LogField::QueueTime
+            | LogField::ConnectTime
+            | LogField::State
+            | LogField::Cause
+            | LogField::Phase
+            | LogField::Reason
+            | LogField::Retries
+            | LogField::ProcessConnections
+            | LogField::FrontendConnections
+            | LogField::BackendConnections
+            | LogField::ServerConnections
+            | LogField::Queued
+            | LogField::Tls
+            | LogField::Sni
+            | LogField::TlsVersion
+            | LogField::TlsCipher => self.common().append(field, line),
             // Of other kinds of lines.
-            _ => {}
+            LogField::ConnectionId
+            | LogField::Protocol
+            | LogField::SnatPort
+            | LogField::PacketsIn
+            | LogField::PacketsOut
+            | LogField::End
+            | LogField::TcpState => {}
         }
     }
 }

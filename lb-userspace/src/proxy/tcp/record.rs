@@ -121,8 +121,59 @@ impl Values for Record {
             tls: self.tls,
             sni: self.sni.as_deref(),
         };
-        if !common.append(field, line) && *field == LogField::ConnectionId {
-            show(line, self.unique_id.as_deref().map(|id| Escaped(id.as_bytes())));
+        match field {
+            LogField::ConnectionId => {
+                show(line, self.unique_id.as_deref().map(|id| Escaped(id.as_bytes())));
+            }
+            LogField::Time
+            | LogField::TimeClf
+            | LogField::TimeUnix
+            | LogField::ClientAddress
+            | LogField::ClientPort
+            | LogField::LocalAddress
+            | LogField::LocalPort
+            | LogField::Frontend
+            | LogField::Backend
+            | LogField::Server
+            | LogField::ServerAddress
+            | LogField::BytesIn
+            | LogField::BytesOut
+            | LogField::TotalTime
+            | LogField::QueueTime
+            | LogField::ConnectTime
+            | LogField::State
+            | LogField::Cause
+            | LogField::Phase
+            | LogField::Reason
+            | LogField::Retries
+            | LogField::ProcessConnections
+            | LogField::FrontendConnections
+            | LogField::BackendConnections
+            | LogField::ServerConnections
+            | LogField::Queued
+            | LogField::Tls
+            | LogField::Sni
+            | LogField::TlsVersion
+            | LogField::TlsCipher => common.append(field, line),
+            // Of other kinds of lines.
+            LogField::RequestTime
+            | LogField::ResponseTime
+            | LogField::Reused
+            | LogField::Rule
+            | LogField::Method
+            | LogField::Uri
+            | LogField::Path
+            | LogField::Query
+            | LogField::Version
+            | LogField::Status
+            | LogField::RequestHeader(_)
+            | LogField::ResponseHeader(_)
+            | LogField::Protocol
+            | LogField::SnatPort
+            | LogField::PacketsIn
+            | LogField::PacketsOut
+            | LogField::End
+            | LogField::TcpState => {}
         }
     }
 }
