@@ -4,7 +4,6 @@
 //! request: what waits is bounded, and what does not fit is lost and counted.
 
 use std::{
-    fs::{File, OpenOptions},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     sync::{
@@ -16,9 +15,10 @@ use std::{
 };
 
 use lb_common::event::FlowEnd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    appended::Appended,
     record::AccessRecord,
     syslog::{Sender, Sent},
 };
@@ -36,6 +36,8 @@ const QUEUE: usize = 16 * 1024;
 const QUEUE_BYTES: usize = 16 << 20;
 /// How long what waits is still brought to the target once the log ends.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a target may take to open while others wait for it.
+const OPENING: Duration = Duration::from_millis(500);
 
 /// The handle of a running access log. Dropping it writes out what is queued.
 #[derive(Debug)]
@@ -55,6 +57,18 @@ pub enum AccessLogError {
         path: PathBuf,
         /// The reason.
         source: io::Error,
+    },
+    /// Nobody reads the FIFO.
+    #[error("nobody reads the FIFO {} that the access log is to go to", path.display())]
+    Unread {
+        /// The FIFO.
+        path: PathBuf,
+    },
+    /// Opening it takes too long.
+    #[error("the target of the access log does not open within {after:?}")]
+    Late {
+        /// How long it was waited for.
+        after: Duration,
     },
     /// No thread could be started.
     #[error("can not start the thread of the access log")]
@@ -102,6 +116,28 @@ impl AccessLogger {
             .spawn(move || writer.run(messages))
             .map_err(AccessLogError::Thread)?;
         Ok(Self { queue: Some(queue), shared, thread: Some(thread) })
+    }
+
+    /// The same without blocking, however the target is: [`Self::start`] on a thread of its own.
+    ///
+    /// # Errors
+    /// As [`Self::start`], and [`AccessLogError::Late`].
+    pub async fn start_aside(
+        config: &Arc<AccessLog>,
+        names: Arc<NameIndex>,
+    ) -> Result<Self, AccessLogError> {
+        let config = Arc::clone(config);
+        let (sender, started) = oneshot::channel();
+        let start = move || drop(sender.send(Self::start(&config, names)));
+        let opener = thread::Builder::new().name("access-log-open".into());
+        opener.spawn(start).map_err(AccessLogError::Thread)?;
+        let late = || AccessLogError::Late { after: OPENING };
+        match tokio::time::timeout(OPENING, started).await {
+            Ok(Ok(started)) => started,
+            // Nobody waits for that thread: it may hang in the kernel, and takes back what it
+            // has opened.
+            Ok(Err(_)) | Err(_) => Err(late()),
+        }
     }
 
     /// Queues one finished flow; lost and counted if the queue is full.
@@ -175,7 +211,7 @@ struct Writer {
 
 enum Output {
     Stdout(BufWriter<io::Stdout>),
-    File(BufWriter<File>),
+    File(BufWriter<Appended>),
     Syslog(Box<Sender>),
 }
 
@@ -312,12 +348,13 @@ impl Output {
     }
 
     fn append(path: &Path) -> Result<Self, AccessLogError> {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(path)
-            .map(|file| Self::File(BufWriter::new(file)))
-            .map_err(|source| AccessLogError::Open { path: path.to_owned(), source })
+        match Appended::open(path) {
+            Ok(file) => Ok(Self::File(BufWriter::new(file))),
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+                Err(AccessLogError::Unread { path: path.to_owned() })
+            }
+            Err(source) => Err(AccessLogError::Open { path: path.to_owned(), source }),
+        }
     }
 
     /// Whether so many more bytes do not fit the buffer.
@@ -419,6 +456,50 @@ mod tests {
         let config = config(AccessTarget::File("/nonexistent/access.log".into()));
         let error = AccessLogger::start(&config, Arc::default()).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/access.log"));
+    }
+
+    fn fifo() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        (directory, path)
+    }
+
+    #[test]
+    fn a_fifo_that_nobody_reads_is_an_error() {
+        let (_directory, path) = fifo();
+        let config = config(AccessTarget::File(path.clone()));
+        let error = AccessLogger::start(&config, Arc::default()).unwrap_err();
+        let said = error.to_string();
+        assert!(said.starts_with("nobody reads the FIFO") && said.contains(path.to_str().unwrap()));
+    }
+
+    #[test]
+    fn a_fifo_takes_lines_and_a_reader_that_is_slow_holds_nobody_up() {
+        let (_directory, path) = fifo();
+        let opening = path.clone();
+        let reader = thread::spawn(move || fs::File::open(opening).unwrap());
+        let config = config(AccessTarget::File(path));
+        // Until the reader is there.
+        let logger = (0..500).find_map(|_| {
+            let started = AccessLogger::start(&config, Arc::default()).ok();
+            if started.is_none() {
+                thread::sleep(Duration::from_millis(10));
+            }
+            started
+        });
+        let (logger, mut reader) = (logger.unwrap(), reader.join().unwrap());
+        logger.log_lines("first\n".into(), 1);
+        let mut line = [0; 6];
+        io::Read::read_exact(&mut reader, &mut line).unwrap();
+        assert_eq!(&line, b"first\n");
+        // More than a pipe has room for.
+        for _ in 0..100 {
+            logger.log_lines("x".repeat(30_000) + "\n", 1);
+        }
+        let began = Instant::now();
+        drop(logger);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
 
     /// A daemon that takes connections and reads nothing.

@@ -88,11 +88,12 @@ impl Control {
             return refused(missing);
         }
         let names = Arc::new(NameIndex::new(&snapshot));
-        let logger = match self.logger_for(snapshot.log.access.as_ref(), &names) {
+        let logger = match self.logger_for(snapshot.log.access.as_ref(), &names).await {
             Ok(logger) => logger,
             Err(error) => {
                 let message = format!("{:#}", anyhow::Error::from(error));
-                let hint = "name a file in a directory that the agent may write to";
+                let hint = "name a file in a directory that the agent may write to, or a FIFO \
+                            that somebody reads";
                 return refused(vec![without_place(path, "log.access", message, hint)]);
             }
         };
@@ -102,7 +103,9 @@ impl Control {
             return refused(vec![without_place(path, "frontends", message, hint)]);
         }
         // Nothing can refuse from here on.
-        self.outputs.access_log.send_replace(logger);
+        let old = self.outputs.access_log.send_replace(logger);
+        // Bringing what still waits to a slow target takes time.
+        tokio::task::spawn_blocking(move || drop(old));
         self.install(snapshot, warnings.clone());
         warnings.extend(self.room_warning());
         let attached = self.attach();
@@ -130,19 +133,21 @@ impl Control {
 
     /// The running access log with new names if its configuration is the same, else
     /// another.
-    fn logger_for(
+    async fn logger_for(
         &self,
         config: Option<&Arc<AccessLog>>,
         names: &Arc<NameIndex>,
     ) -> Result<Option<Arc<AccessLogger>>, crate::access_log::writer::AccessLogError> {
         let Some(config) = config else { return Ok(None) };
+        let running = self.outputs.access_log.borrow().clone();
         if self.snapshot.log.access.as_ref() == Some(config)
-            && let Some(running) = self.outputs.access_log.borrow().as_ref()
+            && let Some(running) = running
         {
             running.set_names(Arc::clone(names));
-            return Ok(Some(Arc::clone(running)));
+            return Ok(Some(running));
         }
-        Ok(Some(Arc::new(AccessLogger::start(config, Arc::clone(names))?)))
+        let started = AccessLogger::start_aside(config, Arc::clone(names)).await?;
+        Ok(Some(Arc::new(started)))
     }
 }
 
