@@ -62,8 +62,10 @@ static PER_SOURCE: Key<Integer<u32>> = Key {
     name: "connections_per_source",
     shape: Integer { min: 1, max: SourceLimits::MAX_FLOWS },
     presence: Presence::Default("5000"),
-    doc: "Open connections of one IPv4 address or IPv6 /64; further ones are reset. `mode: l4`: \
-          established flows, without limit if it is not given; further ones are dropped.",
+    doc: "Open connections of one IPv4 address or IPv6 /64; further ones are reset. With \
+          `accept_proxy` the client counts that was announced; connections of \
+          `trusted_proxies` carry many clients and have no such limit. `mode: l4`: established \
+          flows, without limit if it is not given; further ones are dropped.",
 };
 
 static NEW_FLOWS: Key<Nested<RateLimit>> = Key {

@@ -67,7 +67,8 @@ pub(super) static TRUSTED_PROXIES: Key<List<Text<IpNet>>> = Key {
           `X-Forwarded-Proto`, `-Host`, `-Port` and `X-Real-IP` what they say stays. The client of \
           a request of theirs is the last address in `X-Forwarded-For` that is no trusted proxy's: \
           for rules, balancing, queues, the access log (with port 0) and the PROXY header to \
-          servers. Limits of connections go on counting the proxies' own. From everybody else \
+          servers. Their connections have no limit by source (`connections_per_source`). From \
+          everybody else \
           these fields are replaced, or taken off, before rules see them.",
 };
 

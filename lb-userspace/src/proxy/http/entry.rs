@@ -88,7 +88,10 @@ async fn enter(
             return None;
         }
     };
-    if let Err(error) = admission.attribute(addresses.source.ip(), limits) {
+    // The many clients of a proxy that is trusted are not one source.
+    let source = addresses.source.ip();
+    let is_of_many = plan.config.trusted_proxies.iter().any(|network| network.contains(&source));
+    if !is_of_many && let Err(error) = admission.attribute(source, limits) {
         too_many(error, &socket, addresses);
         return None;
     }
