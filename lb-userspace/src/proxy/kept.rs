@@ -1,11 +1,11 @@
 //! Connections to servers that no request has. The last one kept is the first one lent, so
-//! that a quiet server's connections age and go. One that began with a PROXY header is lent
-//! where it would begin with the same: to requests of the same client.
+//! that a quiet server's connections age and go. One that began with a PROXY header speaks
+//! for one connection of a client: only requests on that one get it, and it goes with it.
 
 use std::{
-    cell::RefCell,
-    collections::HashMap,
-    rc::Rc,
+    cell::{Cell, OnceCell, RefCell},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    rc::{Rc, Weak},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use super::{
     plan::BackendPlan,
     timer::coarse_now,
     tls::encryption::Encryption,
-    upstream::{Handover, Sender},
+    upstream::{Handover, Sender, Upstreams},
 };
 use crate::model::backend::ServerProtocol;
 
@@ -23,7 +23,20 @@ use crate::model::backend::ServerProtocol;
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     /// By [`Member::id`](crate::balance::Member::id), which no other server ever has.
-    by_server: RefCell<HashMap<u64, Vec<Idle>>>,
+    by_server: RefCell<HashMap<u64, OfServer>>,
+    /// Names owners, and numbers what is kept for them.
+    next: Cell<u64>,
+}
+
+/// Those of one server.
+#[derive(Debug, Default)]
+struct OfServer {
+    /// Any request may have them; the latest last.
+    shared: VecDeque<Idle>,
+    /// Requests of their owner may have them: by its number, then in the order they were kept.
+    owned: BTreeMap<(u64, u64), Idle>,
+    /// Whose they are, by the order they were kept.
+    order: BTreeMap<u64, u64>,
 }
 
 /// One of them.
@@ -33,7 +46,8 @@ pub(super) struct Idle {
     pub(super) handover: Handover,
     /// The TLS it was made with: another configuration does not get it.
     pub(super) encryption: Option<Arc<Encryption>>,
-    /// The PROXY header it began with.
+    /// The PROXY header it began with: one client connection may have several, behind which
+    /// are different clients.
     pub(super) introduction: Option<Rc<[u8]>>,
     pub(super) since: Instant,
     pub(super) timeout: Duration,
@@ -48,67 +62,150 @@ pub(super) struct Lent {
     pub(super) idle: Duration,
 }
 
+/// A connection of a client as the owner of connections to servers: they are closed when this
+/// is dropped. Costs nothing until there is one.
+#[derive(Debug, Default)]
+pub(crate) struct Owner(OnceCell<Rc<Owning>>);
+
+/// An owner that has, or had, connections.
+#[derive(Debug)]
+pub(super) struct Owning {
+    upstreams: Rc<Upstreams>,
+    number: u64,
+    /// Where something was kept for it.
+    servers: RefCell<BTreeSet<u64>>,
+}
+
+impl Owner {
+    /// Does not keep it alive.
+    pub(super) fn handle(&self, upstreams: &Rc<Upstreams>) -> Weak<Owning> {
+        Rc::downgrade(self.0.get_or_init(|| {
+            let (upstreams, number) = (Rc::clone(upstreams), upstreams.kept.number());
+            Rc::new(Owning { upstreams, number, servers: RefCell::default() })
+        }))
+    }
+}
+
+impl Drop for Owning {
+    fn drop(&mut self) {
+        self.upstreams.kept.forget(self.number, self.servers.get_mut());
+    }
+}
+
 impl Kept {
-    /// One for a request to a server of `backend` that would begin with this PROXY header.
+    /// One for a request to a server of `backend`; for one that is introduced, one of its
+    /// owner's that began with the same header.
     pub(super) fn take(
         &self,
         server: u64,
         backend: &BackendPlan,
-        introduction: Option<&[u8]>,
+        introduced: Option<(&Owning, &[u8])>,
     ) -> Option<Lent> {
         let mut all = self.by_server.borrow_mut();
         let kept = all.get_mut(&server)?;
-        let mut next = kept.len();
-        while next > 0 {
-            next -= 1;
-            let is_for_it = match (&kept[next].introduction, introduction) {
-                (None, None) => true,
-                (Some(own), Some(wanted)) => **own == *wanted,
-                _ => false,
-            };
-            // Left to others, or to be evicted.
-            if !is_for_it {
-                continue;
+        let Some((owner, header)) = introduced else {
+            while let Some(idle) = kept.shared.pop_back() {
+                let (lent, rest) = idle.lend(backend);
+                kept.shared.extend(rest);
+                if lent.is_some() {
+                    return lent;
+                }
             }
-            let idle = kept.remove(next);
-            if !idle.is_usable(backend) {
-                continue;
+            return None;
+        };
+        let own = kept.owned.range(places_of(owner.number)).rev();
+        let like = own.filter(|(_, idle)| idle.introduction.as_deref() == Some(header));
+        let places: Vec<_> = like.map(|(place, _)| *place).collect();
+        for place in places {
+            let Some(idle) = kept.remove(place) else { continue };
+            let (lent, rest) = idle.lend(backend);
+            if let Some(rest) = rest {
+                kept.insert(place, rest);
             }
-            let Sender::Http2(shared) = &idle.sender else {
-                let age = coarse_now().saturating_duration_since(idle.since);
-                return Some(Lent { sender: idle.sender, handover: idle.handover, idle: age });
-            };
-            let sender = Sender::Http2(shared.clone());
-            let lent = Lent { sender, handover: idle.handover.clone(), idle: Duration::ZERO };
-            kept.push(Idle { since: coarse_now(), ..idle });
-            return Some(lent);
+            if lent.is_some() {
+                return lent;
+            }
         }
         None
     }
 
-    /// Keeps a connection. With `most` there already, one that any client may have is closed;
-    /// for one that only its own client may have, the oldest makes room.
+    /// Keeps a connection for any request. With `most` there already, it is closed.
     pub(super) fn put(&self, server: u64, most: u32, idle: Idle) {
         let mut all = self.by_server.borrow_mut();
         let kept = all.entry(server).or_default();
-        if kept.len() >= most as usize {
-            if idle.introduction.is_none() || kept.is_empty() {
-                return;
-            }
-            kept.remove(0);
+        if kept.len() < most as usize {
+            kept.shared.push_back(idle);
         }
-        kept.push(idle);
+    }
+
+    /// Keeps a connection for its owner. With `most` there already, the oldest makes room.
+    pub(super) fn put_owned(&self, server: u64, most: u32, owner: &Owning, idle: Idle) {
+        if most == 0 {
+            return;
+        }
+        let mut all = self.by_server.borrow_mut();
+        let kept = all.entry(server).or_default();
+        if kept.len() >= most as usize {
+            match kept.order.first_key_value().map(|(turn, owner)| (*owner, *turn)) {
+                Some(oldest) => drop(kept.remove(oldest)),
+                None => drop(kept.shared.pop_front()),
+            }
+        }
+        kept.insert((owner.number, self.number()), idle);
+        owner.servers.borrow_mut().insert(server);
     }
 
     /// Closes those that have been idle for too long, or were given up.
     pub(super) fn evict(&self) {
         let now = coarse_now();
+        let stays = |idle: &Idle| {
+            !idle.is_closed() && now.saturating_duration_since(idle.since) < idle.timeout
+        };
         self.by_server.borrow_mut().retain(|_, kept| {
-            kept.retain(|idle| {
-                !idle.is_closed() && now.saturating_duration_since(idle.since) < idle.timeout
-            });
-            !kept.is_empty()
+            kept.shared.retain(stays);
+            let OfServer { owned, order, .. } = kept;
+            for ((_, turn), _) in owned.extract_if(.., |_, idle| !stays(idle)) {
+                order.remove(&turn);
+            }
+            kept.len() > 0
         });
+    }
+
+    /// Closes those of an owner that is gone.
+    fn forget(&self, owner: u64, servers: &BTreeSet<u64>) {
+        let mut all = self.by_server.borrow_mut();
+        for server in servers {
+            let Some(kept) = all.get_mut(server) else { continue };
+            let OfServer { owned, order, .. } = kept;
+            for ((_, turn), _) in owned.extract_if(places_of(owner), |_, _| true) {
+                order.remove(&turn);
+            }
+        }
+    }
+
+    fn number(&self) -> u64 {
+        self.next.replace(self.next.get() + 1)
+    }
+}
+
+/// The places of an owner among what is owned.
+fn places_of(owner: u64) -> std::ops::RangeInclusive<(u64, u64)> {
+    (owner, 0)..=(owner, u64::MAX)
+}
+
+impl OfServer {
+    fn len(&self) -> usize {
+        self.shared.len() + self.owned.len()
+    }
+
+    fn insert(&mut self, place: (u64, u64), idle: Idle) {
+        self.order.insert(place.1, place.0);
+        self.owned.insert(place, idle);
+    }
+
+    fn remove(&mut self, place: (u64, u64)) -> Option<Idle> {
+        self.order.remove(&place.1);
+        self.owned.remove(&place)
     }
 }
 
@@ -118,6 +215,21 @@ impl Idle {
             Sender::Http1(sender) => sender.is_closed(),
             Sender::Http2(sender) => sender.is_closed(),
         }
+    }
+
+    /// What a request to `backend` gets, unless it can not have it now, and what stays for
+    /// others meanwhile.
+    fn lend(self, backend: &BackendPlan) -> (Option<Lent>, Option<Self>) {
+        if !self.is_usable(backend) {
+            return (None, None);
+        }
+        let Sender::Http2(shared) = &self.sender else {
+            let idle = coarse_now().saturating_duration_since(self.since);
+            return (Some(Lent { sender: self.sender, handover: self.handover, idle }), None);
+        };
+        let sender = Sender::Http2(shared.clone());
+        let lent = Lent { sender, handover: self.handover.clone(), idle: Duration::ZERO };
+        (Some(lent), Some(Self { since: coarse_now(), ..self }))
     }
 
     /// Whether a request to `backend` can have it now.

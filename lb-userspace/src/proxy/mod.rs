@@ -35,6 +35,7 @@ mod record;
 pub mod report;
 pub mod rules;
 mod server_io;
+mod settings;
 pub mod sni;
 pub mod socket;
 mod stream;

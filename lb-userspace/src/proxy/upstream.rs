@@ -4,14 +4,13 @@
 //! up one on which a server says more than it was asked, and one it gave up is not lent.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     future::poll_fn,
     io,
     pin::Pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
-    task::Waker,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hyper::{
@@ -20,16 +19,16 @@ use hyper::{
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot, task, time};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot, task};
 
 use super::{
-    executor::LocalExecutor,
     far_end::{FarEnd, Tunnel},
     http::body::RequestBody,
-    kept::{Idle, Kept, Lent},
+    kept::{Idle, Kept, Lent, Owner, Owning},
     plan::BackendPlan,
     proxy_protocol::{self, Facts},
     server_io::{Awaited, ServerIo},
+    settings::{Settings, UNTOLD_STREAMS},
     socket::Socket,
     stream::Stream,
     timer::{coarse_now, within},
@@ -40,16 +39,13 @@ use crate::{
     model::backend::{IdleConnections, SendProxy, ServerProtocol},
 };
 
-/// How long the settings of a server of HTTP/2 are waited for, and how often looked at.
-const SETTINGS_WAIT: Duration = Duration::from_secs(1);
-const SETTINGS_TICK: Duration = Duration::from_millis(5);
 /// Most bytes in the header of a response; of fields hyper takes 100.
 const MAX_RESPONSE_HEADER: u32 = 64 * 1024;
 
 /// The connections of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Upstreams {
-    kept: Kept,
+    pub(super) kept: Kept,
 }
 
 /// How a connection begins, where servers are told of their clients by the PROXY protocol.
@@ -58,6 +54,8 @@ pub(crate) struct Introduction {
     header: Rc<[u8]>,
     /// It names the connection: there are no two of it.
     is_unique: bool,
+    /// The client's connection, which alone may have it again, and for as long as it lasts.
+    owner: Weak<Owning>,
 }
 
 #[derive(Debug)]
@@ -73,12 +71,8 @@ pub(super) struct Handover {
     /// Whom to give the stream to if the server changes the protocol.
     to: Rc<RefCell<Option<oneshot::Sender<Tunnel>>>>,
     awaited: Awaited,
-    /// A server of HTTP/2 has said in its settings that it can be asked for WebSockets.
-    takes_websockets: Rc<Cell<bool>>,
-    /// The task to wake that looks at them: nothing wakes it when they come.
-    looks: Rc<RefCell<Option<Waker>>>,
-    /// Those settings were waited for.
-    is_settled: Rc<Cell<bool>>,
+    /// Of a server of HTTP/2.
+    settings: Settings,
 }
 
 /// A connection that a request has.
@@ -127,18 +121,22 @@ impl ConnectError {
 }
 
 impl Upstreams {
-    /// A connection that was kept and began with the same introduction, if there is one.
+    /// A connection that was kept, if there is one; of those that began with an introduction,
+    /// one with the same and of the same owner.
     pub(crate) fn reuse(
         self: &Rc<Self>,
         member: &Member,
         backend: &BackendPlan,
         introduction: Option<&Introduction>,
     ) -> Option<Checkout> {
-        if introduction.is_some_and(|it| it.is_unique) {
-            return None;
-        }
-        let header = introduction.map(|it| &*it.header);
-        let Lent { sender, handover, idle } = self.kept.take(member.id(), backend, header)?;
+        let Lent { sender, handover, idle } = match introduction {
+            Some(it) if it.is_unique => return None,
+            Some(it) => {
+                let owner = it.owner.upgrade()?;
+                self.kept.take(member.id(), backend, Some((&owner, &it.header)))?
+            }
+            None => self.kept.take(member.id(), backend, None)?,
+        };
         let introduction = introduction.cloned();
         Some(self.lend(member, backend, (sender, handover), introduction, Some(idle)))
     }
@@ -192,13 +190,20 @@ impl Upstreams {
 }
 
 impl Introduction {
-    /// That of a client to servers of `backend`; none where they are not told.
-    pub(crate) fn of(backend: &BackendPlan, client: &Facts<'_>) -> Option<Self> {
+    /// That of a client to servers of `backend`; none where they are not told. `owner` is the
+    /// connection that it came on.
+    pub(crate) fn of(
+        backend: &BackendPlan,
+        client: &Facts<'_>,
+        owner: &Owner,
+        upstreams: &Rc<Upstreams>,
+    ) -> Option<Self> {
         let version = backend.settings.send_proxy?;
         let is_unique = matches!(version, SendProxy::V2(tlvs) if tlvs.unique_id);
         let id = is_unique.then(|| format!("{:016x}", fastrand::u64(..)));
         let facts = Facts { unique_id: id.as_deref(), ..*client };
-        Some(Self { header: proxy_protocol::encode(version, &facts).into(), is_unique })
+        let owner = if is_unique { Weak::new() } else { owner.handle(upstreams) };
+        Some(Self { header: proxy_protocol::encode(version, &facts).into(), is_unique, owner })
     }
 }
 
@@ -233,11 +238,12 @@ impl Checkout {
         }
     }
 
-    /// Leaves it to later requests.
+    /// Leaves it to later requests, if there can be any: one of nobody's is closed.
     fn keep(self) {
-        if self.introduction.as_ref().is_some_and(|it| it.is_unique) {
-            return;
-        }
+        let owner = match self.introduction.as_ref().map(|it| it.owner.upgrade()) {
+            Some(None) => return,
+            owner => owner.flatten(),
+        };
         let idle = Idle {
             sender: self.sender,
             handover: self.handover,
@@ -246,7 +252,11 @@ impl Checkout {
             since: coarse_now(),
             timeout: self.limits.timeout,
         };
-        self.upstreams.kept.put(self.server, self.limits.most, idle);
+        let (kept, server, most) = (&self.upstreams.kept, self.server, self.limits.most);
+        match owner {
+            Some(owner) => kept.put_owned(server, most, &owner, idle),
+            None => kept.put(server, most, idle),
+        }
     }
 
     /// The stream, once the server has changed the protocol.
@@ -260,27 +270,7 @@ impl Checkout {
     /// (RFC 8441, 3), which are waited for, but not for long. None if the connection has ended.
     pub(crate) async fn takes_websockets(&self) -> Option<bool> {
         let Sender::Http2(sender) = &self.sender else { return Some(true) };
-        let mut tick = time::interval(SETTINGS_TICK);
-        let began = Instant::now();
-        loop {
-            if sender.is_closed() {
-                return None;
-            }
-            if self.handover.takes_websockets.get() {
-                return Some(true);
-            }
-            if self.handover.is_settled.get() {
-                return Some(false);
-            }
-            if began.elapsed() >= SETTINGS_WAIT {
-                self.handover.is_settled.set(true);
-                return Some(false);
-            }
-            if let Some(task) = &*self.handover.looks.borrow() {
-                task.wake_by_ref();
-            }
-            tick.tick().await;
-        }
+        self.handover.settings.takes_websockets(|| sender.is_closed()).await
     }
 }
 
@@ -339,18 +329,21 @@ async fn http1_connection(stream: Stream, handover: &Handover) -> hyper::Result<
 }
 
 async fn http2_connection(stream: Stream, handover: &Handover) -> hyper::Result<Sender> {
-    let (sender, mut connection) = http2::Builder::new(LocalExecutor)
+    let settings = handover.settings.clone();
+    let (sender, mut connection) = http2::Builder::new(settings.executor())
         .max_header_list_size(MAX_RESPONSE_HEADER)
+        .initial_max_send_streams(UNTOLD_STREAMS)
         .adaptive_window(true)
         .handshake(TokioIo::new(stream))
         .await?;
-    let takes_websockets = Rc::clone(&handover.takes_websockets);
-    let looks = Rc::clone(&handover.looks);
     // Errors are those of the requests on it.
     task::spawn_local(poll_fn(move |cx| {
         let ended = Pin::new(&mut connection).poll(cx);
-        takes_websockets.set(connection.is_extended_connect_protocol_enabled());
-        looks.borrow_mut().get_or_insert_with(|| cx.waker().clone());
+        let takes_websockets = connection.is_extended_connect_protocol_enabled();
+        settings.look(cx, takes_websockets, connection.current_max_send_streams());
+        if ended.is_ready() {
+            settings.end();
+        }
         ended.map(drop)
     }));
     Ok(Sender::Http2(sender))

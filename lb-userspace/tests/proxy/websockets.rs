@@ -1,6 +1,12 @@
 //! WebSockets on streams of HTTP/2 (RFC 8441), on either side of the proxy.
 
-use std::{convert::Infallible, net::SocketAddr, sync::mpsc as std_mpsc, thread};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::mpsc as std_mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use hyper::{
     Method, Request, Response, body::Incoming, client::conn::http2, server::conn::http2 as server,
@@ -240,4 +246,20 @@ fn a_server_of_http2_that_takes_no_websockets_is_not_asked() {
     assert!(answer.starts_with("HTTP/1.1 501 "), "{answer}");
     rig.logged("{websocket_to_http2}");
     assert!(requests.try_recv().is_err());
+}
+
+#[test]
+fn a_server_of_http2_that_takes_no_websockets_says_so_at_once() {
+    let (address, _requests) = websocket_server(false);
+    let took = (0..3).map(|_| {
+        // With a connection of its own.
+        let rig = Rig::with("", &format!("protocol: http2, servers: {{s1: \"{address}\"}}"));
+        let began = Instant::now();
+        let mut client = rig.connect();
+        client.send(UPGRADE.as_bytes());
+        assert!(client.until("\r\n\r\n").starts_with("HTTP/1.1 501 "));
+        began.elapsed()
+    });
+    // The machine may be busy, but not each time for as long as settings are waited for.
+    assert!(took.min().is_some_and(|least| least < Duration::from_millis(500)));
 }

@@ -19,6 +19,7 @@ use crate::{
     model::frontend::{ClientTimeouts, HttpLimits},
     proxy::{
         far_end::Tunnel,
+        kept::Owner,
         outcome::Outcome,
         socket::Addresses,
         timer::{Deadline, coarse_now},
@@ -34,6 +35,8 @@ const REST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(super) worker: Rc<Worker>,
+    /// Of connections to servers that were told of it by the PROXY protocol.
+    pub(super) owner: Owner,
     pub(super) frontend: Rc<FrontendSlot>,
     pub(super) addresses: Addresses,
     pub(super) tls: Option<TlsFacts>,
@@ -90,6 +93,7 @@ impl Client {
         let field = HeaderValue::try_from(address.to_string());
         let client = Self {
             worker: Rc::clone(worker),
+            owner: Owner::default(),
             frontend: Rc::clone(frontend),
             addresses,
             tls,

@@ -240,7 +240,13 @@ async fn forward(
     let accept = accept.filter(|_| asked == Asked::Upgrade);
     prepare::prepare(&mut parts, &backend, asked.is_websocket());
     let hash = choose::hash(&backend, &exchange.addresses, &parts.uri, &parts.headers);
-    let introduction = Introduction::of(&backend, &exchange.introduction());
+    let client = &exchange.client;
+    let introduction = Introduction::of(
+        &backend,
+        &exchange.introduction(),
+        &client.owner,
+        &client.worker.upstreams,
+    );
     let body = prepare::body(exchange, incoming);
     let mut message = Request::from_parts(parts, body);
     let mut tried = Vec::new();

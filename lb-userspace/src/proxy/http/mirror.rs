@@ -46,7 +46,8 @@ pub(super) fn send_copies(exchange: &Exchange, parts: &Parts, mirrors: &[&Mirror
         prepare(&mut copy, backend, false);
         let message = Request::from_parts(copy, RequestBody::Empty);
         let facts = Facts { tls: None, ..exchange.introduction() };
-        let introduction = Introduction::of(backend, &facts);
+        let owner = &exchange.client.owner;
+        let introduction = Introduction::of(backend, &facts, owner, &worker.upstreams);
         task::spawn_local(send(place, Arc::clone(backend), lease, introduction, message));
     }
 }
