@@ -177,7 +177,7 @@ fn forward<F: Family>(
             };
             let forward = Progress(entry.progress).forward();
             if forward.is_one_way() {
-                return forward_one_way(segment, entry, server, forward);
+                return forward_one_way(ctx, segment, entry, server, forward);
             }
             follow_client(ctx, segment, entry);
             match server_hop::<F>(ctx, server) {
@@ -198,9 +198,11 @@ fn forward<F: Family>(
     Step::Settled(transmit::transmit(ctx, segment, &hop))
 }
 
-/// Counts a packet to a server that answers the client itself.
+/// Counts a packet to a server that answers the client itself, and sends it if it stays as it
+/// is.
 #[inline(always)]
 fn forward_one_way<F: Family>(
+    ctx: Context,
     segment: &Segment<F>,
     entry: &mut FlowEntry<F::Address>,
     server: &ServerEntry,
@@ -216,7 +218,13 @@ fn forward_one_way<F: Family>(
     entry.packets += 1;
     entry.bytes += segment.bytes;
     counters::count_packet(entry.vip, entry.server, Direction::Forward, segment.bytes);
-    Step::OneWay(Way::new(entry.server, forward, hash::tuple_hash(&segment.key)))
+    if !forward.encapsulates() {
+        // SAFETY: the parser checked the bounds; nothing else refers to these bytes.
+        F::decrement_ttl(unsafe { &mut *segment.ip });
+        return Step::Settled(transmit::transmit(ctx, segment, &one_way::hop(server)));
+    }
+    let hash = if one_way::spreads(forward, server) { hash::tuple_hash(&segment.key) } else { 0 };
+    Step::OneWay(Way::new(entry.server, forward, hash))
 }
 
 /// A client's packet to a server that is dead or gone. None: forward it all the same.

@@ -104,6 +104,13 @@ pub fn check(bytes: u32, server: &ServerEntry, forward: Forward) -> Result<(), S
     if bytes > room { Err(Step::TooBig(room)) } else { Ok(()) }
 }
 
+/// Whether a flow's hash is in the outer headers to a server; IPv4 has no field for it.
+#[inline(always)]
+#[must_use]
+pub const fn spreads(forward: Forward, server: &ServerEntry) -> bool {
+    matches!(forward, Forward::Gue) || server.flags & flag::V6 != 0
+}
+
 /// Sends a packet that was checked and counted.
 #[inline(always)]
 #[must_use]
