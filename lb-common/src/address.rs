@@ -40,6 +40,34 @@ impl Be16 {
     }
 }
 
+/// A 32-bit number in network byte order (sequence numbers).
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Be32(u32);
+
+impl Be32 {
+    /// From host byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(host: u32) -> Self {
+        Self(host.to_be())
+    }
+
+    /// From the octets as they stand in a packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_octets(octets: [u8; 4]) -> Self {
+        Self(u32::from_ne_bytes(octets))
+    }
+
+    /// In host byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        u32::from_be(self.0)
+    }
+}
+
 /// An IPv4 address in network byte order.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -7,7 +7,7 @@
 //! never strands the other. Forward is client to server, reply is server to client.
 
 use crate::{
-    address::{Address, Address4, Address6, Be16},
+    address::{Address, Address4, Address6, Be16, Be32},
     checksum::Deltas,
 };
 
@@ -163,6 +163,11 @@ pub struct FlowEntry<A> {
     pub credit: u8,
     /// How many that were when it was last looked at.
     pub last_credit: u8,
+    /// Acknowledgement number of the last TCP segment that matched: what its sender expects
+    /// next, and so the number of a RST that it believes (RFC 5961 section 3.2). 0 for UDP.
+    pub acknowledged: Be32,
+    /// Zero.
+    pub padding: u32,
 }
 
 /// What a packet becomes. Addresses are references into the table, because BPF code has no
@@ -240,12 +245,13 @@ const _: () = {
     assert!(size_of::<FlowKey4>() == 16);
     assert!(size_of::<FlowKey6>() == 40);
     assert!(size_of::<Hop>() == 16);
-    assert!(size_of::<FlowEntry4>() == 80);
-    assert!(size_of::<FlowEntry6>() == 104);
+    assert!(size_of::<FlowEntry4>() == 88);
+    assert!(size_of::<FlowEntry6>() == 112);
     assert!(offset_of!(FlowEntry4, source) == 32);
     assert!(offset_of!(FlowEntry4, client_hop) == 48);
     assert!(offset_of!(FlowEntry4, progress) == 72);
     assert!(offset_of!(FlowEntry6, progress) == 96);
+    assert!(offset_of!(FlowEntry4, acknowledged) == 80);
 };
 
 #[cfg(feature = "user")]

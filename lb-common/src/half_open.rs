@@ -17,7 +17,7 @@
 )]
 
 use crate::{
-    address::Address,
+    address::{Address, Be32},
     checksum::Deltas,
     flow::{Direction, FlowEntry, FlowKey, Handle, Hop, Translation},
 };
@@ -215,6 +215,7 @@ impl<A: Address> HalfOpenFlow<A> {
         entry.direction = direction.to_raw();
         entry.protocol = self.from_client.protocol;
         (entry.credit, entry.last_credit) = (0, 0);
+        (entry.acknowledged, entry.padding) = (Be32::default(), 0);
         match direction {
             Direction::Forward => {
                 entry.packets = u64::from(self.forward_packets);

@@ -42,6 +42,23 @@ pub struct ServerEntry {
     pub padding3: u16,
 }
 
+impl ServerEntry {
+    /// Whether packets of its flows go on to it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn lives(&self) -> bool {
+        const { assert!(state::UP == 1 && state::DRAIN == 2) };
+        self.state.wrapping_sub(state::UP) < 2
+    }
+
+    /// Whether there is such a server: what is left of one that was removed keeps its generation.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        self.state != state::UNUSED
+    }
+}
+
 /// Values of [`ServerEntry::state`].
 pub mod state {
     /// The id is not in use.
@@ -104,6 +121,14 @@ mod pod {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_live_until_they_are_down_or_removed() {
+        let lives = |state| ServerEntry { state, ..ServerEntry::default() }.lives();
+        let all = [state::UNUSED, state::UP, state::DRAIN, state::DOWN];
+        assert_eq!(all.map(lives), [false, true, true, false]);
+        assert!(!lives(u8::MAX));
+    }
 
     #[test]
     fn load_is_flows_for_weight_and_the_greatest_numbers_are_no_trouble() {

@@ -6,7 +6,7 @@ use lb_common::{
     event::cause,
     flow::{Direction, FlowKey},
     hash,
-    server::state,
+    server::ServerEntry,
     tcp_state::Progress,
 };
 
@@ -64,8 +64,9 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
             let server = SERVERS
                 .get(u32::from(draft.flow.server.id))
                 .filter(|server| server.generation == draft.flow.server.generation);
-            let lives = server.is_some_and(|server| server.state != state::DOWN);
-            if !lives && let Some(step) = settle(segment, &found, draft, server.is_some()) {
+            let lives = server.is_some_and(ServerEntry::lives);
+            let known = server.is_some_and(ServerEntry::is_known);
+            if !lives && let Some(step) = settle(segment, &found, draft, known) {
                 return step;
             }
             let Some(server) = server else {
@@ -98,6 +99,7 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
     };
     let noted = found.note(&note, draft, now);
     draft.write_entries(now.ns);
+    draft.take_numbers(segment, direction);
     match noted {
         Noted::Gone => return Step::Again,
         Noted::Recycles => {
@@ -300,6 +302,18 @@ impl<A: Address> Draft<A> {
     pub fn write_entries(&mut self, now_ns: u64) {
         self.flow.write_entry(Direction::Forward, now_ns, &mut self.forward);
         self.flow.write_entry(Direction::Reply, now_ns, &mut self.reply);
+    }
+
+    /// Takes note of what both ends expect next: the sender of the packet has said so, the other
+    /// end, if it has all that was sent before, expects this packet.
+    #[inline(always)]
+    fn take_numbers<F: Family<Address = A>>(&mut self, segment: &Segment<F>, direction: Direction) {
+        let (own, other) = match direction {
+            Direction::Forward => (&mut self.forward, &mut self.reply),
+            Direction::Reply => (&mut self.reply, &mut self.forward),
+        };
+        own.acknowledged = segment.acknowledgement;
+        other.acknowledged = segment.sequence;
     }
 
     /// Whether the flow has been seen from both sides, at a packet of this direction. In a one-way

@@ -6,7 +6,7 @@ use lb_common::{
     flow::{Direction, FlowEntry, Hop},
     forward::Forward,
     hash,
-    server::{ServerEntry, state},
+    server::ServerEntry,
     tcp_state::Progress,
 };
 
@@ -168,8 +168,9 @@ fn forward<F: Family>(
             let server = SERVERS
                 .get(u32::from(entry.server.id))
                 .filter(|server| server.generation == entry.server.generation);
-            let lives = server.is_some_and(|server| server.state != state::DOWN);
-            if !lives && let Some(step) = settle(segment, entry, server.is_some(), ended) {
+            let lives = server.is_some_and(ServerEntry::lives);
+            let known = server.is_some_and(ServerEntry::is_known);
+            if !lives && let Some(step) = settle(segment, entry, known, ended) {
                 return step;
             }
             let Some(server) = server else {
@@ -193,6 +194,7 @@ fn forward<F: Family>(
     entry.last_seen_ns = clock::now_ns();
     entry.packets += 1;
     entry.bytes += segment.bytes;
+    entry.acknowledged = segment.acknowledgement;
     counters::count_packet(entry.vip, entry.server, direction, segment.bytes);
     rewrite::translate(segment, &entry.translation());
     Step::Settled(transmit::transmit(ctx, segment, &hop))
@@ -217,6 +219,7 @@ fn forward_one_way<F: Family>(
     entry.last_seen_ns = clock::now_ns();
     entry.packets += 1;
     entry.bytes += segment.bytes;
+    entry.acknowledged = segment.acknowledgement;
     counters::count_packet(entry.vip, entry.server, Direction::Forward, segment.bytes);
     if !forward.encapsulates() {
         // SAFETY: the parser checked the bounds; nothing else refers to these bytes.

@@ -7,7 +7,7 @@
 use core::mem;
 
 use lb_common::{
-    address::{Address, Address4, Address6},
+    address::{Address, Address4, Address6, Be32},
     drop_reason::DropReason,
     flow::{FlowKey, FlowKey4, FlowKey6},
     hash, icmp,
@@ -68,6 +68,10 @@ pub struct Segment<F: Family> {
     pub flags: TcpFlags,
     /// Bytes of TCP payload; 0 for UDP.
     pub payload: u32,
+    /// TCP sequence number; 0 for UDP.
+    pub sequence: Be32,
+    /// TCP acknowledgement number; 0 for UDP.
+    pub acknowledgement: Be32,
     /// Length of the frame in bytes.
     pub bytes: u64,
 }
@@ -109,6 +113,8 @@ struct Transport {
     checksum: *mut [u8; 2],
     flags: TcpFlags,
     payload: u32,
+    sequence: Be32,
+    acknowledgement: Be32,
 }
 
 /// The tuple of an IPv4 packet, put together in two words: what the lookup reads in words
@@ -222,6 +228,8 @@ pub fn parse_v4(packet: &Packet, link: &Link, noted: bool) -> Result<Segment<V4>
         key: unsafe { key4(header, transport.ports, ip.proto) },
         flags: transport.flags,
         payload: transport.payload,
+        sequence: transport.sequence,
+        acknowledgement: transport.acknowledgement,
         bytes: packet.len() as u64,
     })
 }
@@ -277,6 +285,8 @@ pub fn parse_v6(packet: &Packet, link: &Link, noted: bool) -> Result<Segment<V6>
         key: unsafe { key6(header, transport.ports, protocol) },
         flags: transport.flags,
         payload: transport.payload,
+        sequence: transport.sequence,
+        acknowledgement: transport.acknowledgement,
         bytes: packet.len() as u64,
     })
 }
@@ -370,6 +380,8 @@ fn parse_transport(
             checksum: unsafe { header.cast::<u8>().add(TCP_CHECKSUM).cast() },
             flags: TcpFlags(tcp[13]),
             payload: (length - header_bytes) as u32,
+            sequence: Be32::from_octets([tcp[4], tcp[5], tcp[6], tcp[7]]),
+            acknowledgement: Be32::from_octets([tcp[8], tcp[9], tcp[10], tcp[11]]),
         })
     } else {
         let header = packet.at::<UdpHdr>(offset)?;
@@ -386,6 +398,8 @@ fn parse_transport(
             checksum: unsafe { (&raw mut (*header).check).cast() },
             flags: TcpFlags(0),
             payload: 0,
+            sequence: Be32::default(),
+            acknowledgement: Be32::default(),
         })
     }
 }

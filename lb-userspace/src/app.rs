@@ -192,6 +192,7 @@ impl Agent {
         let (timeouts, timeouts_seen) =
             watch::channel(expiry::timeouts(&snapshot.datapath.timeouts));
         let (reports, sweeps) = watch::channel(SweepReport::default());
+        let (map_changes, map_changes_seen) = watch::channel(());
         if let Some(kernel) = &kernel {
             let (ends, ended) = mpsc::channel(FLOW_END_QUEUE);
             let sweeper = Sweeper {
@@ -216,7 +217,12 @@ impl Agent {
         let (marked, marked_seen) = watch::channel(BTreeMap::new());
         tasks.spawn("the balancing of the proxy", |cancel| run_pools(pools, marked, cancel));
         let checker = Checker::new(book.known_health());
-        let outputs = Outputs { snapshots, maintenance, addresses, timeouts, access_log };
+        let resetter = match &kernel {
+            Some(kernel) => Some(kernel.resetter(map_changes_seen)?),
+            None => None,
+        };
+        let outputs =
+            Outputs { snapshots, maintenance, addresses, timeouts, map_changes, access_log };
         let Options { configuration, interfaces, .. } = options;
         let control = Control::start(Start {
             configuration,
@@ -235,6 +241,10 @@ impl Agent {
         })
         .await?;
 
+        // Once the program is attached: it is what ends the flows.
+        if let Some(resetter) = resetter {
+            tasks.spawn("the reset of idle clients", |cancel| resetter.run(cancel));
+        }
         let (events, health) = mpsc::channel(HEALTH_QUEUE);
         tasks.spawn("the health checks", |cancel| {
             checker.run(snapshots_seen, maintenance_seen, marked_seen, events, cancel)

@@ -111,9 +111,10 @@ static ON_DOWN: Key<Choice<OnDown>> = Key {
         ("keep", OnDown::Keep),
     ]),
     presence: Presence::Default("reset"),
-    doc: "Flows of a dead server: `reset` answers the client's next TCP packet with a RST, so \
-          that it reconnects at once (UDP is rerouted); `reroute` selects a server again; `keep` \
-          leaves them.",
+    doc: "Flows of a dead server: `reset` sends both ends of a TCP connection a RST, the client's \
+          next packet or not, so that it reconnects at once (UDP is rerouted); `reroute` selects \
+          a server again; `keep` leaves them. With `nat`, the server's end is reset too; with the \
+          other modes only the client's.",
 };
 
 static CHECK: Key<CheckShape> = Key {

@@ -109,7 +109,7 @@ static MAX_FLOWS: Key<Integer<u32>> = Key {
     presence: Presence::Default("262144"),
     doc: "Most established flows of each family. Memory for all of them is taken at start: \
           a \
-          million flows take about 320 MB for IPv4 and 420 MB for IPv6.",
+          million flows take about 340 MB for IPv4 and 440 MB for IPv6.",
 };
 
 static MAX_HALF_OPEN: Key<Integer<u32>> = Key {

@@ -11,13 +11,14 @@ use std::{
 use ipnet::IpNet;
 use lb_common::{access::action, server::state};
 use nix::net::if_::if_nametoindex;
+use tokio::sync::watch;
 
 use super::{book::Memory, flows::FlowLister, view::TrafficBook};
 use crate::{
     admin::api::{DropView, InterfaceView, Traffic},
     datapath::{
         Attachment, Capacities, DataPlane, DatapathError, EventReader, FlowTables, LockedPins,
-        Maps, Pins, Settler, error::MapAccessError, loader,
+        Maps, Pins, Resetter, Settler, error::MapAccessError, loader,
     },
     model::{
         next_hop::NextHop,
@@ -91,6 +92,14 @@ impl Kernel {
     /// If it can not be loaded.
     pub fn settler(&self) -> Result<Settler, KernelError> {
         Ok(Settler::load(self.plane.pins())?)
+    }
+
+    /// What resets idle clients of dead servers; `changes` says when the maps have changed.
+    ///
+    /// # Errors
+    /// If the maps can not be opened.
+    pub fn resetter(&self, changes: watch::Receiver<()>) -> Result<Resetter, KernelError> {
+        Ok(Resetter::open(self.plane.pins(), changes)?)
     }
 
     /// The tables of flows, to be swept.

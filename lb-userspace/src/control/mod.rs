@@ -137,6 +137,8 @@ pub struct Outputs {
     pub addresses: watch::Sender<BTreeSet<IpAddr>>,
     /// When flows are idle for too long.
     pub timeouts: watch::Sender<Timeouts>,
+    /// Whenever something in the maps has changed.
+    pub map_changes: watch::Sender<()>,
     /// Where finished flows are written.
     pub access_log: watch::Sender<Option<Arc<AccessLogger>>>,
 }
@@ -328,6 +330,7 @@ impl Control {
             let changes = kernel.reconcile(&desired)?;
             if changes > 0 {
                 tracing::debug!(changes, "the maps were brought up to date");
+                self.outputs.map_changes.send_replace(());
             }
         }
         self.proxy.set_servers(&self.snapshot, &self.book.statuses());

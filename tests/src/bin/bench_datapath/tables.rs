@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use lb_common::{
     abi::{self, map},
     access::{AccessRule, AdmissionEntry, NODE_LIST, action},
-    address::{Address, Address4, Address6, Be16},
+    address::{Address, Address4, Address6, Be16, Be32},
     backend::RingSlot,
     bench::{CalibrationKey, Order, calibration_key},
     checksum,
@@ -380,6 +380,8 @@ fn entries_of<A: Ends>(filling: Filling, number: u32) -> Result<Vec<(FlowKey<A>,
             protocol,
             credit: 0,
             last_credit: 0,
+            acknowledged: Be32::default(),
+            padding: 0,
         }
     };
     if filling.forward.is_one_way() {
