@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod datapath;
+mod dial;
 pub mod health;
 pub mod logging;
 pub mod model;

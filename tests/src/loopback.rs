@@ -87,6 +87,20 @@ impl Loopback {
         Ok(())
     }
 
+    /// Ends the agent, and starts another.
+    ///
+    /// # Errors
+    /// When it does not end, or the other does not start.
+    pub fn restart(&mut self, sections: &str) -> Result<()> {
+        self.signal(Signal::SIGTERM)?;
+        if let Some(agent) = &mut self.agent {
+            wait_until("the agent ends", PATIENCE, || agent.ended()?.context("not yet"))?;
+        }
+        // Whether the next one is ready is read there, too.
+        fs::rename(self.path("agent.log"), self.path("agent-before.log"))?;
+        self.start(sections)
+    }
+
     /// Takes another configuration.
     ///
     /// # Errors
@@ -132,14 +146,34 @@ impl Loopback {
     /// # Errors
     /// When it ends or takes none in time.
     pub fn beside(&mut self, command: &mut Command, address: SocketAddr) -> Result<()> {
+        self.beside_once(command, || Ok(TcpStream::connect(address)?)).map(drop)
+    }
+
+    /// The same, once `is_ready` says so; its number among these processes.
+    ///
+    /// # Errors
+    /// When it ends or does not get ready in time.
+    pub fn beside_once<T>(
+        &mut self,
+        command: &mut Command,
+        mut is_ready: impl FnMut() -> Result<T>,
+    ) -> Result<usize> {
         let log = self.path(&format!("other-{}.log", self.others.len()));
         let mut process = Process::start(command, &log)?;
         wait_until("a server takes connections", PATIENCE, || {
             ensure!(process.ended()?.is_none(), "it ended: {}", process.last_output());
-            Ok(TcpStream::connect(address)?)
+            is_ready()
         })?;
         self.others.push(process);
-        Ok(())
+        Ok(self.others.len() - 1)
+    }
+
+    /// Sends a signal to a process beside the agent.
+    ///
+    /// # Errors
+    /// When there is none of this number.
+    pub fn signal_beside(&self, number: usize, signal: Signal) -> Result<()> {
+        self.others.get(number).context("no such process")?.signal(signal)
     }
 
     /// nginx with this `server` section, TLS and PROXY headers as it says.
@@ -147,7 +181,16 @@ impl Loopback {
     /// # Errors
     /// When it does not start.
     pub fn nginx(&mut self, listen: SocketAddr, server: &str) -> Result<()> {
-        let directory = self.path(&format!("nginx-{}", listen.port()));
+        let mut command = self.nginx_command(&listen.port().to_string(), server)?;
+        self.beside(&mut command, listen)
+    }
+
+    /// The command that starts it; `name` tells several apart.
+    ///
+    /// # Errors
+    /// When its files can not be written.
+    pub fn nginx_command(&self, name: &str, server: &str) -> Result<Command> {
+        let directory = self.path(&format!("nginx-{name}"));
         fs::create_dir(&directory)?;
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {}/{kind};", directory.display()));
@@ -162,7 +205,7 @@ impl Loopback {
         fs::write(&file, text)?;
         let mut command = Command::new("nginx");
         command.arg("-p").arg(&directory).arg("-c").arg(&file).args(["-e", "stderr"]);
-        self.beside(&mut command, listen)
+        Ok(command)
     }
 
     /// A command of pointsman's to the agent.

@@ -341,7 +341,7 @@ fn require_truth(agent: &Agent<'_>, expected: ServerState) -> Result<bool> {
             all &= view.name != "s0";
             continue;
         }
-        let found = entries.iter().find(|entry| place(entry) == Some(view.address));
+        let found = entries.iter().find(|entry| place(entry) == view.address.socket());
         let state = found.and_then(|entry| entry.pointer("/value/state")?.as_u64());
         let wanted = if expected == ServerState::Up { state::UP } else { state::DOWN };
         ensure!(state == Some(wanted.into()), "{view:?} while the map says {state:?}");

@@ -38,7 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_millis(400);
 
 /// Suites that serve the others: a file is named there.
-const ELSEWHERE: [&str; 2] = [
+const ELSEWHERE: [&str; 3] = [
+    include_str!("unix_servers.rs"),
     include_str!("../../lb-userspace/tests/rules/examples.rs"),
     include_str!("../../lb-userspace/tests/rules/plain.rs"),
 ];
@@ -184,7 +185,7 @@ impl Example {
         let mut placed = BTreeSet::new();
         for backend in example.snapshot.backends.values() {
             for server in backend.servers.values() {
-                let ip = server.address.ip();
+                let ip = server.address.ip().context("a server of layer 4 has an address")?;
                 let length = if ip.is_ipv4() { 24 } else { 64 };
                 if placed.insert(ip) {
                     add(machine, "eth0", &format!("{ip}/{length}"))?;
@@ -211,8 +212,9 @@ impl Example {
         let mut started = BTreeSet::new();
         for (backend, config) in &self.snapshot.backends {
             for (name, server) in &config.servers {
-                if started.insert(server.address) {
-                    machine.run(|| start_server(server.address, &format!("{backend}/{name}")))?;
+                let address = server.address.socket().context("a server of layer 4 has one")?;
+                if started.insert(address) {
+                    machine.run(|| start_server(address, &format!("{backend}/{name}")))?;
                 }
             }
         }

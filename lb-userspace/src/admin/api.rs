@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::flow_query::FlowQuery;
 use crate::model::{
+    address::ServerAddress,
     snapshot::{AttachMode, HashBy, OnDown, Protocol},
     state::{AdminState, Health, ServerState},
 };
@@ -245,8 +246,8 @@ pub struct BackendView {
 pub struct ServerView {
     /// Its name.
     pub name: String,
-    /// Address and port.
-    pub address: SocketAddr,
+    /// Where it listens.
+    pub address: ServerAddress,
     /// What it is, all things considered, as the data plane's maps have it.
     pub state: ServerState,
     /// What it is known to be while the maps do not have that yet; none if they do.

@@ -11,7 +11,8 @@
 //! In `prefix` mode the value stands in front of the application's own, as in HAProxy:
 //! `SESSION=0123456789abcdef~application`.
 
-use std::{collections::HashMap, net::SocketAddr};
+use crate::model::address::ServerAddress;
+use std::collections::HashMap;
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
@@ -43,7 +44,7 @@ pub(super) struct Cookies {
 
 impl Cookies {
     /// For servers at these addresses.
-    pub(super) fn new(rules: &Persistence, servers: impl Iterator<Item = SocketAddr>) -> Self {
+    pub(super) fn new(rules: &Persistence, servers: impl Iterator<Item = ServerAddress>) -> Self {
         let key = rules.key.as_deref().unwrap_or(KNOWN_KEY);
         let key = Hmac::new_from_slice(key).expect("HMAC takes keys of any length");
         let most_age_s = rules.signed.map(|age| age.as_secs());
@@ -56,7 +57,7 @@ impl Cookies {
     }
 
     /// A value that names a server.
-    pub(super) fn issue(&self, server: SocketAddr, unix_s: u64) -> String {
+    pub(super) fn issue(&self, server: ServerAddress, unix_s: u64) -> String {
         let name = self.name(server);
         match self.most_age_s {
             None => name,
@@ -92,9 +93,8 @@ impl Cookies {
         is_current.then_some(name)
     }
 
-    fn name(&self, server: SocketAddr) -> String {
-        let server = SocketAddr::new(server.ip().to_canonical(), server.port());
-        hex(&self.digest(b"server", &server.to_string())[..NAME_BYTES])
+    fn name(&self, server: ServerAddress) -> String {
+        hex(&self.digest(b"server", &server.canonical().to_string())[..NAME_BYTES])
     }
 
     fn digest(&self, purpose: &[u8], text: &str) -> [u8; 32] {
@@ -223,7 +223,7 @@ mod tests {
         }
     }
 
-    fn servers(list: &[&str]) -> Vec<SocketAddr> {
+    fn servers(list: &[&str]) -> Vec<ServerAddress> {
         list.iter().map(|text| text.parse().unwrap()).collect()
     }
 

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use lb_common::{
     address::{Address, Address4, Address6, Be16},
     flow::FlowKey,
-    hash,
+    hash, maglev,
 };
 
 /// The hash of a client's address.
@@ -50,6 +50,17 @@ pub fn of_bytes(bytes: &[u8]) -> u64 {
         word[..chunk.len()].copy_from_slice(chunk);
         hash::mix(sum ^ u64::from_le_bytes(word))
     })
+}
+
+/// The seed of a server on a ring whose address is the path of a unix socket.
+#[must_use]
+pub fn of_path(path: &str) -> u64 {
+    let hash = of_bytes(path.as_bytes());
+    // Those of IP addresses have as many bits; two halves serve for the address.
+    let mut halves = [0; 16];
+    halves[..8].copy_from_slice(&hash.to_be_bytes());
+    halves[8..].copy_from_slice(&hash::mix(hash).to_be_bytes());
+    maglev::member_seed(&Address6::new(halves), 0)
 }
 
 /// Keeps hashes of bytes apart from those of addresses: the square root of 11.
@@ -109,5 +120,12 @@ mod tests {
             of_source("192.0.2.7".parse().unwrap()),
             of_source("192.0.2.8".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn seeds_of_paths_are_told_apart() {
+        let seeds: std::collections::BTreeSet<u64> =
+            (0..1000).map(|number| of_path(&format!("/run/app/{number}.sock"))).collect();
+        assert_eq!(seeds.len(), 1000);
     }
 }

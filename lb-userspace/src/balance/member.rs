@@ -2,8 +2,8 @@
 //! more. Atomics only; the configuration and the checks' findings are written into them by
 //! the pool, never by a request.
 
+use crate::model::address::ServerAddress;
 use std::{
-    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
@@ -37,7 +37,7 @@ pub struct Member {
     trip: Mutex<Option<Trip>>,
     id: u64,
     name: Name,
-    address: SocketAddr,
+    address: ServerAddress,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -61,7 +61,7 @@ pub(super) const NO_LIMIT: u32 = u32::MAX;
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Member {
-    pub(super) fn new(name: Name, address: SocketAddr, shared: Arc<Shared>) -> Arc<Self> {
+    pub(super) fn new(name: Name, address: ServerAddress, shared: Arc<Shared>) -> Arc<Self> {
         Arc::new(Self {
             active: AtomicU32::new(0),
             most: AtomicU32::new(NO_LIMIT),
@@ -92,7 +92,7 @@ impl Member {
 
     /// Where it listens.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> ServerAddress {
         self.address
     }
 

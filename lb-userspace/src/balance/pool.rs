@@ -12,7 +12,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -34,6 +33,7 @@ use super::{
     view::{self, Roster, View},
 };
 use crate::model::{
+    address::ServerAddress,
     balance::{Balancing, QueueOrder},
     name::Name,
     state::ServerState,
@@ -87,7 +87,7 @@ pub enum PickError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownServer {
     /// Where it listens: this is what it is known by.
-    pub address: SocketAddr,
+    pub address: ServerAddress,
     /// The weight in force, 0 to 256.
     pub weight: u16,
     /// Used only while no other is usable.

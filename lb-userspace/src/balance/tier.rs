@@ -1,6 +1,8 @@
 //! The servers that share requests at a time: the usable ones, or the usable backups if
 //! there are no others. Immutable; a change of any server makes a new one.
 
+use super::key;
+use crate::model::address::ServerAddress;
 use std::{sync::Arc, time::Duration};
 
 use lb_common::{abi::RING_SLOTS, hash, maglev};
@@ -122,8 +124,11 @@ impl Ring {
             // While somebody is growing weights are finer than a ring's.
             false => (weight * 256 / most).max(1),
         };
-        let seed = |member: &Member| {
-            maglev::member_seed(&common_address(member.address().ip()), member.address().port())
+        let seed = |member: &Member| match member.address() {
+            ServerAddress::Ip(address) => {
+                maglev::member_seed(&common_address(address.ip()), address.port())
+            }
+            ServerAddress::Unix(path) => key::of_path(path.as_str()),
         };
         let member = |(server, weight): (&Candidate, &u32)| maglev::Member {
             seed: seed(&server.member),

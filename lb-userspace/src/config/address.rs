@@ -4,14 +4,17 @@
 //! and from what the data plane can forward: it has no route to this host's loopback, and
 //! its maps store IPv4 in mapped form, so mapped addresses are not accepted as IPv6.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use super::{
     admin::MAX_SOCKET_BYTES,
     datapath::absolute_path,
     fault::{Refusal, quoted},
 };
-use crate::model::{frontend::ListenAddress, snapshot::Protocol};
+use crate::model::{address::ServerAddress, frontend::ListenAddress, snapshot::Protocol};
 
 /// Reads `ADDRESS:PORT` with a port from 1 to 65535.
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Refusal> {
@@ -65,16 +68,24 @@ impl From<BindAddress> for ListenAddress {
     }
 }
 
+/// Reads the path of a unix socket, which stands in `text`.
+pub(super) fn unix_socket(path: &str, text: &str) -> Result<PathBuf, Refusal> {
+    match absolute_path(path) {
+        Ok(path) if path.as_os_str().len() <= MAX_SOCKET_BYTES => Ok(path),
+        _ => {
+            let refusal = Refusal::new(format!("{} names no socket", quoted(text)));
+            Err(refusal.hint("unix@/absolute/path, at most 107 bytes"))
+        }
+    }
+}
+
 /// Reads an entry of `bind`.
 pub(super) fn bind_address(text: &str) -> Result<(BindAddress, Option<Protocol>), Refusal> {
     let bad = |what: &str, hint: &str| {
         Err(Refusal::new(format!("{} names no {what}", quoted(text))).hint(hint))
     };
     let other = match text.split_once('@') {
-        Some(("unix", path)) => match absolute_path(path) {
-            Ok(path) if path.as_os_str().len() <= MAX_SOCKET_BYTES => ListenAddress::Unix(path),
-            _ => return bad("socket", "unix@/absolute/path, at most 107 bytes"),
-        },
+        Some(("unix", path)) => ListenAddress::Unix(unix_socket(path, text)?),
         Some(("fd", number)) => match number.parse() {
             Ok(number @ 3..) => ListenAddress::Descriptor(number),
             _ => return bad("descriptor", "fd@N with a number from 3"),
@@ -97,7 +108,8 @@ pub(super) fn judge_vip(address: SocketAddr) -> Result<(), Refusal> {
 }
 
 /// Whether an address is one server's, so that the proxy can connect to it.
-pub(super) fn judge_proxied(address: SocketAddr) -> Result<(), Refusal> {
+pub(super) fn judge_proxied(address: ServerAddress) -> Result<(), Refusal> {
+    let Some(address) = address.socket() else { return Ok(()) };
     let kind = match address.ip() {
         ip if ip.is_unspecified() => "unspecified",
         ip if ip.is_multicast() => "multicast",
@@ -109,7 +121,11 @@ pub(super) fn judge_proxied(address: SocketAddr) -> Result<(), Refusal> {
 }
 
 /// Whether the data plane can forward to an address.
-pub(super) fn judge_server(address: SocketAddr) -> Result<(), Refusal> {
+pub(super) fn judge_server(address: ServerAddress) -> Result<(), Refusal> {
+    let Some(address) = address.socket() else {
+        let refusal = Refusal::new(format!("{address} can not be a server of layer 4"));
+        return Err(refusal.hint("packets reach addresses; `mode: tcp` connects to unix sockets"));
+    };
     judge(address, "a server", "a server is another machine that the balancer has a route to")
 }
 

@@ -1,9 +1,7 @@
 //! `backends.NAME`: a pool of servers and how a server is selected.
 
-use std::net::SocketAddr;
-
 use super::{
-    address::socket_address,
+    address::{socket_address, unix_socket},
     check::{CheckShape, RawCheck},
     decode::{Cursor, Entries},
     fault::{Located, Place, Refusal, quoted},
@@ -13,6 +11,7 @@ use super::{
     spread::{self, HASH, RawHash, RawProxy},
 };
 use crate::model::{
+    address::{ServerAddress, SocketPath},
     balance::PassiveAction,
     snapshot::{OnDown, Server},
 };
@@ -38,7 +37,7 @@ pub(super) struct RawBackend {
 #[derive(Debug)]
 pub(super) struct RawServer {
     /// Its address; none if at fault.
-    pub(super) address: Option<Located<SocketAddr>>,
+    pub(super) address: Option<Located<ServerAddress>>,
     /// Its weight; none if at fault.
     pub(super) weight: Option<u16>,
     /// Whether it is a backup; none if at fault.
@@ -58,7 +57,7 @@ impl RawBackend {
 
 impl RawServer {
     /// Its address, unless at fault.
-    pub(super) fn address(&self) -> Option<SocketAddr> {
+    pub(super) fn address(&self) -> Option<ServerAddress> {
         self.address.as_ref().map(|address| address.value)
     }
 
@@ -140,11 +139,12 @@ static SERVER_SECTION: Section = Section {
     unbuilt: &[],
 };
 
-static ADDRESS: Key<Text<SocketAddr>> = Key {
+static ADDRESS: Key<Text<ServerAddress>> = Key {
     name: "address",
     shape: Text { what: "an address and a port", parse: server_address },
     presence: Presence::Required("address: \"10.0.1.20:5432\""),
-    doc: "Address and port: `10.0.1.20:5432`, `\"[2001:db8:1::20]:5432\"`.",
+    doc: "Address and port: `10.0.1.20:5432`, `\"[2001:db8:1::20]:5432\"`. For the proxy also a \
+          unix socket: `unix@/run/app.sock`.",
 };
 
 static WEIGHT: Key<Integer<u16>> = Key {
@@ -220,10 +220,13 @@ fn decode(entries: &Entries<'_>) -> Option<RawBackend> {
     })
 }
 
-fn server_address(text: &str) -> Result<SocketAddr, Refusal> {
+fn server_address(text: &str) -> Result<ServerAddress, Refusal> {
+    if let Some(path) = text.strip_prefix("unix@") {
+        return unix_socket(path, text).map(|_| ServerAddress::Unix(SocketPath::new(path)));
+    }
     if let Some((address, "tcp" | "udp")) = text.split_once('/') {
         let refusal = Refusal::new("a server has no protocol of its own");
         return Err(refusal.hint(format!("write {}; `bind` says which", quoted(address))));
     }
-    socket_address(text)
+    socket_address(text).map(ServerAddress::Ip)
 }

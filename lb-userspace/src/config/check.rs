@@ -37,6 +37,11 @@ pub(super) struct CheckDefaults {
 }
 
 impl RawCheck {
+    /// Whether it goes to a port of its own.
+    pub(super) fn has_port(&self) -> bool {
+        self.port.is_some()
+    }
+
     /// The check with every time and count settled. An inherited time gives way to a
     /// given one; two given ones that contradict each other are a fault.
     pub(super) fn resolve(self, defaults: &CheckDefaults, sink: &Sink) -> Check {

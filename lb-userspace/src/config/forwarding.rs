@@ -13,7 +13,7 @@ pub(super) fn judge(frontend: &RawL4, backend: &RawBackend, place: &Place, sink:
     let servers = backend
         .servers
         .iter()
-        .filter_map(|(name, server)| Some((name, server.value.as_ref()?.address()?)));
+        .filter_map(|(name, server)| Some((name, server.value.as_ref()?.address()?.socket()?)));
     let vips = || frontend.vips.iter().filter_map(|bind| Some(bind.value?.address));
     let (Some(vip), Some((_, server))) = (vips().next(), servers.clone().next()) else { return };
     if !forward.encapsulates() && vip.is_ipv4() != server.is_ipv4() {

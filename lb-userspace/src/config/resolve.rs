@@ -14,6 +14,7 @@ use super::{
     access::judge_room,
     address::{judge_proxied, judge_server, judge_vip},
     backend::RawBackend,
+    check::RawCheck,
     defaults::Defaults,
     fault::{Located, Place, Refusal, Sink, did_you_mean, quoted},
     forwarding,
@@ -25,6 +26,7 @@ use super::{
     spread::{RawHash, RawProxy, judge_layer_4},
 };
 use crate::model::{
+    address::ServerAddress,
     frontend::{Frontend, HttpFrontend, L4Frontend, Listen, ListenAddress, TcpFrontend},
     name::Name,
     rule::Rule,
@@ -408,10 +410,28 @@ fn judge_backend(backend: &RawBackend, place: &Place, is_proxied: bool, sink: &S
     let judge = if is_proxied { judge_proxied } else { judge_server };
     let servers = backend.servers.values().filter_map(|server| server.value.as_ref());
     for address in servers.filter_map(|server| server.address.as_ref()) {
-        if let Err(refusal) = judge(address.value) {
+        if let Err(refusal) =
+            judge(address.value).and_then(|()| judge_socket(address.value, backend))
+        {
             sink.fault(&address.place, refusal);
         }
     }
+}
+
+/// Whether a server on a unix socket can be used as the backend says.
+fn judge_socket(address: ServerAddress, backend: &RawBackend) -> Result<(), Refusal> {
+    if address.socket().is_some() {
+        return Ok(());
+    }
+    if backend.check.as_ref().is_some_and(RawCheck::has_port) {
+        let refusal = Refusal::new(format!("{address} has no port, and `check` names one"));
+        return Err(refusal.hint("leave the port out: the check connects to the socket"));
+    }
+    if backend.proxy.as_ref().is_some_and(RawProxy::verifies_addresses) {
+        let refusal = Refusal::new(format!("{address} is no address that a certificate names"));
+        return Err(refusal.hint("name the servers in `tls`: {sni: www.example.com}"));
+    }
+    Ok(())
 }
 
 /// Where the proxy listens: nowhere twice.
@@ -448,14 +468,16 @@ fn judge_listens(frontends: &NamedItems<RawFrontend>, vips: &Vips, sink: &Sink) 
 /// The servers of one backend against each other and against the VIPs.
 fn judge_servers(backend: &RawBackend, place: &Place, vips: &Vips, is_proxied: bool, sink: &Sink) {
     let read = backend.servers.values();
-    let mut servers: Vec<(SocketAddr, &Place)> = read
+    let mut servers: Vec<(ServerAddress, &Place)> = read
         .filter_map(|server| Some((server.value.as_ref()?.address()?, &server.place)))
         .collect();
     servers.sort_by_key(|(_, place)| (place.mark.line, place.mark.column));
-    let mut seen: HashMap<SocketAddr, &Place> = HashMap::new();
+    let mut seen: HashMap<ServerAddress, &Place> = HashMap::new();
     for (address, place) in &servers {
-        if !is_proxied {
-            judge_server_family(*address, servers[0].0, place, sink);
+        if let (false, Some(first), Some(own)) =
+            (is_proxied, servers[0].0.socket(), address.socket())
+        {
+            judge_server_family(own, first, place, sink);
         }
         if let Some(first) = seen.get(address) {
             let Mark { line, .. } = first.mark;
@@ -465,7 +487,9 @@ fn judge_servers(backend: &RawBackend, place: &Place, vips: &Vips, is_proxied: b
         } else {
             seen.insert(*address, place);
         }
-        let vip = [Protocol::Tcp, Protocol::Udp].into_iter().find_map(|p| vips.get(&(*address, p)));
+        let protocols = [Protocol::Tcp, Protocol::Udp].into_iter();
+        let vip =
+            address.socket().and_then(|own| protocols.filter_map(|p| vips.get(&(own, p))).next());
         if let Some(vip) = vip {
             let message =
                 format!("{address} is itself a VIP, line {} ({})", vip.mark.line, vip.path);

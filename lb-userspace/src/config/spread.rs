@@ -21,7 +21,7 @@ use crate::model::{
         RetryStatuses,
     },
     snapshot::HashBy,
-    tls::ServerTls,
+    tls::{ServerTls, Verify},
 };
 
 /// What only the proxy honours, as given.
@@ -81,6 +81,12 @@ impl RawHash {
 }
 
 impl RawProxy {
+    /// Whether the certificates of servers must have their addresses.
+    pub(super) fn verifies_addresses(&self) -> bool {
+        let tls = self.tls.as_ref();
+        tls.is_some_and(|tls| tls.sni.is_none() && tls.verify != Verify::Off)
+    }
+
     /// `balance: least-connections`.
     pub(super) fn is_least_connections(&self) -> bool {
         let word = self.balance.as_ref().map(|word| word.value);

@@ -129,7 +129,8 @@ impl Kernel {
         let mut memories = Vec::new();
         for (backend_name, backend) in &snapshot.backends {
             for (server_name, server) in &backend.servers {
-                let entry = self.actual.server(backend_name, server.address);
+                let address = server.address.socket();
+                let entry = address.and_then(|at| self.actual.server(backend_name, at));
                 let id = (backend_name.clone(), server_name.clone());
                 match entry.map(|(_, entry)| entry.state) {
                     Some(state::DOWN) if backend.check.is_some() => {
@@ -299,7 +300,8 @@ impl Kernel {
         }
         for (name, backend) in &snapshot.backends {
             for server in backend.servers.values() {
-                if let Some((id, _)) = self.actual.server(name, server.address) {
+                let entry = server.address.socket().and_then(|at| self.actual.server(name, at));
+                if let Some((id, _)) = entry {
                     let counters: Traffic = self.maps.server_counters(id)?.into();
                     let place = (name.clone(), server.address);
                     traffic.flows.insert(place.clone(), self.maps.server_flows(id)?);

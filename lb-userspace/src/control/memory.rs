@@ -8,7 +8,6 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -25,6 +24,7 @@ use crate::{
     clock::{Moment, rfc3339},
     model::{
         access::canonical,
+        address::ServerAddress,
         name::Name,
         snapshot::Server,
         state::{AdminState, Health, ServerStatus},
@@ -109,7 +109,7 @@ pub struct Remembered {
 struct Line {
     backend: String,
     server: String,
-    address: SocketAddr,
+    address: ServerAddress,
     configured_weight: u16,
     admin: AdminState,
     weight: Option<u16>,

@@ -428,5 +428,5 @@ pub fn server_addresses(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     let backends = snapshot.l4_backends();
     let backends = backends.into_iter().filter_map(|name| snapshot.backends.get(name));
     let servers = backends.flat_map(|backend| backend.servers.values());
-    servers.map(|server| server.address.ip()).collect()
+    servers.filter_map(|server| server.address.ip()).collect()
 }

@@ -1,6 +1,6 @@
 //! What the operator sees, made from what the control loop knows. Pure.
 
-use std::{collections::HashMap, net::SocketAddr, time::SystemTime};
+use std::{collections::HashMap, time::SystemTime};
 
 use lb_common::abi::map;
 
@@ -10,6 +10,7 @@ use crate::{
     clock::rfc3339,
     datapath::sweep::TableFill,
     model::{
+        address::ServerAddress,
         name::Name,
         snapshot::{Backend, Bind, CheckKind, Snapshot},
         state::{ServerId, ServerState},
@@ -22,9 +23,9 @@ pub struct TrafficBook {
     /// By VIP.
     pub vips: HashMap<Bind, Traffic>,
     /// By backend and address of the server.
-    pub servers: HashMap<(Name, SocketAddr), Traffic>,
+    pub servers: HashMap<(Name, ServerAddress), Traffic>,
     /// Confirmed flows at the moment, by backend and address of the server.
-    pub flows: HashMap<(Name, SocketAddr), u32>,
+    pub flows: HashMap<(Name, ServerAddress), u32>,
 }
 
 /// Every VIP of every frontend.

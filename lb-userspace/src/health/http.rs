@@ -4,7 +4,7 @@
 //! answer, so a server that sends a byte now and then does not hold a check open. Only
 //! what the verdict needs is read.
 
-use std::{net::SocketAddr, pin::pin, time::Duration};
+use std::{pin::pin, time::Duration};
 
 use http_body_util::{BodyExt, Empty};
 use hyper::{
@@ -21,7 +21,10 @@ use super::{
     machine::Verdict,
     tcp,
 };
-use crate::model::snapshot::{BodyExpectation, HttpCheck};
+use crate::model::{
+    address::ServerAddress,
+    snapshot::{BodyExpectation, HttpCheck},
+};
 
 /// How much of a body is searched, in bytes.
 pub const BODY_LIMIT: usize = 1 << 20;
@@ -39,7 +42,7 @@ pub struct Answer {
 }
 
 /// Sends the request and judges the answer. Without a configured `host` the `Host` header
-/// is `address`.
+/// is `address`, `localhost` for a unix socket.
 ///
 /// # Errors
 /// [`CheckError`] if the answer is not the expected one, or does not come in time.
@@ -47,7 +50,7 @@ pub struct Answer {
 /// # Cancel safety
 /// Dropping the future closes the connection.
 pub async fn check(
-    address: SocketAddr,
+    address: ServerAddress,
     http: &HttpCheck,
     timeout: Duration,
 ) -> Result<Answer, CheckError> {
@@ -90,7 +93,7 @@ pub async fn check(
     }
 }
 
-fn request(address: SocketAddr, http: &HttpCheck) -> Result<Request<Empty<Bytes>>, CheckError> {
+fn request(address: ServerAddress, http: &HttpCheck) -> Result<Request<Empty<Bytes>>, CheckError> {
     let mut request = Request::builder()
         .method(http.method.as_str())
         .uri(http.path.as_str())
@@ -99,7 +102,11 @@ fn request(address: SocketAddr, http: &HttpCheck) -> Result<Request<Empty<Bytes>
     // A `Host` among the further headers takes the place of the default one.
     let named = http.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"));
     if http.host.is_some() || !named {
-        let host = http.host.clone().unwrap_or_else(|| address.to_string());
+        let host = http.host.clone().unwrap_or_else(|| match address {
+            ServerAddress::Ip(address) => address.to_string(),
+            // As curl has it.
+            ServerAddress::Unix(_) => "localhost".into(),
+        });
         request = request.header(header::HOST, host);
     }
     for (name, value) in &http.headers {
@@ -180,7 +187,7 @@ mod tests {
         F: Future<Output = ()> + Send,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = listener.local_addr().unwrap().into();
         let server = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut head = Vec::new();
@@ -337,7 +344,7 @@ mod tests {
     #[tokio::test]
     async fn a_closed_port_is_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = listener.local_addr().unwrap().into();
         drop(listener);
         let error = check(address, &plain(), LONG).await.unwrap_err();
         assert_eq!(error.to_string(), "connection refused");

@@ -8,7 +8,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future,
-    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -21,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::worker;
 use crate::model::{
+    address::ServerAddress,
     snapshot::{Check, Snapshot},
     state::{Health, ServerId},
 };
@@ -94,7 +94,7 @@ impl Checker {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Target {
     /// Where the check connects to.
-    pub(super) address: SocketAddr,
+    pub(super) address: ServerAddress,
     /// What it asks, and how often.
     pub(super) check: Check,
     /// In maintenance: not checked.
@@ -114,8 +114,13 @@ fn targets(
         let Some(check) = &backend.check else { continue };
         for (server_name, server) in &backend.servers {
             let id = (backend_name.clone(), server_name.clone());
-            let mut address = server.address;
-            address.set_port(check.port.unwrap_or(address.port()));
+            let address = match server.address {
+                ServerAddress::Ip(mut address) => {
+                    address.set_port(check.port.unwrap_or(address.port()));
+                    address.into()
+                }
+                socket @ ServerAddress::Unix(_) => socket,
+            };
             let paused = maintenance.contains(&id);
             let marked = marked.get(&id).cloned();
             targets.insert(id, Target { address, check: check.clone(), paused, marked });

@@ -1,13 +1,15 @@
-//! The `tcp` check: the handshake completes.
+//! The `tcp` check: the handshake completes, or a unix socket takes a connection.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use tokio::{
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     time::{Instant, timeout_at},
 };
+use tokio_util::either::Either;
 
 use super::error::{CheckError, Phase};
+use crate::{dial::dial, model::address::ServerAddress};
 
 /// Connects and hangs up. The connection is reset rather than closed (`SO_LINGER` 0): it
 /// carried nothing, and a reset leaves no TIME_WAIT behind that would hold a local port.
@@ -17,18 +19,20 @@ use super::error::{CheckError, Phase};
 ///
 /// # Cancel safety
 /// Dropping the future hangs up.
-pub async fn check(address: SocketAddr, timeout: Duration) -> Result<(), CheckError> {
-    let stream = connect(address, timeout, Instant::now() + timeout).await?;
-    stream.set_zero_linger().map_err(CheckError::Connect)
+pub async fn check(address: ServerAddress, timeout: Duration) -> Result<(), CheckError> {
+    match connect(address, timeout, Instant::now() + timeout).await? {
+        Either::Left(stream) => stream.set_zero_linger().map_err(CheckError::Connect),
+        Either::Right(_within_the_host) => Ok(()),
+    }
 }
 
 /// Connects before `deadline`; `timeout` is what the error says.
 pub(super) async fn connect(
-    address: SocketAddr,
+    address: ServerAddress,
     timeout: Duration,
     deadline: Instant,
-) -> Result<TcpStream, CheckError> {
-    match timeout_at(deadline, TcpStream::connect(address)).await {
+) -> Result<Either<TcpStream, UnixStream>, CheckError> {
+    match timeout_at(deadline, dial(address)).await {
         Ok(connected) => connected.map_err(CheckError::from_connect),
         Err(_elapsed) => Err(CheckError::Timeout { phase: Phase::Connect, after: timeout }),
     }
@@ -47,7 +51,7 @@ mod tests {
     #[tokio::test]
     async fn a_listening_port_passes_and_sees_a_reset() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = listener.local_addr().unwrap().into();
         let accepted = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.read_u8().await.unwrap_err().kind()
@@ -59,7 +63,7 @@ mod tests {
     #[tokio::test]
     async fn a_closed_port_is_refused() {
         let listener = TcpListener::bind("[::1]:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = listener.local_addr().unwrap().into();
         drop(listener);
         assert_eq!(check(address, SECOND).await.unwrap_err().to_string(), "connection refused");
     }
@@ -69,7 +73,7 @@ mod tests {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(1).unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = listener.local_addr().unwrap().into();
         // Fill the queue: nobody accepts, so further SYNs are dropped.
         let mut held = Vec::new();
         let error = loop {

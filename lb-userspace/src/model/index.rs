@@ -33,7 +33,8 @@ impl NameIndex {
             config
                 .servers
                 .iter()
-                .map(|(name, server)| ((backend.clone(), server.address), name.clone()))
+                .filter_map(|(name, server)| Some((server.address.socket()?, name)))
+                .map(|(address, name)| ((backend.clone(), address), name.clone()))
         });
         Self { frontends: frontends.collect(), servers: servers.collect() }
     }

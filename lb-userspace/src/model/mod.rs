@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod access_log;
+pub mod address;
 pub mod backend;
 pub mod balance;
 #[cfg(test)]

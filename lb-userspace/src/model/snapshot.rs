@@ -3,6 +3,7 @@
 //! A [`Snapshot`] can not be invalid: references resolve, families match, ids fit. It is
 //! immutable; a reload makes a new one.
 
+use super::address::ServerAddress;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -220,8 +221,8 @@ pub enum OnDown {
 /// `backends.NAME.servers.NAME`: one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Address and port; neither is unspecified.
-    pub address: SocketAddr,
+    /// Where it listens.
+    pub address: ServerAddress,
     /// Share of new flows relative to the others, 0 to 256; 0 gets none. 100 by default.
     pub weight: u16,
     /// Used only while no server without this mark is usable.

@@ -1,5 +1,6 @@
 //! What lines of the access log for requests and for sessions have in common.
 
+use crate::model::address::ServerAddress;
 use std::{fmt, net::SocketAddr, time::SystemTime};
 
 use super::outcome::Outcome;
@@ -17,7 +18,7 @@ pub(super) struct Common<'a> {
     pub(super) time: SystemTime,
     pub(super) frontend: &'a str,
     pub(super) backend: Option<&'a str>,
-    pub(super) server: Option<(&'a str, SocketAddr)>,
+    pub(super) server: Option<(&'a str, ServerAddress)>,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     pub(super) queue_ms: Option<u128>,

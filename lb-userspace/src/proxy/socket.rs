@@ -15,6 +15,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
+use tokio_util::either::Either;
+
+use crate::{dial::dial, model::address::ServerAddress};
 
 /// A connection, ours to clients and ours to servers.
 #[derive(Debug)]
@@ -79,6 +82,20 @@ impl fmt::Display for Addresses {
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
 
 impl Socket {
+    /// Connects to a server.
+    ///
+    /// # Errors
+    /// As connect(2).
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the attempt up.
+    pub async fn connect(address: ServerAddress) -> io::Result<Self> {
+        Ok(match dial(address).await? {
+            Either::Left(stream) => Self::Tcp(stream),
+            Either::Right(stream) => Self::Unix(stream),
+        })
+    }
+
     /// Sends small writes at once and probes an idle peer. Connections that were accepted
     /// have that of their listener.
     ///

@@ -19,7 +19,7 @@ use hyper::{
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot, task};
+use tokio::{io::AsyncWriteExt, sync::oneshot, task};
 
 use super::{
     far_end::{FarEnd, Tunnel},
@@ -282,7 +282,7 @@ async fn open(
     after: Duration,
 ) -> Result<Stream, ConnectError> {
     let begin = async {
-        let mut socket = Socket::Tcp(TcpStream::connect(member.address()).await?);
+        let mut socket = Socket::connect(member.address()).await?;
         socket.tune()?;
         if let Some(Introduction { header, .. }) = introduction {
             socket.write_all(header).await?;
@@ -296,7 +296,7 @@ async fn open(
         ServerProtocol::Http1 => b"http/1.1",
         ServerProtocol::Http2 => b"h2",
     };
-    let tls = encryption.connect(socket, member.address().ip(), &[protocol]).await?;
+    let tls = encryption.connect(socket, member.address(), &[protocol]).await?;
     // Over TLS it is ALPN that makes it HTTP/2 (RFC 9113, 3.2).
     if backend.settings.protocol == ServerProtocol::Http2
         && tls.get_ref().1.alpn_protocol() != Some(protocol)

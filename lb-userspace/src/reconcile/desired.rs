@@ -169,6 +169,7 @@ fn servers(
     next_hops: &BTreeMap<IpAddr, NextHop>,
 ) -> BTreeMap<SocketAddr, DesiredServer> {
     let server = |(name, server): (&Name, &crate::model::snapshot::Server)| {
+        let address = server.address.socket()?;
         let status = statuses.get(&(backend_name.clone(), name.clone()));
         let state = status.map_or(ServerState::Up, crate::model::state::ServerStatus::state);
         let weight = status.and_then(|status| status.weight).unwrap_or(server.weight);
@@ -179,11 +180,12 @@ fn servers(
             configured_weight: server.weight.min(MOST_WEIGHT),
             backup: server.backup,
             gue_port: snapshot.datapath.gue_port,
-            next_hop: next_hops.get(&server.address.ip()).copied(),
+            next_hop: next_hops.get(&address.ip()).copied(),
         };
-        (server.address, desired)
+        Some((address, desired))
     };
-    backend.servers.iter().map(server).collect()
+    // The others, on unix sockets, are the proxy's.
+    backend.servers.iter().filter_map(server).collect()
 }
 
 /// MAINT is dead to the data plane, NOLB drains.

@@ -95,8 +95,8 @@ fn the_ring_is_that_of_layer_4() {
     use lb_common::{abi::RING_SLOTS, hash, maglev};
     let rig = Rig::new(Balance::Maglev, &[100, 50, 100]);
     let seed = |server: &KnownServer| {
-        let address = crate::model::index::common_address(server.address.ip());
-        maglev::member_seed(&address, server.address.port())
+        let socket = server.address.socket().unwrap();
+        maglev::member_seed(&crate::model::index::common_address(socket.ip()), socket.port())
     };
     let member = |server: &KnownServer| {
         let (seed, weight) = (seed(server), server.weight);

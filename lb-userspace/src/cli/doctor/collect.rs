@@ -115,14 +115,15 @@ async fn servers(handle: &Handle, snapshot: &Snapshot) -> Vec<ServerFacts> {
     for name in snapshot.l4_backends() {
         let Some(backend) = snapshot.backends.get(name) else { continue };
         for (server_name, server) in &backend.servers {
-            let way = match network::reach(handle, server.address.ip()).await {
+            let Some(address) = server.address.socket() else { continue };
+            let way = match network::reach(handle, address.ip()).await {
                 Ok(Reach::Known) => Way::Known,
                 Ok(Reach::Unresolved(hop)) => Way::Unresolved(hop.to_string()),
                 Ok(Reach::Failed(hop)) => Way::Failed(hop.to_string()),
                 Err(error) => Way::None(format!("{:#}", anyhow::Error::from(error))),
             };
             let name = format!("{name}/{server_name}");
-            found.push(ServerFacts { name, address: server.address, way });
+            found.push(ServerFacts { name, address, way });
         }
     }
     found

@@ -768,3 +768,47 @@ fn statuses_that_are_tried_again() {
         ],
     );
 }
+
+#[test]
+fn servers_on_unix_sockets() {
+    let text = |mode: &str, backend: &str| {
+        format!(
+            "datapath: {{mode: off}}\nfrontends: {{web: {{{mode}, backend: b}}}}\n\
+             backends: {{b: {{{backend}}}}}\n"
+        )
+    };
+    let tcp = "mode: tcp, bind: [\"127.0.0.1:80\"]";
+    let socket = "servers: {s: \"unix@/run/s.sock\"}";
+    check(&text(tcp, socket), &[]);
+    check(&text(tcp, &format!("check: {{type: tcp}}, tls: {{verify: false}}, {socket}")), &[]);
+    check(
+        &text(tcp, &format!("check: {{type: tcp, port: 80}}, {socket}")),
+        &[
+            "3: backends.b.servers.s: unix@/run/s.sock has no port, and `check` names one (hint: leave the port out: the check connects to the socket)",
+        ],
+    );
+    check(
+        &text(tcp, &format!("tls: {{}}, {socket}")),
+        &[
+            "3: backends.b.servers.s: unix@/run/s.sock is no address that a certificate names (hint: name the servers in `tls`: {sni: www.example.com})",
+        ],
+    );
+    check(
+        &text(tcp, "servers: {s: \"unix@run/s.sock\"}"),
+        &[
+            "3: backends.b.servers.s: \"unix@run/s.sock\" names no socket (hint: unix@/absolute/path, at most 107 bytes)",
+        ],
+    );
+    check(
+        &text(tcp, "servers: {s: \"unix@/run/s.sock\", t: \"unix@/run/s.sock\"}"),
+        &[
+            "3: backends.b.servers.t: unix@/run/s.sock is given twice, first in line 3 (backends.b.servers.s) (hint: use `weight` for a larger share)",
+        ],
+    );
+    check(
+        &text("mode: l4, bind: [\"10.0.0.1:80\"]", socket),
+        &[
+            "3: backends.b.servers.s: unix@/run/s.sock can not be a server of layer 4 (hint: packets reach addresses; `mode: tcp` connects to unix sockets)",
+        ],
+    );
+}

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fs, time::Instant};
 
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestCaseError};
 
 use crate::{
     config::{Faults, Loaded, parse},
@@ -49,11 +49,14 @@ fn judge_snapshot(snapshot: &Snapshot) -> Result<(), TestCaseError> {
             prop_assert_eq!(bind.address.is_ipv4(), is_ipv4);
         }
         for server in backend.iter().flat_map(|backend| backend.servers.values()) {
-            prop_assert!(server.address.port() != 0 && !server.address.ip().is_unspecified());
-            let same_family = server.address.is_ipv4() == is_ipv4;
+            let Some(address) = server.address.socket() else {
+                return Err(TestCaseError::fail("a unix socket in layer 4"));
+            };
+            prop_assert!(address.port() != 0 && !address.ip().is_unspecified());
+            let same_family = address.is_ipv4() == is_ipv4;
             prop_assert!(same_family || frontend.forward.encapsulates());
             let ports = || frontend.bind.iter().map(|bind| bind.address.port());
-            let same_ports = ports().all(|port| port == server.address.port());
+            let same_ports = ports().all(|port| port == address.port());
             prop_assert!(same_ports || !frontend.forward.is_one_way());
             prop_assert!(server.weight <= 256);
         }

@@ -1,6 +1,6 @@
 //! The checker against servers on loopback.
 
-use std::time::Instant;
+use std::{net::SocketAddr, time::Instant};
 
 use tokio::{
     net::TcpListener,
@@ -43,7 +43,8 @@ fn check() -> Check {
 /// One backend `pool` with these servers.
 fn snapshot(check: Option<Check>, servers: &[(&str, SocketAddr)]) -> Arc<Snapshot> {
     let second = Duration::from_secs(1);
-    let server = |&(text, address): &(&str, _)| {
+    let server = |&(text, address): &(&str, SocketAddr)| {
+        let address = address.into();
         (name(text), Server { address, weight: 100, backup: false, max_connections: None })
     };
     let backend = Backend {

@@ -15,6 +15,7 @@ use crate::{
     clock,
     model::{
         access_log::{AccessFormat, AccessLog, Escaped, LogField, Values, show},
+        address::ServerAddress,
         rule::Rule,
     },
     proxy::{
@@ -33,7 +34,7 @@ pub(super) struct Record<'a> {
     pub(super) frontend: &'a str,
     pub(super) tls: Option<&'a TlsFacts>,
     pub(super) backend: Option<&'a str>,
-    pub(super) server: Option<(&'a str, SocketAddr)>,
+    pub(super) server: Option<(&'a str, ServerAddress)>,
     /// From the first byte of the header to its end.
     pub(super) header_time: Duration,
     pub(super) queue_time: Option<Duration>,

@@ -5,7 +5,6 @@
 use std::{
     collections::HashMap,
     io,
-    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -15,7 +14,6 @@ use std::{
 
 use tokio::{
     io::AsyncWriteExt,
-    net::TcpStream,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -24,6 +22,7 @@ use crate::proxy::stream::Stream;
 use crate::{
     balance::{self, Lease, Member, PickError, PickFacts, Picked, Pool, key},
     model::{
+        address::ServerAddress,
         backend::SendProxy,
         balance::{Balance, HashKey},
         name::Name,
@@ -65,18 +64,18 @@ pub struct Backend {
 
 /// One for each server: cancelled when its sessions are to end.
 #[derive(Debug, Default)]
-pub struct Endings(Mutex<HashMap<SocketAddr, CancellationToken>>);
+pub struct Endings(Mutex<HashMap<ServerAddress, CancellationToken>>);
 
 impl Endings {
     /// Ends the sessions of servers that are `dead`.
-    pub fn settle(&self, dead: impl Fn(SocketAddr) -> bool) {
+    pub fn settle(&self, dead: impl Fn(ServerAddress) -> bool) {
         let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, token) in tokens.extract_if(|address, _| dead(*address)) {
             token.cancel();
         }
     }
 
-    fn of(&self, address: SocketAddr) -> CancellationToken {
+    fn of(&self, address: ServerAddress) -> CancellationToken {
         let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         tokens.entry(address).or_default().clone()
     }
@@ -215,21 +214,21 @@ async fn take(
 /// A connection that is ready for the client's bytes.
 async fn connect(
     backend: &Backend,
-    address: SocketAddr,
+    address: ServerAddress,
     facts: &Facts<'_>,
 ) -> Result<Stream, Outcome> {
     let failed = |cause, reason| Outcome::new(cause, Phase::Connect, reason);
     let broken = |error: &io::Error| failed(cause_of(error), reason_of(error));
     let too_late = |_| failed(Cause::ServerTimeout, "connect_timeout");
-    let stream = timeout(backend.connect, TcpStream::connect(address)).await.map_err(too_late)?;
-    let mut socket = Socket::Tcp(stream.map_err(|error| broken(&error))?);
+    let connected = timeout(backend.connect, Socket::connect(address)).await.map_err(too_late)?;
+    let mut socket = connected.map_err(|error| broken(&error))?;
     socket.tune().map_err(|error| broken(&error))?;
     if let Some(version) = backend.send_proxy {
         let header = proxy_protocol::encode(version, facts);
         socket.write_all(&header).await.map_err(|error| broken(&error))?;
     }
     let Some(encryption) = &backend.encryption else { return Ok(Stream::Plain(socket)) };
-    match encryption.connect(socket, address.ip(), &[]).await {
+    match encryption.connect(socket, address, &[]).await {
         Ok(tls) => Ok(Stream::Server(Box::new(tls))),
         Err(error) => {
             tracing::debug!(backend = %backend.name, server = %address, "{error}");

@@ -9,6 +9,7 @@ use crate::{
     clock::{self, rfc3339},
     model::{
         access_log::{AccessFormat, AccessLog, Escaped, LogField, Values, show},
+        address::ServerAddress,
         name::Name,
     },
     proxy::{
@@ -39,7 +40,7 @@ pub struct Record {
     /// The server, once one was chosen.
     pub server: Option<Name>,
     /// Its address.
-    pub server_address: Option<SocketAddr>,
+    pub server_address: Option<ServerAddress>,
     /// The name of the connection, if the server was told one.
     pub unique_id: Option<String>,
     /// Milliseconds in the queue; none if it never got there.
@@ -191,7 +192,7 @@ struct Json<'a> {
     sni: Option<&'a str>,
     backend: Option<&'a Name>,
     server: Option<&'a Name>,
-    server_address: Option<SocketAddr>,
+    server_address: Option<ServerAddress>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unique_id: Option<&'a str>,
     queue_ms: Option<u64>,

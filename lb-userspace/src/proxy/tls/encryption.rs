@@ -1,5 +1,6 @@
 //! TLS towards the servers of one backend: verification, server name, client certificate.
 
+use crate::model::address::ServerAddress;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
@@ -75,13 +76,17 @@ impl Encryption {
     pub async fn connect<S>(
         &self,
         stream: S,
-        address: IpAddr,
+        address: ServerAddress,
         alpn: &[&[u8]],
     ) -> Result<TlsStream<S>, HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let name = self.name.clone().unwrap_or_else(|| ServerName::from(address));
+        let name = self.name.clone().unwrap_or_else(|| match address {
+            ServerAddress::Ip(address) => address.ip().into(),
+            // Where the certificate is verified the configuration has a name.
+            ServerAddress::Unix(_) => IpAddr::from(std::net::Ipv6Addr::LOCALHOST).into(),
+        });
         let connector = TlsConnector::from(Arc::clone(&self.in_force.load().client));
         let alpn = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let after = self.settings.handshake_timeout;

@@ -94,7 +94,8 @@ async fn meet(
 ) -> (Result<(), HandshakeError>, Result<TlsFacts, HandshakeError>) {
     let (near, far) = duplex(16 << 10);
     let client_side = async {
-        let mut stream = client.connect(near, SERVER, &[b"h2"]).await?;
+        let mut stream =
+            client.connect(near, std::net::SocketAddr::new(SERVER, 443).into(), &[b"h2"]).await?;
         stream.write_all(b"?").await?;
         stream.read_u8().await?;
         Ok(())
@@ -260,8 +261,10 @@ async fn a_reload_takes_new_connections_over_and_leaves_old_ones() {
     let server = terminate(place.bind());
     let client = encrypt(ServerTls { verify: Verify::Off, sni: None, ..place.server() });
     let (near, far) = duplex(16 << 10);
-    let (old_client, old_server) =
-        tokio::join!(client.connect(near, SERVER, &[]), server.accept(far));
+    let (old_client, old_server) = tokio::join!(
+        client.connect(near, std::net::SocketAddr::new(SERVER, 443).into(), &[]),
+        server.accept(far)
+    );
     let (mut old_client, (mut old_server, _)) = (old_client.unwrap(), old_server.unwrap());
 
     place.authority.issue(&["new.test"]).write(&place.path("site.pem"));
@@ -365,7 +368,7 @@ async fn handshakes_beyond_the_limit_wait_for_room_and_then_give_up() {
     let client = encrypt(place.server());
     let (near, mut caught) = duplex(64 << 10);
     let hello = tokio::select! {
-        _ = client.connect(near, SERVER, &[]) => unreachable!("nobody answers"),
+        _ = client.connect(near, std::net::SocketAddr::new(SERVER, 443).into(), &[]) => unreachable!("nobody answers"),
         hello = async {
             let mut bytes = vec![0; 16 << 10];
             let length = caught.read(&mut bytes).await.unwrap();

@@ -73,7 +73,7 @@ pub(super) fn backend(text: &str, servers: &[SocketAddr]) -> Backend {
         passive: None,
     };
     let known = |address: &SocketAddr| KnownServer {
-        address: *address,
+        address: (*address).into(),
         weight: 100,
         backup: false,
         most: None,

@@ -1,6 +1,12 @@
 //! Sessions with something in front of the client's bytes: PROXY headers and TLS.
 
-use std::{io::ErrorKind, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -79,7 +85,11 @@ async fn answer(listener: &TcpListener, tls: &Tls, text: &[u8]) {
 
 /// What a TLS client is told.
 async fn ask(stream: TcpStream, tls: &Tls) -> String {
-    let mut stream = tls.encryption.connect(stream, LOOPBACK, &[b"x-test"]).await.unwrap();
+    let mut stream = tls
+        .encryption
+        .connect(stream, SocketAddr::new(LOOPBACK, 443).into(), &[b"x-test"])
+        .await
+        .unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
     stream.shutdown().await.unwrap();
@@ -131,7 +141,11 @@ fn tls_ends_here_and_begins_again_towards_the_server() {
         assert_eq!((record.is_tls, record.sni.as_deref()), (true, Some("www.test")));
 
         // A server whose certificate is not good is the server's fault.
-        let _client = outside.encryption.connect(bed.connect().await, LOOPBACK, &[]).await.unwrap();
+        let _client = outside
+            .encryption
+            .connect(bed.connect().await, SocketAddr::new(LOOPBACK, 443).into(), &[])
+            .await
+            .unwrap();
         let record = loop {
             tokio::select! {
                 record = bed.record() => break record,

@@ -202,10 +202,10 @@ fn a_dead_servers_sessions_are_reset_and_others_stay() {
         let mut server = accept(&listener).await;
         server.write_all(b"!").await.unwrap();
         client.read_u8().await.unwrap();
-        endings.settle(|other| other != address);
+        endings.settle(|other| other != address.into());
         server.write_all(b"!").await.unwrap();
         client.read_u8().await.unwrap();
-        endings.settle(|dead| dead == address);
+        endings.settle(|dead| dead == address.into());
         assert_eq!(rest(&mut client).await.unwrap_err(), ErrorKind::ConnectionReset);
         assert_eq!(bed.ending().await, ("DD".into(), "server_down"));
         // The server is back: new sessions are not the old ones.
