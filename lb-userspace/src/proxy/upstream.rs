@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::Either;
 use hyper::{
     Request, Response,
     body::Incoming,
@@ -87,6 +88,17 @@ pub(crate) struct Checkout {
     introduction: Option<Introduction>,
     /// How long it had been idle; none if it is new.
     idle: Option<Duration>,
+}
+
+/// Waiting for the header of a response.
+pub(crate) trait Sending:
+    Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>
+{
+}
+
+impl<F> Sending for F where
+    F: Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>
+{
 }
 
 /// Why there is no connection to a server.
@@ -213,21 +225,24 @@ impl Checkout {
         self.idle
     }
 
-    /// Sends a request and waits for the header of its response. A request that was not
-    /// sent is in the error.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+    /// Sends a request; what is given back waits for the header of its response, after which
+    /// [`Self::answered`] is due. A request that was not sent is in the error.
+    ///
+    /// Not an `async fn`: its future would have room for the request, which is large, and a
+    /// request is moved into it and out again.
+    pub(crate) fn send(&mut self, request: Request<RequestBody>) -> impl Sending + use<> {
         match &mut self.sender {
             Sender::Http1(sender) => {
                 self.handover.awaited.begin();
-                let response = sender.try_send_request(request).await;
-                self.handover.awaited.end();
-                response
+                Either::Left(sender.try_send_request(request))
             }
-            Sender::Http2(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender) => Either::Right(sender.try_send_request(request)),
         }
+    }
+
+    /// The header of the response is there, or none will come.
+    pub(crate) fn answered(&self) {
+        self.handover.awaited.end();
     }
 
     /// The response has come in full: the connection is there for others.

@@ -7,6 +7,7 @@
 
 use std::{
     convert::Infallible,
+    pin::pin,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,10 +19,11 @@ use super::{
     choose,
     client::Client,
     exchange::Exchange,
-    mirror, persist, prepare,
+    persist,
+    prepare::Prepared,
     respond::{self, Failure},
     route::{Destination, Route},
-    send::{Begun, Wanted, answer, send, spare},
+    send::{Begun, Wanted, answer, begun, spare},
     upgrade::{self, Asked},
 };
 use crate::{
@@ -32,13 +34,13 @@ use crate::{
         plan::BackendPlan,
         rules::{Answer, Edits},
         timer::within,
-        upstream::{ConnectError, Introduction},
+        upstream::ConnectError,
     },
 };
 use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::{Body, Incoming},
-    header::{CONNECTION, HOST, HeaderValue, SEC_WEBSOCKET_KEY},
+    header::{CONNECTION, HOST, HeaderValue},
     upgrade::OnUpgrade,
 };
 
@@ -93,7 +95,11 @@ pub(super) async fn serve(
     let mut has_tunnel = false;
     let mut response = match to {
         Destination::Backend(backend) => {
-            match in_time(&mut exchange, request, backend, &edits, asked).await {
+            let begun = match Prepared::new(&mut exchange, request, backend, &edits, asked) {
+                Ok(mut prepared) => in_time(&mut exchange, &mut prepared).await,
+                Err(failure) => Err(failure),
+            };
+            match begun {
                 Ok(begun) => {
                     has_tunnel = begun.tunnel.is_some();
                     relay(exchange, begun, on_stream)
@@ -189,18 +195,10 @@ fn relay(
 }
 
 /// [`forward`], within the time for the request as a whole, if that has a limit.
-async fn in_time(
-    exchange: &mut Exchange,
-    request: Request<Incoming>,
-    backend: Arc<BackendPlan>,
-    edits: &Edits<'_>,
-    asked: Asked,
-) -> Result<Begun, Failure> {
-    let Some(left) = exchange.left() else {
-        return forward(exchange, request, backend, edits, asked).await;
-    };
+async fn in_time(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Begun, Failure> {
+    let Some(left) = exchange.left() else { return forward(exchange, prepared).await };
     // Boxed, so that the future of a request is not as large as both ways together.
-    match Box::pin(within(left, forward(exchange, request, backend, edits, asked))).await {
+    match Box::pin(within(left, forward(exchange, prepared))).await {
         Some(done) => done,
         None => Err(too_long(exchange)),
     }
@@ -220,45 +218,19 @@ fn too_long(exchange: &Exchange) -> Failure {
 }
 
 /// Gets a response from a server.
-async fn forward(
-    exchange: &mut Exchange,
-    request: Request<Incoming>,
-    backend: Arc<BackendPlan>,
-    edits: &Edits<'_>,
-    asked: Asked,
-) -> Result<Begun, Failure> {
-    exchange.backend = Some(Arc::clone(&backend));
-    let (mut parts, incoming) = request.into_parts();
-    parts.extensions.clear();
-    exchange.own = persist::own_server(&backend, &mut parts.headers);
-    prepare::edit(&mut parts, edits)?;
-    if incoming.is_end_stream() && !asked.is_websocket() {
-        mirror::send_copies(exchange, &parts, &edits.mirrors);
-    }
-    // On a stream of HTTP/2 there is no key.
-    let accept = parts.headers.get(SEC_WEBSOCKET_KEY).map(upgrade::accept);
-    let accept = accept.filter(|_| asked == Asked::Upgrade);
-    prepare::prepare(&mut parts, &backend, asked.is_websocket());
-    let hash = choose::hash(&backend, &exchange.addresses, &parts.uri, &parts.headers);
-    let client = &exchange.client;
-    let introduction = Introduction::of(
-        &backend,
-        &exchange.introduction(),
-        &client.owner,
-        &client.worker.upstreams,
-    );
-    let body = prepare::body(exchange, incoming);
-    let mut message = Request::from_parts(parts, body);
+async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Begun, Failure> {
+    let Prepared { message, backend, hash, introduction, accept, asked } = prepared;
+    let (asked, hash) = (*asked, *hash);
     let mut tried = Vec::new();
     let mut only_new = false;
     // The clock is read where there was something to wait for.
     let mut at = exchange.received;
     loop {
-        let (lease, waited) = choose::choose(exchange, &backend, hash, &tried).await?;
+        let (lease, waited) = choose::choose(exchange, backend, hash, &tried).await?;
         exchange.queue_time = Some(waited);
         exchange.phase.set(Phase::Connect);
         let upstreams = &exchange.client.worker.upstreams;
-        let kept = upstreams.reuse(lease.server(), &backend, introduction.as_ref());
+        let kept = upstreams.reuse(lease.server(), backend, introduction.as_ref());
         let kept = kept.filter(|_| !only_new);
         let connected = match kept {
             Some(kept) => {
@@ -269,11 +241,11 @@ async fn forward(
                 Ok(kept)
             }
             None => {
-                let after = exchange.timeouts.connect(&backend);
+                let after = exchange.timeouts.connect(backend);
                 let began = Instant::now();
                 // A large future that few requests need.
                 let introduction = introduction.clone();
-                let connect = upstreams.connect(lease.server(), &backend, introduction, after);
+                let connect = upstreams.connect(lease.server(), backend, introduction, after);
                 let connected = Box::pin(connect).await;
                 at = Instant::now();
                 exchange.connect_time = Some(at - began);
@@ -286,7 +258,7 @@ async fn forward(
                 lease.report(balance::Outcome::Failure, Instant::now());
                 tried.push(lease.server().id());
                 exchange.lease = Some(lease);
-                if !may_retry(exchange, &backend) {
+                if !may_retry(exchange, backend) {
                     return Err(not_connected(&error));
                 }
                 exchange.retries += 1;
@@ -306,23 +278,27 @@ async fn forward(
         exchange.phase.set(Phase::Headers);
         let statuses = backend.settings.balancing.retries.statuses;
         let is_stale = connection.idle().is_some_and(|idle| idle > STALE);
-        let spare = spare(&message, is_stale || !statuses.is_empty());
+        let Some(request) = message.take() else { return Err(CLOSED_AT_ONCE) };
+        let spare = spare(&request, is_stale || !statuses.is_empty());
         let wanted = asked.is_websocket().then(|| match backend.settings.protocol {
             ServerProtocol::Http1 => Wanted::Connection(connection.tunnel()),
             ServerProtocol::Http2 => Wanted::Stream(accept.clone()),
         });
-        match send(exchange, &backend, &mut connection, message).await {
+        let sending = pin!(connection.send(request));
+        let begun = begun(exchange, backend, sending).await;
+        connection.answered();
+        match begun {
             Ok(response) => {
                 if statuses.contains(response.status().as_u16())
                     && let Some(again) = spare
-                    && may_retry(exchange, &backend)
+                    && may_retry(exchange, backend)
                     && let Some(lease) = exchange.lease.take()
                 {
                     lease.report(balance::Outcome::Failure, Instant::now());
                     tried.push(lease.server().id());
                     exchange.retries += 1;
                     // The response goes with its connection.
-                    message = again;
+                    *message = Some(again);
                     continue;
                 }
                 exchange.response_time = Some(at.elapsed());
@@ -332,7 +308,9 @@ async fn forward(
                 let spare = spare.filter(|_| is_stale);
                 let unsent = failed.unsent.or(spare).filter(|_| exchange.reused);
                 match unsent {
-                    Some(unsent) if exchange.upload_failure().is_none() => message = unsent,
+                    Some(unsent) if exchange.upload_failure().is_none() => {
+                        *message = Some(unsent);
+                    }
                     _ => return Err(failed.failure),
                 }
                 // Whatever broke it, a new connection tells.

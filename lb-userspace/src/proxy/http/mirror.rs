@@ -91,7 +91,9 @@ async fn exchange_with(
         }
     };
     let Ok(mut connection) = connection else { return false };
-    let Ok(response) = connection.send(message).await else { return false };
+    let response = connection.send(message).await;
+    connection.answered();
+    let Ok(response) = response else { return false };
     let is_good = !response.status().is_server_error();
     let mut body = response.into_body();
     let mut read = 0;

@@ -1,27 +1,79 @@
 //! A request as a server of its backend gets it.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use hyper::{
-    Uri, Version,
+    Request, Uri, Version,
     body::{Body, Incoming},
-    header::{HOST, HeaderValue},
+    header::{HOST, HeaderValue, SEC_WEBSOCKET_KEY},
     http::{request, uri::Scheme},
 };
 
 use super::{
     body::{RequestBody, Upload, UploadLimits},
+    choose,
     exchange::Exchange,
+    mirror, persist,
     respond::Failure,
-    upgrade,
+    upgrade::{self, Asked},
 };
 use crate::{
     model::backend::ServerProtocol,
-    proxy::{plan::BackendPlan, rules::Edits},
+    proxy::{plan::BackendPlan, rules::Edits, upstream::Introduction},
 };
 
+/// A request that is ready to go to a server of its backend. It stays where it is until it is
+/// sent: it is large, and each future that it is handed to would move it twice.
+pub(super) struct Prepared {
+    /// None once it was sent.
+    pub(super) message: Option<Request<RequestBody>>,
+    pub(super) backend: Arc<BackendPlan>,
+    /// [`choose::hash`]'s.
+    pub(super) hash: Option<u64>,
+    pub(super) introduction: Option<Introduction>,
+    /// What a client that asks for a WebSocket is told of its key.
+    pub(super) accept: Option<HeaderValue>,
+    pub(super) asked: Asked,
+}
+
+impl Prepared {
+    /// The request as rules change it and as the backend gets it; copies of it are sent where
+    /// rules want them.
+    pub(super) fn new(
+        exchange: &mut Exchange,
+        request: Request<Incoming>,
+        backend: Arc<BackendPlan>,
+        edits: &Edits<'_>,
+        asked: Asked,
+    ) -> Result<Self, Failure> {
+        exchange.backend = Some(Arc::clone(&backend));
+        let (mut parts, incoming) = request.into_parts();
+        parts.extensions.clear();
+        exchange.own = persist::own_server(&backend, &mut parts.headers);
+        edit(&mut parts, edits)?;
+        if incoming.is_end_stream() && !asked.is_websocket() {
+            mirror::send_copies(exchange, &parts, &edits.mirrors);
+        }
+        // On a stream of HTTP/2 there is no key.
+        let accept = parts.headers.get(SEC_WEBSOCKET_KEY).map(upgrade::accept);
+        let accept = accept.filter(|_| asked == Asked::Upgrade);
+        prepare(&mut parts, &backend, asked.is_websocket());
+        let hash = choose::hash(&backend, &exchange.addresses, &parts.uri, &parts.headers);
+        let client = &exchange.client;
+        let introduction = Introduction::of(
+            &backend,
+            &exchange.introduction(),
+            &client.owner,
+            &client.worker.upstreams,
+        );
+        let body = body(exchange, incoming);
+        let message = Some(Request::from_parts(parts, body));
+        Ok(Self { message, backend, hash, introduction, accept, asked })
+    }
+}
+
 /// The request as rules change it.
-pub(super) fn edit(parts: &mut request::Parts, edits: &Edits<'_>) -> Result<(), Failure> {
+fn edit(parts: &mut request::Parts, edits: &Edits<'_>) -> Result<(), Failure> {
     if let Some(target) = edits.path_and_query()? {
         parts.uri = Uri::from(target);
     }
@@ -60,7 +112,7 @@ fn with_authority(target: &Uri, scheme: Scheme, host: Option<&HeaderValue>) -> U
 }
 
 /// The body, which is watched on its way.
-pub(super) fn body(exchange: &mut Exchange, incoming: Incoming) -> RequestBody {
+fn body(exchange: &mut Exchange, incoming: Incoming) -> RequestBody {
     if incoming.is_end_stream() {
         return RequestBody::Empty;
     }

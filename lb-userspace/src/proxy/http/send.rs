@@ -1,6 +1,6 @@
 //! Sending a request over a connection and judging the header of the response.
 
-use std::{future::poll_fn, pin::pin, task::Poll};
+use std::{future::poll_fn, pin::Pin, task::Poll};
 
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
@@ -24,7 +24,7 @@ use crate::proxy::{
     plan::BackendPlan,
     server_io,
     timer::Deadline,
-    upstream::Checkout,
+    upstream::{Checkout, Sending},
 };
 
 /// A response that a server has begun.
@@ -58,19 +58,17 @@ pub(super) struct Failed {
     pub(super) unsent: Option<Request<RequestBody>>,
 }
 
-/// Sends a request and waits for the header of its response, for as long as the server, and
-/// not the client, is what is waited for.
-pub(super) async fn send(
+/// Waits for the header of the response to a request that was sent, for as long as the server,
+/// and not the client, is what is waited for.
+pub(super) async fn begun(
     exchange: &Exchange,
     backend: &BackendPlan,
-    connection: &mut Checkout,
-    message: Request<RequestBody>,
+    mut response: Pin<&mut impl Sending>,
 ) -> Result<Response<Incoming>, Failed> {
     let silence = exchange.timeouts.server(backend);
     let deadline = Deadline::default();
     deadline.set(silence);
     let mut sent = 0;
-    let mut response = pin!(connection.send(message));
     let waited = poll_fn(|cx| {
         loop {
             if let Poll::Ready(done) = response.as_mut().poll(cx) {
