@@ -135,9 +135,25 @@ impl<'bed> Agent<'bed> {
     /// # Errors
     /// When it ends or is not ready in time; the error holds its output.
     pub fn start_with(&mut self, arguments: &[&str]) -> Result<()> {
-        ensure!(self.process.is_none(), "the agent runs already");
         let mut command = self.run_command()?;
         command.args(arguments);
+        self.start_command(command)
+    }
+
+    /// [`Agent::start`] with these capabilities and no others (`net_raw`), as root still.
+    ///
+    /// # Errors
+    /// When it ends or is not ready in time; the error holds its output.
+    pub fn start_confined(&mut self, capabilities: &[String]) -> Result<()> {
+        let set: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
+        let mut command = self.bed.balancer.command("setpriv");
+        command.args([&format!("--bounding-set=-all{set}"), "--no-new-privs"]);
+        command.arg(binary()?).arg("run").arg("--config").arg(self.configuration_file());
+        self.start_command(command)
+    }
+
+    fn start_command(&mut self, mut command: Command) -> Result<()> {
+        ensure!(self.process.is_none(), "the agent runs already");
         self.process = Some(Process::start(&mut command, &self.directory.join("agent.log"))?);
         let ready = wait_until("the agent to be ready", PATIENCE, || {
             self.require_alive()?;

@@ -102,6 +102,15 @@ fn connections() -> Result<usize> {
     }
 }
 
+/// What the unit that is shipped leaves of root's capabilities: `net_raw`.
+fn capabilities_of_the_unit() -> Result<Vec<String>> {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../xtask/dist/pointsman.service");
+    let text = fs::read_to_string(unit)?;
+    let set = text.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=CAP_"));
+    let set = set.context("the unit has no bounding set")?;
+    Ok(set.split(" CAP_").map(str::to_ascii_lowercase).collect())
+}
+
 fn with_a_crowd(
     options: &[&str],
     test: impl FnOnce(&Bed, &Fleet<'_>, &Agent<'_>, Crowd) -> Result<()>,
@@ -121,7 +130,9 @@ fn with_a_crowd(
             *value = format!("{{address: {value}, weight: {weight}}}");
         }
     }
-    let agent = Agent::launch(&bed, services)?;
+    let mut agent = Agent::install(&bed)?;
+    agent.configure(&agent.configuration(services))?;
+    agent.start_confined(&capabilities_of_the_unit()?)?;
     let crowd = Crowd::open(&bed, connections()?)?;
     test(&bed, &fleet, &agent, crowd)
 }

@@ -36,7 +36,7 @@ pub enum HostError {
     /// Not enough privilege.
     #[error(
         "the agent lacks {missing}; run it as root, or give its systemd unit \
-         AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON"
+         AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_NET_RAW CAP_PERFMON"
     )]
     Privilege {
         /// The capabilities that are missing, separated by spaces.
