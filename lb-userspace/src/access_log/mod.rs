@@ -1,8 +1,8 @@
-//! The layer-4 access log: one line a finished flow.
+//! The access log: one line for a finished flow of layer 4; lines of the proxy come ready-made.
 //!
 //! [`record`] turns an event of the data plane into a line, without I/O; [`writer`] brings
-//! lines to a file or standard output on a thread of its own, and never slows the rest of
-//! the agent: what does not fit its queue is lost and counted.
+//! lines of both to a file, standard output or syslog on a thread of its own, and never slows
+//! the rest of the agent: what does not fit its queue is lost and counted.
 
 mod appended;
 pub mod record;
