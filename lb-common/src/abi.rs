@@ -5,7 +5,7 @@
 
 /// Version of every layout in this crate. Raise it with any change to a map's key,
 /// value or meaning; the agent refuses to adopt maps of another version.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// Default directory of all pins.
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/pointsman";
@@ -64,6 +64,8 @@ pub mod map {
     pub const FRAGMENTS4: &str = "FRAGMENTS4";
     /// `FRAGMENTS6`: the same for IPv6.
     pub const FRAGMENTS6: &str = "FRAGMENTS6";
+    /// `COOKIES`: array of one [`crate::syn_cookie::Cookies`].
+    pub const COOKIES: &str = "COOKIES";
     /// `VIP_COUNTERS`: per-CPU array of [`crate::counters::TrafficCounters`] by VIP id.
     pub const VIP_COUNTERS: &str = "VIP_COUNTERS";
     /// `SERVER_COUNTERS`: per-CPU array of [`crate::counters::TrafficCounters`] by server id.
@@ -74,7 +76,7 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
 
     /// Every pinned map, in the order they are documented.
-    pub const ALL: [&str; 24] = [
+    pub const ALL: [&str; 25] = [
         SETTINGS,
         ADDRESS_FILTER,
         VIPS,
@@ -95,6 +97,7 @@ pub mod map {
         ENDED6,
         FRAGMENTS4,
         FRAGMENTS6,
+        COOKIES,
         VIP_COUNTERS,
         SERVER_COUNTERS,
         DROP_COUNTERS,

@@ -81,11 +81,20 @@ drop_reasons! {
     /// The packet does not fit into the link to the server once it is encapsulated; up to a
     /// rate, its sender is told what fits.
     TooBig = 24, "too_big";
+    /// A SYN that was answered with a cookie in place of a server: nothing is lost.
+    SynCookie = 25, "syn_cookie";
+    /// An ACK that brought a cookie back and went on to a server as a SYN: nothing is lost.
+    CookieValid = 26, "syn_cookie_valid";
+    /// A TCP packet without a flow whose acknowledgement is no cookie, while SYNs are answered
+    /// with cookies.
+    CookieInvalid = 27, "syn_cookie_invalid";
+    /// A server answered the SYN behind a cookie with neither SYN-ACK nor RST; it was reset.
+    CookieAnswer = 28, "syn_cookie_answer";
 }
 
 impl DropReason {
     /// How many reasons there are; the size of `DROP_COUNTERS`.
-    pub const COUNT: u32 = 25;
+    pub const COUNT: u32 = 29;
 
     /// From the index into `DROP_COUNTERS`.
     #[must_use]

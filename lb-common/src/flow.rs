@@ -166,8 +166,10 @@ pub struct FlowEntry<A> {
     /// Acknowledgement number of the last TCP segment that matched: what its sender expects
     /// next, and so the number of a RST that it believes (RFC 5961 section 3.2). 0 for UDP.
     pub acknowledged: Be32,
-    /// Zero.
-    pub padding: u32,
+    /// What is added to the sequence numbers of the server's packets and taken off the
+    /// acknowledgements of the client's, modulo 2^32, host byte order; the same in both
+    /// entries. 0 unless a SYN cookie began the flow.
+    pub sequence_shift: u32,
 }
 
 /// What a packet becomes. Addresses are references into the table, because BPF code has no

@@ -85,6 +85,12 @@ pub struct HalfOpenFlow<A> {
     pub header_delta: u16,
     /// As [`FlowEntry::transport_delta`] of the client's packets.
     pub transport_delta: u16,
+    /// As [`FlowEntry::sequence_shift`]. Until the server's SYN-ACK, the cookie itself: as if
+    /// the server began with 0.
+    pub sequence_shift: u32,
+    /// The sequence number of the client's SYN, host byte order; 0 unless a SYN cookie began
+    /// the flow.
+    pub client_sequence: u32,
 }
 
 /// A flow's place in the table.
@@ -162,6 +168,13 @@ impl<A> Bucket<A> {
         self.tags[way] != 0 && age_ms(now_ms, self.seen_ms[way]) < limit_ms
     }
 
+    /// How many places hold such flows.
+    #[inline(always)]
+    #[must_use]
+    pub fn live(&self, now_ms: u32, limit_ms: u32) -> u32 {
+        (0..FLOWS_PER_BUCKET).map(|way| u32::from(self.is_live(way, now_ms, limit_ms))).sum()
+    }
+
     /// The place for a new flow: one that is free or whose flow has timed out, else that of
     /// the flow that has been silent for longest.
     #[inline(always)]
@@ -214,8 +227,9 @@ impl<A: Address> HalfOpenFlow<A> {
         entry.progress = self.progress;
         entry.direction = direction.to_raw();
         entry.protocol = self.from_client.protocol;
+        entry.sequence_shift = self.sequence_shift;
         (entry.credit, entry.last_credit) = (0, 0);
-        (entry.acknowledged, entry.padding) = (Be32::default(), 0);
+        entry.acknowledged = Be32::default();
         match direction {
             Direction::Forward => {
                 entry.packets = u64::from(self.forward_packets);
@@ -246,10 +260,10 @@ const _: () = {
     use core::mem::{offset_of, size_of};
 
     use crate::address::{Address4, Address6};
-    assert!(size_of::<HalfOpenFlow<Address4>>() == 96);
-    assert!(size_of::<HalfOpenFlow<Address6>>() == 144);
-    assert!(size_of::<Bucket<Address4>>() == 480);
-    assert!(size_of::<Bucket<Address6>>() == 672);
+    assert!(size_of::<HalfOpenFlow<Address4>>() == 104);
+    assert!(size_of::<HalfOpenFlow<Address6>>() == 152);
+    assert!(size_of::<Bucket<Address4>>() == 512);
+    assert!(size_of::<Bucket<Address6>>() == 704);
     assert!(offset_of!(Bucket<Address4>, lock) == 0);
     assert!(offset_of!(Bucket<Address4>, tags) == 64);
     assert!(offset_of!(Bucket<Address6>, flows) == 96);

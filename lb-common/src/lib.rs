@@ -32,6 +32,7 @@ pub mod settings;
 pub mod source;
 pub mod sources;
 pub mod stage;
+pub mod syn_cookie;
 pub mod tcp_state;
 pub mod timeouts;
 pub mod token_bucket;

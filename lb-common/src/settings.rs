@@ -28,8 +28,9 @@ pub struct Settings {
     /// Places of each processor's rings of flows that are over, 1 to
     /// [`crate::ended::PLACES`].
     pub ended_places: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Share of the places for half-open flows that is in use when SYNs begin to be answered
+    /// with cookies, in 65,536ths.
+    pub cookie_level: u32,
     /// When the lists of sources last changed, nanoseconds of `CLOCK_MONOTONIC`; a flow whose
     /// client was last heard before that is judged anew.
     pub access_changed_ns: u64,
@@ -51,6 +52,11 @@ pub mod flag {
     pub const PACKET_RATES: u32 = 32;
     /// Some frontend limits the flows of a source.
     pub const FLOW_COUNTS: u32 = 64;
+    /// Answer SYNs with cookies while the table of half-open flows is fuller than
+    /// [`super::Settings::cookie_level`], where forwarding translates addresses.
+    pub const SYN_COOKIES: u32 = 128;
+    /// With [`SYN_COOKIES`]: whatever the table holds.
+    pub const ALWAYS_COOKIES: u32 = 256;
     /// Answer echo requests for VIP addresses; otherwise they are the kernel's.
     pub const ANSWER_ECHO: u32 = 1 << 16;
 }
@@ -68,7 +74,7 @@ impl Default for Settings {
             half_open_ms: 30_000,
             closed_ms: 10_000,
             ended_places: ended::PLACES,
-            padding: 0,
+            cookie_level: 0,
             access_changed_ns: 0,
         }
     }

@@ -39,11 +39,23 @@ pub enum Stage {
     TooBig4 = 15,
     /// The same for IPv6.
     TooBig6 = 16,
+    /// SYNs answered with a cookie, and cookies that come back, IPv4.
+    Cookie4 = 17,
+    /// The same for IPv6.
+    Cookie6 = 18,
+    /// Packets of half-open flows that a SYN cookie began, IPv4.
+    Splice4 = 19,
+    /// The same for IPv6.
+    Splice6 = 20,
+    /// Packets of confirmed flows that a SYN cookie began, IPv4.
+    Shift4 = 21,
+    /// The same for IPv6.
+    Shift6 = 22,
 }
 
 impl Stage {
     /// Every stage, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 23] = [
         Self::Entry,
         Self::HalfOpen4,
         Self::HalfOpen6,
@@ -61,6 +73,12 @@ impl Stage {
         Self::OneWay,
         Self::TooBig4,
         Self::TooBig6,
+        Self::Cookie4,
+        Self::Cookie6,
+        Self::Splice4,
+        Self::Splice6,
+        Self::Shift4,
+        Self::Shift6,
     ];
 
     /// The name of its program, as `bpftool prog` shows it.
@@ -84,7 +102,20 @@ impl Stage {
             Self::OneWay => "one_way",
             Self::TooBig4 => "too_big4",
             Self::TooBig6 => "too_big6",
+            Self::Cookie4 => "cookie4",
+            Self::Cookie6 => "cookie6",
+            Self::Splice4 => "splice4",
+            Self::Splice6 => "splice6",
+            Self::Shift4 => "shift4",
+            Self::Shift6 => "shift6",
         }
+    }
+
+    /// Whether its program calls what kernels before 6.0 lack: without it the rest works, as
+    /// long as [`crate::settings::flag::SYN_COOKIES`] is not set.
+    #[must_use]
+    pub const fn needs_cookies(self) -> bool {
+        matches!(self, Self::Cookie4 | Self::Cookie6)
     }
 }
 

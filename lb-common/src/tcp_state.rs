@@ -118,6 +118,10 @@ impl Progress {
     /// UDP too.
     pub const COUNTED: u32 = 2048;
 
+    /// The flow began with a SYN cookie: its server numbers its bytes otherwise than its client
+    /// knows; set by whoever creates the entry.
+    pub const COOKIE: u32 = 4096;
+
     /// The first bits of a flow that a FIN was the first packet of: carried to its end, and
     /// neither counted nor reported.
     pub const CARRIED: u32 = Self::PICKED_UP | Self::CLIENT_FIN | Self::REPORTED;
@@ -125,6 +129,9 @@ impl Progress {
     /// Lowest of the bits that hold how the flow's packets reach its server; set by whoever
     /// creates the entry, and the same ever after.
     const FORWARD_SHIFT: u32 = 28;
+    /// Lowest of the two bits that hold the client's segment size in a flow that began with a
+    /// SYN cookie.
+    const SEGMENT_SIZE_SHIFT: u32 = 13;
     /// Those bits; any of them: the flow is one-way.
     const FORWARD: u32 = 3 << Self::FORWARD_SHIFT;
 
@@ -146,6 +153,36 @@ impl Progress {
     #[must_use]
     pub const fn forward(self) -> Forward {
         Forward::from_raw((self.0 >> Self::FORWARD_SHIFT & 3) as u8)
+    }
+
+    /// The first bits of a flow that a SYN cookie began, with the client's segment size as its
+    /// index in [`crate::syn_cookie::segment_size`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn behind_cookie(size_index: u32) -> u32 {
+        Self::SYN | Self::COOKIE | (size_index & 3) << Self::SEGMENT_SIZE_SHIFT
+    }
+
+    /// The index that [`Self::behind_cookie`] was given.
+    #[inline(always)]
+    #[must_use]
+    pub const fn segment_size_index(self) -> u32 {
+        self.0 >> Self::SEGMENT_SIZE_SHIFT & 3
+    }
+
+    /// Whether a SYN cookie began the flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_behind_cookie(self) -> bool {
+        self.has_any(Self::COOKIE)
+    }
+
+    /// Whether the server's sequence numbers are not known yet in a flow that a SYN cookie
+    /// began.
+    #[inline(always)]
+    #[must_use]
+    pub const fn awaits_server(self) -> bool {
+        self.0 & (Self::COOKIE | Self::SYN_ACK) == Self::COOKIE
     }
 
     /// Whether only the client's packets are seen.
@@ -204,11 +241,13 @@ impl Progress {
     }
 
     /// Whether a packet may change anything. False only for the many: plain segments of
-    /// an established flow, for which [`Self::observe`] has nothing to add.
+    /// an established flow, for which [`Self::observe`] has nothing to add; never of one that a
+    /// SYN cookie began.
     #[inline(always)]
     #[must_use]
     pub const fn needs_attention(self, flags: TcpFlags) -> bool {
-        let established = self.0 & (Self::CONFIRMED | Self::LEAVING) == Self::CONFIRMED;
+        let established =
+            self.0 & (Self::CONFIRMED | Self::COOKIE | Self::LEAVING) == Self::CONFIRMED;
         !established || flags.0 & TcpFlags::CONTROL != 0
     }
 

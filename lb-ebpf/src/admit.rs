@@ -13,13 +13,14 @@ use lb_common::{
 use crate::{
     access, clock,
     context::Context,
+    cookie::{self, Advice},
     counters,
     family::Family,
     hit, limits,
     maps::{SETTINGS, VIPS},
     one_way::{self, Way},
     parse::{Segment, TCP},
-    rewrite, select,
+    rewrite, select, splice,
     track::{self, Opened, Opening},
     transmit,
     verdict::{Step, Verdict},
@@ -47,18 +48,28 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
     if let Some(reason) = access::screen_new(segment, vip_handle, settings) {
         return Err(drop(reason));
     }
-    let progress = first_progress(segment)?;
+    let mut progress = first_progress(segment)?;
     if !source::can_be_client(segment.key.source) || segment.key.source == segment.key.destination {
         return Err(drop(DropReason::BadSource));
     }
     rewrite::check_ttl(segment).map_err(Step::Settled)?;
+    let draft = F::scratch().ok_or(drop(DropReason::Internal))?;
+    let tuple_hash = draft.hash;
+    let forward = Forward::from_raw(vip.forward);
+    let mut numbers = (0, 0);
+    if segment.key.protocol == TCP && !forward.is_one_way() {
+        match cookie::consult(segment, tuple_hash, settings) {
+            Advice::Admit => {}
+            Advice::Ask => return Ok(Step::Cookie),
+            Advice::Refuse => return Err(drop(DropReason::CookieInvalid)),
+            Advice::Open => (progress, numbers) = cookie::opening(),
+        }
+    }
     if vip.flags & vip_flag::LIMITS_FLOWS != 0
         && let Some(reason) = limits::open_flow(segment, vip_handle)
     {
         return Err(drop(reason));
     }
-    let draft = F::scratch().ok_or(drop(DropReason::Internal))?;
-    let tuple_hash = draft.hash;
     let ring_hash =
         if vip.hash_by == hash_by::SOURCE { hash::source_hash(&segment.key) } else { tuple_hash };
     let Some((handle, server)) =
@@ -66,7 +77,6 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
     else {
         return Err(no_server(segment, vip, vip_handle));
     };
-    let forward = Forward::from_raw(vip.forward);
     let hop = if forward.is_one_way() {
         one_way::check(segment.ip_bytes(), server, forward)?;
         one_way::hop(server)
@@ -80,6 +90,7 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
         now_ns: clock::now_ns(),
         hash: tuple_hash,
         progress: Progress(progress).with_forward(forward).0,
+        numbers,
     };
     match track::track::<F>(segment, server, &opening, draft).map_err(drop)? {
         Opened::New => {}
@@ -92,6 +103,9 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
     }
     if forward.is_one_way() {
         return Ok(Step::OneWay(Way::new(handle, forward, tuple_hash)));
+    }
+    if Progress(progress).is_behind_cookie() {
+        return Ok(splice::hand_over(Direction::Forward, hop));
     }
     rewrite::translate(segment, &draft.flow.translation(Direction::Forward));
     Ok(Step::Settled(transmit::transmit(ctx, segment, &hop)))

@@ -12,14 +12,14 @@ use lb_common::{drop_reason::DropReason, stage::Stage};
 use crate::{
     admit,
     context::Context,
-    ended,
+    cookie, ended,
     family::{V4, V6},
     fragment, handshake, hit, icmp,
     maps::{SCRATCH, STAGES},
     one_way::{self, Way},
     packet::Packet,
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Other, Segment},
-    reset, too_big,
+    reset, splice, too_big,
     verdict::{Step, Verdict},
 };
 
@@ -281,6 +281,72 @@ pub fn fragment6(ctx: Context) -> u32 {
     step.map_or(NEXT + Stage::Again as u32, |step| step.into_code(&STAGES6))
 }
 
+/// Makes and checks SYN cookies, IPv4.
+#[inline(always)]
+#[must_use]
+pub fn cookie4(ctx: Context) -> u32 {
+    match parse_again4(ctx) {
+        Some(segment) => cookie::handle(ctx, &segment).into_code(&STAGES4),
+        None => internal(),
+    }
+}
+
+/// Makes and checks SYN cookies, IPv6.
+#[inline(always)]
+#[must_use]
+pub fn cookie6(ctx: Context) -> u32 {
+    match parse_again6(ctx) {
+        Some(segment) => cookie::handle(ctx, &segment).into_code(&STAGES6),
+        None => internal(),
+    }
+}
+
+/// Handles the packet of a half-open flow behind a cookie, IPv4.
+#[inline(always)]
+#[must_use]
+pub fn splice4(ctx: Context) -> u32 {
+    match parse_again4(ctx) {
+        Some(segment) => splice::splice(ctx, &segment).into_code(&STAGES4),
+        None => internal(),
+    }
+}
+
+/// Handles the packet of a half-open flow behind a cookie, IPv6.
+#[inline(always)]
+#[must_use]
+pub fn splice6(ctx: Context) -> u32 {
+    match parse_again6(ctx) {
+        Some(segment) => splice::splice(ctx, &segment).into_code(&STAGES6),
+        None => internal(),
+    }
+}
+
+/// Handles the packet of a confirmed flow behind a cookie, IPv4.
+#[inline(always)]
+#[must_use]
+pub fn shift4(ctx: Context) -> u32 {
+    let Some(segment) = parse_again4(ctx) else { return internal() };
+    let (step, ended) = hit::find_and_shift(ctx, &segment);
+    let code = step.into_code(&STAGES4);
+    if ended {
+        make_room4();
+    }
+    code
+}
+
+/// Handles the packet of a confirmed flow behind a cookie, IPv6.
+#[inline(always)]
+#[must_use]
+pub fn shift6(ctx: Context) -> u32 {
+    let Some(segment) = parse_again6(ctx) else { return internal() };
+    let (step, ended) = hit::find_and_shift(ctx, &segment);
+    let code = step.into_code(&STAGES6);
+    if ended {
+        make_room6();
+    }
+    code
+}
+
 #[inline(always)]
 fn parse_again4(ctx: Context) -> Option<Segment<V4>> {
     let packet = Packet::new(ctx);
@@ -299,13 +365,15 @@ fn internal() -> u32 {
     Verdict::Drop(DropReason::Internal).into_action()
 }
 
-/// Which of the two reasons for which clients are reset the stage before left.
+/// Which of the reasons for which senders are reset the stage before left.
 #[inline(always)]
 fn reset_reason() -> DropReason {
     // SAFETY: the value belongs to this CPU.
     let left = SCRATCH.get_ptr(0).map(|scratch| unsafe { (*scratch).reset_reason });
     if left == Some(DropReason::NoServer as u32) {
         DropReason::NoServer
+    } else if left == Some(DropReason::CookieAnswer as u32) {
+        DropReason::CookieAnswer
     } else {
         DropReason::ServerDown
     }
@@ -326,6 +394,9 @@ struct NextStages {
     icmp: Stage,
     fragment: Stage,
     too_big: Stage,
+    cookie: Stage,
+    splice: Stage,
+    shift: Stage,
 }
 
 const STAGES4: NextStages = NextStages {
@@ -335,6 +406,9 @@ const STAGES4: NextStages = NextStages {
     icmp: Stage::Icmp4,
     fragment: Stage::Fragment4,
     too_big: Stage::TooBig4,
+    cookie: Stage::Cookie4,
+    splice: Stage::Splice4,
+    shift: Stage::Shift4,
 };
 const STAGES6: NextStages = NextStages {
     half_open: Stage::HalfOpen6,
@@ -343,6 +417,9 @@ const STAGES6: NextStages = NextStages {
     icmp: Stage::Icmp6,
     fragment: Stage::Fragment6,
     too_big: Stage::TooBig6,
+    cookie: Stage::Cookie6,
+    splice: Stage::Splice6,
+    shift: Stage::Shift6,
 };
 
 impl Other {
@@ -366,6 +443,9 @@ impl Step {
             Self::HalfOpen => NEXT + stages.half_open as u32,
             Self::Again => NEXT + Stage::Again as u32,
             Self::Admit => NEXT + stages.admit as u32,
+            Self::Cookie => NEXT + stages.cookie as u32,
+            Self::Splice => NEXT + stages.splice as u32,
+            Self::Shift => NEXT + stages.shift as u32,
             Self::OneWay(way) => ONE_WAY | way.into_bits(),
             Self::TooBig(most) => {
                 if let Some(scratch) = SCRATCH.get_ptr_mut(0) {

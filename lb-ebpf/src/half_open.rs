@@ -153,6 +153,8 @@ pub struct Note {
     pub bytes: u64,
     /// Where it came from, if it came from the client.
     pub hop: Hop,
+    /// Its sequence number, host byte order; of meaning in flows behind cookies.
+    pub sequence: u32,
 }
 
 impl<A: Address> Found<A> {
@@ -199,6 +201,7 @@ impl<A: Address> Found<A> {
             let flow = &bucket.flows[way];
             draft.flow.progress = flow.progress;
             draft.flow.client_hop = flow.client_hop;
+            draft.flow.sequence_shift = flow.sequence_shift;
             draft.flow.forward_packets = flow.forward_packets;
             draft.flow.forward_bytes = flow.forward_bytes;
             draft.flow.reply_packets = flow.reply_packets;
@@ -276,8 +279,15 @@ impl<A: Address> Observe for HalfOpenFlow<A> {
         let before = Progress(self.progress);
         let mut ends = false;
         if let Some(flags) = note.flags {
-            if flags.is_fresh_syn() && note.direction == Direction::Forward && before.recyclable() {
+            // Nobody at the other end of a cookie's flow knows a client that begins anew.
+            if flags.is_fresh_syn()
+                && note.direction == Direction::Forward
+                && (before.recyclable() || before.awaits_server())
+            {
                 return Noted::Recycles;
+            }
+            if before.awaits_server() && flags.is_syn_ack() && note.direction == Direction::Reply {
+                self.sequence_shift = self.sequence_shift.wrapping_sub(note.sequence);
             }
             let after = Progress(before.0 | before.observe(note.direction, flags));
             ends = after.is_over() && !before.is_over() && before.0 & Progress::REPORTED == 0;
@@ -333,4 +343,6 @@ fn copy<A: Copy>(from: &HalfOpenFlow<A>, to: &mut HalfOpenFlow<A>) {
     to.progress = from.progress;
     to.header_delta = from.header_delta;
     to.transport_delta = from.transport_delta;
+    to.sequence_shift = from.sequence_shift;
+    to.client_sequence = from.client_sequence;
 }

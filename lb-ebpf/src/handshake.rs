@@ -1,7 +1,7 @@
 //! Packets of half-open flows, and their way to the table of confirmed flows.
 
 use lb_common::{
-    address::Address,
+    address::{Address, Be32},
     drop_reason::DropReason,
     event::cause,
     flow::{Direction, FlowKey},
@@ -24,7 +24,7 @@ use crate::{
     maps::{Draft, SERVERS, SETTINGS},
     one_way::{self, Way},
     parse::{Segment, TCP},
-    rewrite, transmit,
+    rewrite, splice, transmit,
     verdict::{Step, Verdict},
 };
 
@@ -90,12 +90,23 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
     if let Err(verdict) = rewrite::check_ttl(segment) {
         return Step::Settled(verdict);
     }
+    let mut sequence = 0;
+    if Progress(draft.flow.progress).is_behind_cookie() {
+        let Some(numbers) = splice::numbers(ctx, segment) else {
+            return Step::Settled(Verdict::Drop(DropReason::Internal));
+        };
+        if direction == Direction::Reply && splice::is_strange(segment, &numbers, &draft.flow) {
+            return Step::Reset(DropReason::CookieAnswer);
+        }
+        sequence = numbers.sequence;
+    }
     let now = Now::new(clock::now_ns(), settings);
     let note = Note {
         direction,
         flags: (segment.key.protocol == TCP).then_some(segment.flags),
         bytes: segment.bytes,
         hop: transmit::arrival_hop(ctx, segment),
+        sequence,
     };
     let noted = found.note(&note, draft, now);
     draft.write_entries(now.ns);
@@ -118,6 +129,8 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
     let forward = Progress(draft.flow.progress).forward();
     let step = if forward.is_one_way() {
         Step::OneWay(Way::new(draft.flow.server, forward, draft.hash))
+    } else if Progress(draft.flow.progress).is_behind_cookie() {
+        splice::hand_over(direction, hop)
     } else {
         rewrite::translate(segment, &draft.flow.translation(direction));
         Step::Settled(transmit::transmit(ctx, segment, &hop))
@@ -312,8 +325,13 @@ impl<A: Address> Draft<A> {
             Direction::Forward => (&mut self.forward, &mut self.reply),
             Direction::Reply => (&mut self.reply, &mut self.forward),
         };
+        // The client knows the server's numbers shifted.
+        let shift = match direction {
+            Direction::Forward => 0,
+            Direction::Reply => self.flow.sequence_shift,
+        };
         own.acknowledged = segment.acknowledgement;
-        other.acknowledged = segment.sequence;
+        other.acknowledged = Be32::new(segment.sequence.get().wrapping_add(shift));
     }
 
     /// Whether the flow has been seen from both sides, at a packet of this direction. In a one-way

@@ -22,7 +22,9 @@ use crate::{
     maps::{SERVERS, SETTINGS},
     one_way::{self, Way},
     parse::{Segment, TCP},
-    rewrite, transmit,
+    rewrite,
+    splice::{self, Numbers},
+    transmit,
     verdict::{Step, Verdict},
     verifier,
 };
@@ -53,13 +55,57 @@ fn hit<F: Family>(
     }
     let mut ended = false;
     if segment.key.protocol == TCP && Progress(entry.progress).needs_attention(segment.flags) {
+        if Progress(entry.progress).is_behind_cookie() {
+            return (Step::Shift, false);
+        }
         if recycles(segment, entry) {
             return (forget(segment, entry, cause::RECYCLED), false);
         }
         ended = advance(segment, entry);
     }
-    let step = forward(ctx, segment, entry, &mut ended);
+    let step = forward(ctx, segment, entry, &mut ended, None);
     (step, ended)
+}
+
+/// Handles a packet of a confirmed flow behind a cookie, which the entry stage has let through.
+#[inline(always)]
+pub fn find_and_shift<F: Family>(ctx: Context, segment: &Segment<F>) -> (Step, bool) {
+    let Some(entry) = F::flows().get_ptr_mut(&segment.key) else {
+        return (handshake::look_further(segment), false);
+    };
+    // SAFETY: the entry stays mapped for the run of the program.
+    let entry = unsafe { &mut *entry };
+    if recycles(segment, entry) {
+        return (forget(segment, entry, cause::RECYCLED), false);
+    }
+    let mut ended = advance(segment, entry);
+    if entry.direction() == Direction::Reply && segment.flags.is_syn_ack() {
+        return (answer_again(segment, entry), ended);
+    }
+    let Some(numbers) = splice::numbers(ctx, segment) else {
+        return (Step::Settled(Verdict::Drop(DropReason::Internal)), ended);
+    };
+    let shift = Some((numbers, entry.sequence_shift));
+    let step = forward(ctx, segment, entry, &mut ended, shift);
+    (step, ended)
+}
+
+/// The server has not heard the client's ACK: what made the client send one goes to it once
+/// more.
+#[inline(always)]
+fn answer_again<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -> Step {
+    let Some(draft) = F::scratch() else {
+        return Step::Settled(Verdict::Drop(DropReason::Internal));
+    };
+    entry.last_seen_ns = clock::now_ns();
+    entry.packets += 1;
+    entry.bytes += segment.bytes;
+    counters::count_packet(entry.vip, entry.server, Direction::Reply, segment.bytes);
+    draft.flow.from_client = entry.partner_key();
+    draft.flow.from_server = segment.key;
+    draft.flow.progress = entry.progress;
+    draft.flow.sequence_shift = entry.sequence_shift;
+    splice::hand_over(Direction::Reply, entry.client_hop)
 }
 
 /// Why a packet is not let through, before its flow takes note of it: its client may not be
@@ -154,13 +200,14 @@ pub fn cause_of(progress: Progress) -> u8 {
 }
 
 /// Rewrites the packet and sends it, if the server lives. Sets `ended` if the flow ends with
-/// its server.
+/// its server. `shift` is what sequence numbers are shifted by, behind a cookie.
 #[inline(always)]
 fn forward<F: Family>(
     ctx: Context,
     segment: &Segment<F>,
     entry: &mut FlowEntry<F::Address>,
     ended: &mut bool,
+    shift: Option<(Numbers, u32)>,
 ) -> Step {
     let direction = entry.direction();
     let hop = match direction {
@@ -196,6 +243,9 @@ fn forward<F: Family>(
     entry.bytes += segment.bytes;
     entry.acknowledged = segment.acknowledgement;
     counters::count_packet(entry.vip, entry.server, direction, segment.bytes);
+    if let Some((numbers, shift)) = shift {
+        splice::shift_numbers(segment, &numbers, direction, shift);
+    }
     rewrite::translate(segment, &entry.translation());
     Step::Settled(transmit::transmit(ctx, segment, &hop))
 }

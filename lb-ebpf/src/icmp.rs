@@ -14,6 +14,7 @@ use lb_common::{
     hash,
     icmp::{self, Kind},
     settings::flag,
+    syn_cookie,
     tcp_state::Progress,
     token_bucket::{self, Rate},
     vip::VipKey,
@@ -254,12 +255,34 @@ fn translate<F: Icmp>(
         F::translate_quoted(&mut *quote.ip, *to.destination, *to.source, to.deltas.header);
         *quote.ports =
             [to.destination_port.wire().to_ne_bytes(), to.source_port.wire().to_ne_bytes()];
-        let repaired = repair(packet, message, quote, to.deltas.transport);
-        let delta = icmp::message_delta::<F::Address>(to.deltas, repaired);
+        let mut deltas = to.deltas;
+        deltas.transport = checksum::add(deltas.transport, shift_quoted(quote, entry));
+        let repaired = repair(packet, message, quote, deltas.transport);
+        let delta = icmp::message_delta::<F::Address>(deltas, repaired);
         // Only ICMPv6 has a pseudo header.
         let delta = if F::Address::HEADER_CHECKSUM { delta } else { checksum::add(delta, outer) };
         let stored = message.icmp.cast::<u8>().add(icmp::CHECKSUM).cast::<[u8; 2]>();
         *stored = checksum::apply(u16::from_ne_bytes(*stored), delta).to_ne_bytes();
+    }
+}
+
+/// Gives a server the sequence number that it sent, if a SYN cookie began the flow; what that
+/// adds to checksums.
+///
+/// # Safety
+/// The quote's ports are followed by four octets.
+#[inline(always)]
+unsafe fn shift_quoted<F: Icmp>(quote: &Quote<F>, entry: &FlowEntry<F::Address>) -> u16 {
+    if entry.sequence_shift == 0 || entry.direction() == Direction::Reply {
+        return 0;
+    }
+    // SAFETY: the caller's.
+    unsafe {
+        let place = quote.ports.cast::<u8>().add(4).cast::<[u8; 4]>();
+        let before = u32::from_be_bytes(*place);
+        let after = before.wrapping_sub(entry.sequence_shift);
+        *place = after.to_be_bytes();
+        syn_cookie::number_delta(before, after)
     }
 }
 

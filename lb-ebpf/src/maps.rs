@@ -24,10 +24,11 @@ use lb_common::{
     settings::Settings,
     sources::{SourceEntry, SourceKey},
     stage::Stage,
+    syn_cookie::Cookies,
     vip::{FilterWord, VipEntry, VipKey},
 };
 
-use crate::{clock::Tick, fragment};
+use crate::{clock::Tick, cookie::CookieScratch, fragment, splice::Task};
 
 const FLOW_ENTRIES: usize = abi::DEFAULT_FLOW_ENTRIES as usize;
 const HALF_OPEN_BUCKETS: usize = abi::DEFAULT_HALF_OPEN_BUCKETS as usize;
@@ -136,6 +137,10 @@ pub static FRAGMENTS6: fragment::Table<Address6> = LruHashMap::new();
 #[btf_map]
 pub static FRAGMENT_NUMBER: Array<u32, 1> = Array::new();
 
+/// Whether SYNs are answered with cookies.
+#[btf_map]
+pub static COOKIES: Array<Cookies, 1> = Array::new();
+
 /// Traffic by VIP id.
 #[btf_map]
 pub static VIP_COUNTERS: PerCpuArray<TrafficCounters, { abi::MAX_VIPS as usize }> =
@@ -190,6 +195,10 @@ pub struct Scratch {
     /// When the token bucket of answers to packets that do not fit will be full, nanoseconds
     /// of the coarse clock.
     pub too_big_full_ns: u64,
+    /// What the stage of cookies and admission tell each other.
+    pub cookie: CookieScratch,
+    /// What the stage of half-open flows behind cookies is to do.
+    pub task: Task,
 }
 
 /// A flow under construction, or on its way from one table to the other.

@@ -56,7 +56,7 @@ pub fn count<F: Family>(key: &FlowKey<F::Address>, bytes: u64, arrival: Hop) {
     }
     let (Some(settings), Some(draft)) = (SETTINGS.get(0), F::scratch()) else { return };
     if let Some((found, direction)) = half_open::find::<F>(key, hash::tuple_hash(key), settings) {
-        let note = Note { direction, flags: None, bytes, hop: arrival };
+        let note = Note { direction, flags: None, bytes, hop: arrival, sequence: 0 };
         // If it has left by now, the packet is missing in its count.
         let _noted = found.note(&note, draft, Now::new(now_ns, settings));
     }

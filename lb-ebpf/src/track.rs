@@ -41,6 +41,8 @@ pub struct Opening {
     pub hash: u64,
     /// First bits of the TCP progress.
     pub progress: u32,
+    /// The cookie and the sequence number of the client's SYN; zeros without a cookie.
+    pub numbers: (u32, u32),
 }
 
 /// How the opening went.
@@ -159,6 +161,7 @@ fn begin<F: Family>(
     flow.server = opening.server;
     flow.vip = opening.vip;
     flow.progress = opening.progress;
+    (flow.sequence_shift, flow.client_sequence) = opening.numbers;
 }
 
 /// Whether a confirmed flow has the server's tuple: [`GRANTED`] if none has. What is left

@@ -21,7 +21,13 @@ pub enum Step {
     /// Nothing was done about the packet: it is longer than this many bytes, which would fit
     /// into the link to the server once they are encapsulated.
     TooBig(u32),
-    /// Answer the client with a RST, and count the reason.
+    /// A SYN that is answered with a cookie, or a packet that may bring one back.
+    Cookie,
+    /// Noted, and of a flow behind a cookie: the draft has it.
+    Splice,
+    /// Of a confirmed flow behind a cookie; admitted, and not noted.
+    Shift,
+    /// Answer the sender with a RST, and count the reason.
     Reset(DropReason),
 }
 

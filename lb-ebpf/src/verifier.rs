@@ -22,3 +22,27 @@ pub fn forget(value: u32) -> u32 {
         cell.read_volatile()
     }
 }
+
+/// Bytes from one pointer into the packet to another, in an instruction of 64 bits: the compiler
+/// would take one of 32 where the result has no more, which the verifier refuses for pointers.
+#[inline(always)]
+#[must_use]
+pub fn distance(start: usize, end: usize) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut bytes = end as u64;
+        // SAFETY: a subtraction of two registers.
+        unsafe {
+            core::arch::asm!(
+                "{bytes} -= {start}",
+                bytes = inout(reg) bytes,
+                start = in(reg) start as u64,
+            );
+        }
+        bytes
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        (end - start) as u64
+    }
+}

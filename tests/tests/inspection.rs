@@ -83,6 +83,7 @@ const FIELDS: [(&str, &[&str]); 21] = [
     (map::ENDED4, &["/values/0/value/flows/0/ended_ms"]),
     (map::ENDED6, &["/values/0/value/flows/31/client/source/octets/15"]),
     (map::FRAGMENTS4, &["/key/identification", "/value/first_bytes"]),
+    (map::COOKIES, &["/value/active_until_ns", "/value/sent_ns"]),
     (map::FRAGMENTS6, &["/key/source/octets/15", "/value/seen_ns"]),
     (map::VIP_COUNTERS, &["/values/0/value/flows", "/values/0/value/reply_bytes"]),
     (map::SERVER_COUNTERS, &["/values/0/value/forward_packets", "/values/0/value/resets"]),

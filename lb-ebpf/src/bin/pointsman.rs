@@ -109,6 +109,42 @@ fn too_big6(ctx: XdpContext) -> u32 {
     stage(&ctx, balance::too_big6)
 }
 
+/// SYN cookies, IPv4.
+#[xdp]
+fn cookie4(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::cookie4)
+}
+
+/// SYN cookies, IPv6.
+#[xdp]
+fn cookie6(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::cookie6)
+}
+
+/// Packets of half-open flows behind SYN cookies, IPv4.
+#[xdp]
+fn splice4(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::splice4)
+}
+
+/// Packets of half-open flows behind SYN cookies, IPv6.
+#[xdp]
+fn splice6(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::splice6)
+}
+
+/// Packets of confirmed flows behind SYN cookies, IPv4.
+#[xdp]
+fn shift4(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::shift4)
+}
+
+/// Packets of confirmed flows behind SYN cookies, IPv6.
+#[xdp]
+fn shift6(ctx: XdpContext) -> u32 {
+    stage(&ctx, balance::shift6)
+}
+
 /// Counts down what ended outside of the data plane; attached to nothing.
 #[xdp]
 fn settle(ctx: XdpContext) -> u32 {

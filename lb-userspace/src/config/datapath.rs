@@ -9,7 +9,7 @@ use super::{
     fault::{Refusal, quoted},
     schema::{Bool, Choice, Integer, Key, List, Nested, Presence, Section, Text},
 };
-use crate::model::snapshot::{AttachMode, Datapath, FlowTimeouts};
+use crate::model::snapshot::{AttachMode, Datapath, FlowTimeouts, SynCookies};
 
 /// Longest name of an interface in bytes: the kernel's `IFNAMSIZ` with its final zero.
 const MAX_INTERFACE_BYTES: usize = 15;
@@ -25,6 +25,8 @@ pub(super) static SECTION: Section = Section {
         &PIN_DIRECTORY,
         &MANAGE_ADDRESSES,
         &ANSWER_ECHO,
+        &SYN_COOKIES,
+        &SYN_COOKIE_THRESHOLD,
         &SNAT_PORTS,
         &GUE_PORT,
         &MAX_FLOWS,
@@ -86,6 +88,28 @@ static ANSWER_ECHO: Key<Bool> = Key {
     doc: "Answer ICMP and ICMPv6 echo requests (ping) for VIP addresses in the data plane, at most \
           1,000 a second on each processor. Otherwise they are the kernel's, which answers for \
           addresses that stand on an interface.",
+};
+
+static SYN_COOKIES: Key<Choice<SynCookies>> = Key {
+    name: "syn_cookies",
+    shape: Choice::of(&[
+        ("off", SynCookies::Off),
+        ("auto", SynCookies::Auto),
+        ("always", SynCookies::Always),
+    ]),
+    presence: Presence::Default("off"),
+    doc: "Answer SYNs to frontends with `forward: nat` with SYN cookies, which take no place in a \
+          table: `auto` while the table of half-open flows is fuller than \
+          `syn_cookie_threshold`, and 10 seconds longer than that or a flood lasts. Connections \
+          that begin so have no window scaling, selective acknowledgements or timestamps. \
+          Linux 6.0 or later.",
+};
+
+static SYN_COOKIE_THRESHOLD: Key<Integer<u8>> = Key {
+    name: "syn_cookie_threshold",
+    shape: Integer { min: 1, max: 100 },
+    presence: Presence::Default("50"),
+    doc: "Per cent of `max_half_open` that are in use when `syn_cookies: auto` begins.",
 };
 
 static SNAT_PORTS: Key<Text<(u16, u16)>> = Key {
@@ -210,6 +234,8 @@ fn decode(entries: &Entries<'_>) -> Option<Datapath> {
     let pin_directory = entries.get(&PIN_DIRECTORY);
     let manage_addresses = entries.get(&MANAGE_ADDRESSES);
     let answer_echo = entries.get(&ANSWER_ECHO);
+    let syn_cookies = entries.get(&SYN_COOKIES);
+    let syn_cookie_threshold = entries.get(&SYN_COOKIE_THRESHOLD);
     let snat_ports = entries.get(&SNAT_PORTS);
     if let Some((_, last)) = snat_ports
         && last > LAST_CLEAR_PORT
@@ -231,6 +257,8 @@ fn decode(entries: &Entries<'_>) -> Option<Datapath> {
         pin_directory: pin_directory?,
         manage_addresses: manage_addresses?,
         answer_echo: answer_echo?,
+        syn_cookies: syn_cookies?,
+        syn_cookie_threshold: syn_cookie_threshold?,
         snat_ports: snat_ports?,
         gue_port: gue_port?,
         max_flows: max_flows?,

@@ -22,7 +22,7 @@ use crate::{
     },
     model::{
         next_hop::NextHop,
-        snapshot::{AttachMode, Datapath, Snapshot},
+        snapshot::{AttachMode, Datapath, Snapshot, SynCookies},
         state::AdminState,
     },
     reconcile::{self, Actual, ApplyError, Desired, ExecuteError, PlanError, Rules},
@@ -155,6 +155,12 @@ impl Kernel {
         self.plane.half_open_buckets()
     }
 
+    /// Whether the kernel has SYN cookies for XDP programs.
+    #[must_use]
+    pub const fn has_cookies(&self) -> bool {
+        self.plane.has_cookies()
+    }
+
     /// Places of each processor's rings of flows that are over.
     #[must_use]
     pub fn ended_places(&self) -> u32 {
@@ -284,7 +290,12 @@ impl Kernel {
                 kept.map, kept.pinned, kept.configured
             )
         });
-        generic.chain(kept).collect()
+        let cookies = (config.syn_cookies != SynCookies::Off && !self.has_cookies()).then(|| {
+            "this kernel has no SYN cookies for XDP programs (Linux 6.0 has): \
+             `datapath.syn_cookies` does nothing"
+                .to_owned()
+        });
+        generic.chain(kept).chain(cookies).collect()
     }
 
     /// The counters of every VIP and server.

@@ -31,7 +31,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use lb_common::timeouts::Timeouts;
+use lb_common::{settings::flag, timeouts::Timeouts};
 use tokio::{
     sync::{mpsc, watch},
     time,
@@ -327,6 +327,9 @@ impl Control {
             // A pinned table keeps its size, whatever is configured.
             desired.settings.half_open_buckets = kernel.half_open_buckets();
             desired.settings.ended_places = kernel.ended_places();
+            if !kernel.has_cookies() {
+                desired.settings.flags &= !(flag::SYN_COOKIES | flag::ALWAYS_COOKIES);
+            }
             let changes = kernel.reconcile(&desired)?;
             if changes > 0 {
                 tracing::debug!(changes, "the maps were brought up to date");

@@ -42,6 +42,8 @@ pub struct DataPlane {
     kept: Vec<CapacityKept>,
     /// As they are.
     capacities: Capacities,
+    /// Whether the kernel has SYN cookies for XDP programs.
+    cookies: bool,
 }
 
 impl DataPlane {
@@ -62,7 +64,7 @@ impl DataPlane {
             map::ALL.iter().map(|name| pins.map(name)).filter(|path| !path.exists()).collect();
         let adopted = missing.is_empty();
         let loaded = load_object(&pins, capacities);
-        let object = loaded.inspect_err(|_| {
+        let (object, cookies) = loaded.inspect_err(|_| {
             for pin in &missing {
                 // The first failure is the one to report.
                 drop(pins.remove(pin));
@@ -74,7 +76,7 @@ impl DataPlane {
             super::packet_log::start(&mut object)?;
             object
         };
-        Ok(Self { pins, object, adopted, kept, capacities })
+        Ok(Self { pins, object, adopted, kept, capacities, cookies })
     }
 
     /// Whether every map was there already.
@@ -87,6 +89,12 @@ impl DataPlane {
     #[must_use]
     pub fn half_open_buckets(&self) -> u32 {
         self.capacities.half_open
+    }
+
+    /// Whether the kernel has SYN cookies for XDP programs.
+    #[must_use]
+    pub const fn has_cookies(&self) -> bool {
+        self.cookies
     }
 
     /// Places of each processor's rings of flows that are over, so that these fill no table.
@@ -226,7 +234,7 @@ fn abi_version(path: PathBuf) -> Result<Option<u32>, MapError> {
 }
 
 /// Makes or adopts the maps, loads the program and tries it.
-fn load_object(pins: &LockedPins, capacities: Capacities) -> Result<Ebpf, DatapathError> {
+fn load_object(pins: &LockedPins, capacities: Capacities) -> Result<(Ebpf, bool), DatapathError> {
     let mut loader = EbpfLoader::new();
     for name in map::ALL {
         loader.map_pin_path(name, pins.map(name));
@@ -244,9 +252,9 @@ fn load_object(pins: &LockedPins, capacities: Capacities) -> Result<Ebpf, Datapa
         };
         maps.set_settings(&settings)?;
     }
-    stages::load(&mut object)?;
+    let cookies = stages::load(&mut object)?;
     try_canned(stages::program(&mut object, PROGRAM)?)?;
-    Ok(object)
+    Ok((object, cookies))
 }
 
 /// Who is to blame for an object that did not load.

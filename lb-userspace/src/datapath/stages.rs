@@ -11,9 +11,10 @@ use aya::{
     Ebpf,
     maps::{Map, MapData, ProgramArray},
     programs::{
-        ProgramError, Xdp,
+        ProgramError, ProgramType, Xdp,
         links::{FdLink, PinnedLink},
     },
+    sys::{BpfHelper, is_helper_supported},
 };
 use lb_common::{abi::STAGES, stage::Stage};
 
@@ -24,13 +25,15 @@ use super::{
     pins::Pins,
 };
 
-/// Loads every stage and lets them find each other.
+/// Loads every stage and lets them find each other; false if the kernel has no SYN cookies for
+/// XDP programs, whose stages are then missing.
 ///
 /// # Errors
 /// If the kernel refuses a program, or the object is not the data plane's.
-pub fn load(object: &mut Ebpf) -> Result<(), DatapathError> {
+pub fn load(object: &mut Ebpf) -> Result<bool, DatapathError> {
+    let cookies = has_cookies();
     let mut descriptors = Vec::new();
-    for stage in Stage::ALL {
+    for stage in Stage::ALL.into_iter().filter(|stage| cookies || !stage.needs_cookies()) {
         let program = program(object, stage.program())?;
         program.load().map_err(verify_failed)?;
         let descriptor = program.fd().and_then(|fd| fd.try_clone().map_err(ProgramError::IOError));
@@ -42,7 +45,14 @@ pub fn load(object: &mut Ebpf) -> Result<(), DatapathError> {
     for (index, descriptor) in descriptors {
         array.set(index, &descriptor, 0).map_err(fill)?;
     }
-    Ok(())
+    Ok(cookies)
+}
+
+/// Whether the kernel lets XDP programs make and check SYN cookies (Linux 6.0). If it does not
+/// say, loading will.
+fn has_cookies() -> bool {
+    let helper = BpfHelper::BPF_FUNC_tcp_raw_gen_syncookie_ipv4;
+    is_helper_supported(ProgramType::Xdp, helper).unwrap_or(true)
 }
 
 /// A program of an object by its name.

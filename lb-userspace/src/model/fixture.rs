@@ -9,7 +9,7 @@ use super::{
     name::Name,
     snapshot::{
         Admin, AttachMode, Backend, Check, CheckKind, Datapath, FlowTimeouts, HashBy, Log,
-        LogTarget, OnDown, Server, Snapshot,
+        LogTarget, OnDown, Server, Snapshot, SynCookies,
     },
     state::ServerId,
 };
@@ -70,6 +70,8 @@ fn datapath() -> Datapath {
         pin_directory: lb_common::abi::PIN_DIRECTORY.into(),
         manage_addresses: false,
         answer_echo: true,
+        syn_cookies: SynCookies::Off,
+        syn_cookie_threshold: 50,
         snat_ports: (1024, 32767),
         gue_port: 6080,
         max_flows: 1000,

@@ -72,6 +72,11 @@ pub struct Datapath {
     pub manage_addresses: bool,
     /// Answer echo requests for VIP addresses in the data plane; true by default.
     pub answer_echo: bool,
+    /// When SYNs to frontends that translate addresses are answered with cookies.
+    pub syn_cookies: SynCookies,
+    /// Per cent of `max_half_open` in use from which on `SynCookies::Auto` sends cookies, 1 to
+    /// 100.
+    pub syn_cookie_threshold: u8,
     /// Source ports towards servers, inclusive; 1024 to 32767 by default.
     pub snat_ports: (u16, u16),
     /// Port that `forward: gue` sends to; 6080 by default.
@@ -90,6 +95,17 @@ pub struct Datapath {
     pub timeouts: FlowTimeouts,
     /// Time between two sweeps of the flow tables; 5 s by default.
     pub sweep_interval: Duration,
+}
+
+/// When SYNs are answered with cookies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SynCookies {
+    /// Never.
+    Off,
+    /// While the table of half-open flows is fuller than a threshold.
+    Auto,
+    /// Always.
+    Always,
 }
 
 /// How the XDP program is attached.

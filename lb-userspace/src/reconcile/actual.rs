@@ -54,7 +54,7 @@ impl Default for Actual {
             half_open_ms: 0,
             closed_ms: 0,
             ended_places: 0,
-            padding: 0,
+            cookie_level: 0,
             access_changed_ns: 0,
         };
         Self {

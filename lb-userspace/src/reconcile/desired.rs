@@ -14,6 +14,7 @@ use lb_common::{
     half_open::FLOWS_PER_BUCKET,
     server::state,
     settings::{Settings, flag},
+    syn_cookie::FULL,
     vip::{hash_by, on_down},
 };
 
@@ -22,7 +23,7 @@ use crate::model::{
     frontend::{Forward, L4Frontend},
     name::Name,
     next_hop::NextHop,
-    snapshot::{Backend, Bind, HashBy, OnDown, Snapshot},
+    snapshot::{Backend, Bind, HashBy, OnDown, Snapshot, SynCookies},
     state::{ServerState, ServerStatuses},
 };
 
@@ -126,19 +127,24 @@ fn settings(snapshot: &Snapshot) -> Settings {
     let (snat_port_low, snat_port_high) = snapshot.datapath.snat_ports;
     let events = if snapshot.log.access.is_some() { flag::FLOW_EVENTS } else { 0 };
     let echo = if snapshot.datapath.answer_echo { flag::ANSWER_ECHO } else { 0 };
+    let cookies = match snapshot.datapath.syn_cookies {
+        SynCookies::Off => 0,
+        SynCookies::Auto => flag::SYN_COOKIES,
+        SynCookies::Always => flag::SYN_COOKIES | flag::ALWAYS_COOKIES,
+    };
     let timeouts = &snapshot.datapath.timeouts;
     let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
     Settings {
         abi_version: ABI_VERSION,
         snat_port_low,
         snat_port_high,
-        flags: events | echo,
+        flags: events | echo | cookies,
         half_open_buckets: snapshot.datapath.max_half_open.div_ceil(FLOWS_PER_BUCKET),
         half_open_ms: milliseconds(timeouts.half_open),
         closed_ms: milliseconds(timeouts.closed),
         // For one processor; whoever knows the machine knows better.
         ended_places: ended::places(snapshot.datapath.max_flows.saturating_mul(2), 1),
-        padding: 0,
+        cookie_level: u32::from(snapshot.datapath.syn_cookie_threshold) * FULL / 100,
         access_changed_ns: 0,
     }
 }

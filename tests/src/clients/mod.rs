@@ -8,6 +8,7 @@
 mod bulk;
 mod echo;
 mod failure;
+mod flood;
 mod http;
 mod tally;
 mod tcp;
@@ -20,6 +21,7 @@ pub use self::{
     bulk::{Transfer, download, download_half_closed, upload},
     echo::{allow_echo, echo},
     failure::{Failure, FailureKind},
+    flood::Flood,
     http::{HttpAnswer, get},
     tally::Tally,
     tcp::{Conversation, ask, connect_from, short_connections},

@@ -14,7 +14,7 @@ use crate::model::{
     name::Name,
     snapshot::{
         Admin, AttachMode, Backend, CheckKind, Datapath, FlowTimeouts, HashBy, Log, LogTarget,
-        OnDown, Server,
+        OnDown, Server, SynCookies,
     },
 };
 
@@ -62,6 +62,8 @@ fn snapshot(check: Option<Check>, servers: &[(&str, SocketAddr)]) -> Arc<Snapsho
             pin_directory: "/nowhere".into(),
             manage_addresses: false,
             answer_echo: true,
+            syn_cookies: SynCookies::Off,
+            syn_cookie_threshold: 50,
             snat_ports: (1024, 32767),
             gue_port: 6080,
             max_flows: 1,

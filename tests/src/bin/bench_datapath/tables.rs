@@ -381,7 +381,7 @@ fn entries_of<A: Ends>(filling: Filling, number: u32) -> Result<Vec<(FlowKey<A>,
             credit: 0,
             last_credit: 0,
             acknowledged: Be32::default(),
-            padding: 0,
+            sequence_shift: 0,
         }
     };
     if filling.forward.is_one_way() {
