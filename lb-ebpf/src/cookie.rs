@@ -57,11 +57,11 @@ pub struct CookieScratch {
 /// Values of [`CookieScratch::found`].
 mod found {
     /// Nothing: the packet has not been in the stage.
-    pub const NOTHING: u32 = 0;
+    pub(super) const NOTHING: u32 = 0;
     /// A cookie of ours.
-    pub const VALID: u32 = 1;
+    pub(super) const VALID: u32 = 1;
     /// No cookie of ours.
-    pub const INVALID: u32 = 2;
+    pub(super) const INVALID: u32 = 2;
 }
 
 /// What admission does about a packet of no flow.

@@ -37,7 +37,7 @@ const OTHERS: [(&str, &str); 3] =
 /// Every pinned map, and fields that `bpftool map dump` must print of its entries: JSON
 /// pointers into key and value (of the first processor, where there is one for each). A
 /// number or a list of octets, never a string of hexadecimal bytes.
-const FIELDS: [(&str, &[&str]); 21] = [
+const FIELDS: [(&str, &[&str]); 22] = [
     (map::SETTINGS, &["/value/abi_version", "/value/snat_port_low", "/value/flags"]),
     (map::ADDRESS_FILTER, &["/value/bits"]),
     (

@@ -10,12 +10,12 @@
 use aya_ebpf::{
     bindings::xdp_action,
     btf_maps::{Array, LruHashMap, ProgramArray},
-    helpers::generated::{bpf_ktime_get_ns, bpf_xdp_adjust_head},
+    helpers::generated::{bpf_ktime_get_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
 use lb_common::bench::{CalibrationKey, FRAME_BYTES, Measurement, Order};
-use lb_ebpf::{context::Context, packet::Packet};
+use lb_ebpf::{context::Context, packet::Packet, verifier};
 use network_types::{eth::EthHdr, ip::Ipv4Hdr, tcp::TcpHdr};
 
 /// What to measure; written by user space before each run.
@@ -87,10 +87,15 @@ fn calibration(ctx: XdpContext) -> u32 {
     calibrate(&Packet::new(unsafe { Context::new(ctx.ctx) })).unwrap_or(xdp_action::XDP_ABORTED)
 }
 
-/// Takes back what the packet before was encapsulated in.
+/// Takes back what the packet before was encapsulated in, or what was cut off its end.
 #[inline(always)]
 fn shrink(context: Context) -> bool {
-    let grown = (Packet::new(context).len() as i32).wrapping_sub(FRAME_BYTES as i32);
+    let (start, end) = context.data();
+    let grown = (verifier::distance(start, end) as i32).wrapping_sub(FRAME_BYTES as i32);
+    if grown < 0 {
+        // SAFETY: as below.
+        return unsafe { bpf_xdp_adjust_tail(context.raw(), grown.wrapping_neg()) == 0 };
+    }
     // SAFETY: the context is valid; no packet pointer is used afterwards.
     grown == 0 || unsafe { bpf_xdp_adjust_head(context.raw(), grown) == 0 }
 }

@@ -136,7 +136,9 @@ impl Loop {
         }
         let opened = if scenario.opens() { packets } else { 0 };
         let forward = scenario.direction() == Some(Direction::Forward);
-        let drops = if scenario == Scenario::Deny4 { packets } else { 0 };
+        // A SYN answered with a cookie is counted among them.
+        let dropped = matches!(scenario, Scenario::Deny4 | Scenario::SynCookie4);
+        let drops = if dropped { packets } else { 0 };
         let reply = scenario.direction() == Some(Direction::Reply);
         for (name, before, after, expected) in [
             ("flows opened", before.flows, after.flows, opened),

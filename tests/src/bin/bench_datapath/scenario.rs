@@ -112,6 +112,8 @@ pub(crate) enum Scenario {
     Nat4TcpNew,
     /// As `Nat4TcpHit`, with lists of sources and limits of packets and flows in force.
     Nat4TcpHitFull,
+    /// A SYN that is answered with a cookie.
+    SynCookie4,
     /// A SYN from a source on a list of many that are denied.
     Deny4,
     /// Room in front of the packet is made and taken back.
@@ -150,6 +152,7 @@ pub(crate) const TURNS: [Turn; 5] = [
             Scenario::Nat4TcpReply,
             Scenario::Nat6TcpHit,
             Scenario::Nat4TcpNew,
+            Scenario::SynCookie4,
             Scenario::Nat4TcpHitFull,
             Scenario::Deny4,
         ],
@@ -206,6 +209,7 @@ impl Scenario {
             Self::Nat4UdpHit => "nat4_udp_hit",
             Self::Nat4TcpNew => "nat4_tcp_new",
             Self::Nat4TcpHitFull => "nat4_tcp_hit_full",
+            Self::SynCookie4 => "syn_cookie4",
             Self::Deny4 => "deny4",
             Self::FloorResized => "floor_resized",
             Self::Dsr4Hit => "dsr4_hit",
@@ -232,6 +236,7 @@ impl Scenario {
             | Self::FloorResized
             | Self::Calibration
             | Self::Nat4UdpHit
+            | Self::SynCookie4
             | Self::Ipip4ReplyNone => None,
         }
     }
@@ -266,6 +271,7 @@ impl Scenario {
             | Self::Calibration
             | Self::PassOther4
             | Self::Deny4
+            | Self::SynCookie4
             | Self::Ipip4ReplyNone => None,
             Self::Nat4TcpReply => Some(Direction::Reply),
             _ => Some(Direction::Forward),
@@ -304,7 +310,7 @@ impl Scenario {
             }
             Self::Nat6TcpHit => Packet::tcp(client(true, 0), vip(true)),
             Self::Nat4UdpHit => Packet::udp(client(false, 0), vip(false)).payload(&[0; 18]),
-            Self::Nat4TcpNew => {
+            Self::Nat4TcpNew | Self::SynCookie4 => {
                 let from = SocketAddr::new(address(false, NEW_CLIENTS), FIRST_NEW_PORT);
                 Packet::tcp(from, vip(false)).flags(flag::SYN)
             }

@@ -184,6 +184,7 @@ impl Tables {
     pub(crate) fn switch(&mut self, scenario: Scenario) -> Result<()> {
         let lists = flag::ACCESS | flag::NODE_LIST;
         let flags = match scenario {
+            Scenario::SynCookie4 => flag::SYN_COOKIES | flag::ALWAYS_COOKIES,
             Scenario::Deny4 => lists,
             Scenario::Nat4TcpHitFull => lists | flag::PACKET_RATES | flag::FLOW_COUNTS,
             _ => 0,
