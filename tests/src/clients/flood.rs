@@ -134,9 +134,9 @@ fn raw_socket(device: &str) -> io::Result<OwnedFd> {
         }
         let socket = OwnedFd::from_raw_fd(fd);
         let mut address: libc::sockaddr_ll = mem::zeroed();
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_ifindex = index as i32;
-        let length = mem::size_of_val(&address) as u32;
+        address.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or_default();
+        address.sll_ifindex = i32::try_from(index).unwrap_or_default();
+        let length = u32::try_from(mem::size_of_val(&address)).unwrap_or_default();
         if libc::bind(fd, ptr::from_ref(&address).cast(), length) != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -160,7 +160,7 @@ fn send(socket: &OwnedFd, frames: &mut [Vec<u8>]) -> io::Result<u64> {
             message
         })
         .collect();
-    let count = messages.len() as u32;
+    let count = u32::try_from(messages.len()).unwrap_or_default();
     // SAFETY: the headers point to live buffers of their lengths.
     let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, 0) };
     if sent >= 0 {
