@@ -296,7 +296,9 @@ fn preflight(configuration: &Path, snapshot: &Snapshot) -> anyhow::Result<()> {
 /// The data plane; none if the configuration says so.
 fn load(snapshot: &Snapshot) -> anyhow::Result<Option<Kernel>> {
     if snapshot.datapath.mode == AttachMode::Off {
-        tracing::warn!("datapath.mode is off: layer-4 frontends forward nothing");
+        if snapshot.l4_frontends().next().is_some() {
+            tracing::info!("datapath.mode is off: frontends of layer 4 are served in user space");
+        }
         return Ok(None);
     }
     let kernel = Kernel::load(&snapshot.datapath)?;

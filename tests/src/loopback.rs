@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::Signal,
+    unistd::{Gid, Uid, chown, geteuid},
+};
 use pointsman::admin::api::StatusView;
 use tempfile::TempDir;
 
@@ -24,6 +27,9 @@ use crate::{
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Who owns nothing.
+const NOBODY: u32 = 65_534;
+
 /// A directory, and an agent once it is started.
 #[derive(Debug)]
 pub struct Loopback {
@@ -31,6 +37,8 @@ pub struct Loopback {
     pub directory: TempDir,
     /// What the configuration says of the access log; `access.log` in JSON at first.
     pub access_log: String,
+    /// What the agent's command line is preceded by.
+    runner: Vec<String>,
     agent: Option<Process>,
     others: Vec<Process>,
 }
@@ -44,7 +52,28 @@ impl Loopback {
         let directory = TempDir::with_prefix("pointsman-")?;
         let log = directory.path().join("access.log");
         let access_log = format!("{{target: {}, format: json}}", log.display());
-        Ok(Self { directory, access_log, agent: None, others: Vec::new() })
+        Ok(Self { directory, access_log, runner: Vec::new(), agent: None, others: Vec::new() })
+    }
+
+    /// The same for an agent that is nobody and has no capability, if this process is root;
+    /// else it has what this process has.
+    ///
+    /// # Errors
+    /// When the directory can not be given away, or the binary not be copied to where
+    /// nobody can run it.
+    pub fn unprivileged() -> Result<Self> {
+        let mut place = Self::new()?;
+        if !geteuid().is_root() {
+            return Ok(place);
+        }
+        fs::copy(binary()?, place.path("pointsman"))?;
+        let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        chown(place.directory.path(), Some(user), Some(group))?;
+        let (user, group) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
+        let nothing = ["--clear-groups", "--inh-caps=-all", "--bounding-set=-all"];
+        let runner = ["setpriv", &user, &group].into_iter().chain(nothing);
+        place.runner = runner.map(str::to_owned).collect();
+        Ok(place)
     }
 
     /// A place in the directory.
@@ -75,7 +104,14 @@ impl Loopback {
     /// When it does not get there; the error has what it said.
     pub fn start(&mut self, sections: &str) -> Result<()> {
         self.configure(sections)?;
-        let mut command = Command::new(binary()?);
+        let mut command = match self.runner.split_first() {
+            None => Command::new(binary()?),
+            Some((runner, arguments)) => {
+                let mut command = Command::new(runner);
+                command.args(arguments).arg(self.path("pointsman"));
+                command
+            }
+        };
         command.arg("run").arg("--config").arg(self.path("pointsman.yaml"));
         let mut agent = Process::start(&mut command, &self.path("agent.log"))?;
         wait_until("the agent is ready", PATIENCE, || {
@@ -123,7 +159,7 @@ impl Loopback {
     /// # Errors
     /// When there is none.
     pub fn resident_kib(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.running()?.pid()?))?;
+        let status = self.process_status()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let number = line.and_then(|line| line.split_whitespace().next());
         number.and_then(|number| number.parse().ok()).context("no VmRSS of the agent")
@@ -135,6 +171,34 @@ impl Loopback {
     /// When the agent does not answer.
     pub fn status(&self) -> Result<StatusView> {
         serde_json::from_str(&self.command(&["status", "--json"])?).context("read the status")
+    }
+
+    /// `/proc/PID/status` of the agent.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn process_status(&self) -> Result<String> {
+        Ok(fs::read_to_string(format!("/proc/{}/status", self.running()?.pid()?))?)
+    }
+
+    /// `pointsman doctor` for the configuration.
+    ///
+    /// # Errors
+    /// When it finds a problem.
+    pub fn doctor(&self) -> Result<String> {
+        let mut command = Command::new(binary()?);
+        succeed(command.arg("doctor").arg("--config").arg(self.path("pointsman.yaml")))
+    }
+
+    /// What `pointsman check` has to say against the configuration.
+    ///
+    /// # Errors
+    /// When it has nothing.
+    pub fn check(&self) -> Result<String> {
+        let mut command = Command::new(binary()?);
+        let output = command.arg("check").arg(self.path("pointsman.yaml")).output()?;
+        ensure!(output.status.code() == Some(1), "{}: {}", output.status, said(&output));
+        Ok(said(&output))
     }
 
     fn running(&self) -> Result<&Process> {

@@ -74,7 +74,7 @@ impl Agent {
             "datapath: {{mode: off}}\n\
              admin: {{socket: {}}}\n\
              log: {{access: {{target: {}}}}}\n\
-             frontends:\n  web: {{mode: l4, bind: [\"192.0.2.1:80\"], backend: pool}}\n\
+             frontends:\n  web: {{mode: l4, bind: [\"127.0.0.1:8480\"], backend: pool}}\n\
              backends:\n  pool:\n    check: {{type: tcp, interval: 50ms, fall: 2, rise: 2}}\n\
              {}    servers:\n{servers}",
             self.path("admin.sock").display(),

@@ -106,7 +106,7 @@ fn datapath(datapath: &DatapathView) -> String {
         .map(|interface| format!("{} ({})", interface.name, mode_name(interface.mode)))
         .collect();
     let mut text = if datapath.mode == AttachMode::Off {
-        "data plane: off\n".to_owned()
+        "data plane: off; frontends of layer 4 are served in user space\n".to_owned()
     } else {
         format!("data plane: on {}; pins in {}\n", interfaces.join(", "), datapath.pin_directory)
     };

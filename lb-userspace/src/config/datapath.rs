@@ -62,7 +62,9 @@ static MODE: Key<Choice<AttachMode>> = Key {
     presence: Presence::Default("auto"),
     doc: "How the program is attached: `native` in the driver, `generic` in the network stack \
           (any interface, slower), `auto` native where the driver can and generic with a \
-          warning where it can not, `off` not at all.",
+          warning where it can not. `off` not at all: no privilege is needed, and frontends of \
+          `mode: l4` are served in user space. Of them TCP alone is, `forward`, `new_flows` and \
+          `packets` are not honoured, and servers see this host's address.",
 };
 
 static PIN_DIRECTORY: Key<Text<PathBuf>> = Key {

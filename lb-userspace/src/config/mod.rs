@@ -45,6 +45,7 @@ mod spread;
 mod tests;
 mod timeouts;
 mod tls;
+mod user_space;
 
 use std::{
     fs::File,

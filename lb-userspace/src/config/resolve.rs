@@ -24,13 +24,16 @@ use super::{
     rules::{NamedConditions, Resolver},
     schema::{ListItems, NamedItems},
     spread::{RawHash, RawProxy, judge_layer_4},
+    user_space,
 };
 use crate::model::{
     address::ServerAddress,
     frontend::{Frontend, HttpFrontend, L4Frontend, Listen, ListenAddress, TcpFrontend},
     name::Name,
     rule::Rule,
-    snapshot::{Admin, Backend, Bind, Datapath, HashBy, Log, Protocol, Server, Snapshot},
+    snapshot::{
+        Admin, AttachMode, Backend, Bind, Datapath, HashBy, Log, Protocol, Server, Snapshot,
+    },
 };
 
 /// The sections of a file as far as they could be read.
@@ -50,10 +53,12 @@ type Vips = HashMap<(SocketAddr, Protocol), Place>;
 impl Raw {
     /// Judges the whole. None if it could not be read in full; the faults are in `sink`.
     pub(super) fn resolve(mut self, sink: &Sink) -> Option<Snapshot> {
+        let mode = self.datapath.as_ref().map(|datapath| datapath.mode);
+        let is_in_user_space = mode == Some(AttachMode::Off);
         let mut vips = Vips::new();
         if let Some(frontends) = &self.frontends {
             judge_frontends(frontends, sink);
-            vips = judge_vips(&frontends.value, sink);
+            vips = judge_vips(&frontends.value, is_in_user_space, sink);
             judge_listens(&frontends.value, &vips, sink);
         }
         if let Some(backends) = &self.backends {
@@ -65,12 +70,16 @@ impl Raw {
             let forwarded = frontends.map(forwarded_by_layer_4).unwrap_or_default();
             for (name, Located { value, place }) in &backends.value {
                 let Some(backend) = value else { continue };
-                judge_backend(backend, place, proxied.contains(name), sink);
+                let is_proxied = proxied.contains(name);
+                judge_backend(backend, place, (is_proxied, is_in_user_space), sink);
                 if forwarded.contains(name) {
                     refuse_proxy_keys(backend, sink);
                 }
                 judge_servers(backend, place, &vips, proxied.contains(name), sink);
             }
+        }
+        if let Some(frontends) = self.frontends.as_ref().filter(|_| is_in_user_space) {
+            user_space::judge_limits(&frontends.value, sink);
         }
         self.judge_lists(sink);
         let (mut resolved, resolver) = self.judge_rules(sink);
@@ -230,14 +239,18 @@ fn judge_count(what: &str, count: usize, most: u32, place: &Place, sink: &Sink) 
 }
 
 /// Every VIP; duplicates and impossible ones are faults.
-fn judge_vips(frontends: &NamedItems<RawFrontend>, sink: &Sink) -> Vips {
+fn judge_vips(frontends: &NamedItems<RawFrontend>, is_in_user_space: bool, sink: &Sink) -> Vips {
     let mut binds: Vec<(Bind, &Place)> = Vec::new();
     let read = frontends.values().filter_map(|frontend| frontend.value.as_ref());
     for bind in read.filter_map(RawFrontend::vips) {
         let mut first: Option<Bind> = None;
         for bind in bind {
             let Some(vip) = bind.value else { continue };
-            if let Err(refusal) = judge_vip(vip.address) {
+            let judged = match is_in_user_space {
+                true => user_space::judge_vip(vip),
+                false => judge_vip(vip.address),
+            };
+            if let Err(refusal) = judged {
                 sink.fault(&bind.place, refusal);
             }
             let first = first.get_or_insert(vip);
@@ -388,7 +401,12 @@ fn refuse_proxy_keys(backend: &RawBackend, sink: &Sink) {
 }
 
 /// One backend against who uses it.
-fn judge_backend(backend: &RawBackend, place: &Place, is_proxied: bool, sink: &Sink) {
+fn judge_backend(
+    backend: &RawBackend,
+    place: &Place,
+    (is_proxied, is_in_user_space): (bool, bool),
+    sink: &Sink,
+) {
     let balance = backend.proxy.as_ref().and_then(|proxy| proxy.balance.as_ref());
     if let Some(word) = balance.filter(|_| !is_proxied)
         && let Err(refusal) = judge_layer_4(word.value)
@@ -407,7 +425,11 @@ fn judge_backend(backend: &RawBackend, place: &Place, is_proxied: bool, sink: &S
         let refusal = Refusal::new("hashes what only requests have");
         sink.fault(place, refusal.hint("`hash` is tuple or source in layer 4"));
     }
-    let judge = if is_proxied { judge_proxied } else { judge_server };
+    let judge = match (is_proxied, is_in_user_space) {
+        (true, _) => judge_proxied,
+        (false, true) => user_space::judge_server,
+        (false, false) => judge_server,
+    };
     let servers = backend.servers.values().filter_map(|server| server.value.as_ref());
     for address in servers.filter_map(|server| server.address.as_ref()) {
         if let Err(refusal) =

@@ -11,15 +11,21 @@ use crate::{
 pub(super) fn frontends(snapshot: &Snapshot, report: &ProxyReport) -> Vec<FrontendView> {
     let views = snapshot.frontends.iter().filter_map(|(name, frontend)| {
         let (mode, limits) = match frontend {
+            Frontend::L4(layer_4) if snapshot.is_in_user_space() => {
+                ("l4", layer_4.in_user_space(&snapshot.datapath).connections)
+            }
             Frontend::L4(_) => return None,
             Frontend::Tcp(tcp) => ("tcp", tcp.connections),
             Frontend::Http(http) => ("http", http.connections),
         };
+        let vips = frontend.as_l4().into_iter().flat_map(|layer_4| &layer_4.bind);
+        let vips = vips.map(|bind| bind.address.to_string());
+        let listens = frontend.listen().iter().map(|listen| listen.address.to_string());
         let now = report.frontends.get(name).copied().unwrap_or_default();
         Some(FrontendView {
             name: name.to_string(),
             mode: mode.into(),
-            listen: frontend.listen().iter().map(|listen| listen.address.to_string()).collect(),
+            listen: listens.chain(vips).collect(),
             backend: frontend.backend().to_string(),
             connections: now.connections,
             max_connections: limits.total,

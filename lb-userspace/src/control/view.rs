@@ -28,10 +28,12 @@ pub struct TrafficBook {
     pub flows: HashMap<(Name, ServerAddress), u32>,
 }
 
-/// Every VIP of every frontend.
+/// Every VIP of every frontend that is forwarded in the kernel.
 #[must_use]
 pub fn vips(snapshot: &Snapshot, traffic: &TrafficBook) -> Vec<VipView> {
-    let vips = snapshot.l4_frontends().flat_map(|(name, frontend)| {
+    // In user space they are frontends of the proxy.
+    let of_kernel = snapshot.l4_frontends().filter(|_| !snapshot.is_in_user_space());
+    let vips = of_kernel.flat_map(|(name, frontend)| {
         frontend.bind.iter().map(move |bind| VipView {
             frontend: name.to_string(),
             address: bind.address,

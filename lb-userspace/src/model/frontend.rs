@@ -14,7 +14,7 @@ use super::{
     access::{AccessList, SourceLimits},
     name::Name,
     rule::Rule,
-    snapshot::{Bind, Protocol},
+    snapshot::{Bind, Datapath, Protocol},
     tls::BindTls,
 };
 
@@ -225,6 +225,38 @@ impl Frontend {
 }
 
 impl L4Frontend {
+    /// What the proxy serves in its place where there is no data plane. Idle connections last
+    /// as long as flows would, and there may be as many; how packets would reach servers does
+    /// not matter. VIPs of UDP are not served: the configuration does not have them.
+    #[must_use]
+    pub fn in_user_space(&self, datapath: &Datapath) -> TcpFrontend {
+        let listen = self.bind.iter().filter(|bind| bind.protocol == Protocol::Tcp);
+        let listen = listen.map(|bind| Listen {
+            address: ListenAddress::Tcp(bind.address),
+            is_v6only: true,
+            mode: 0o660,
+            tls: None,
+            accept_proxy: None,
+        });
+        let idle = datapath.timeouts.established;
+        TcpFrontend {
+            listen: listen.collect(),
+            backend: self.backend.clone(),
+            timeouts: ClientTimeouts {
+                client: idle,
+                http_request: idle,
+                keep_alive: idle,
+                tunnel: idle,
+                total: None,
+            },
+            connections: ConnectionLimits {
+                total: datapath.max_flows,
+                per_source: self.limits.flows.unwrap_or(u32::MAX),
+            },
+            sni: Vec::new(),
+        }
+    }
+
     /// A frontend with one TCP VIP, `forward: nat`.
     #[must_use]
     pub fn of_one_vip(address: SocketAddr, backend: Name) -> Self {

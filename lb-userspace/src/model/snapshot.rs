@@ -5,6 +5,7 @@
 
 use super::address::ServerAddress;
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::PathBuf,
@@ -18,7 +19,7 @@ use super::{
     access::AccessList,
     access_log::AccessLog,
     backend::ProxySettings,
-    frontend::{Frontend, L4Frontend},
+    frontend::{Frontend, L4Frontend, Listen, TcpFrontend},
     name::Name,
 };
 
@@ -51,11 +52,41 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    /// Whether the proxy serves the frontends of layer 4: there is no data plane.
+    #[must_use]
+    pub fn is_in_user_space(&self) -> bool {
+        self.datapath.mode == AttachMode::Off
+    }
+
     /// The names of the backends that the proxy connects to.
     #[must_use]
     pub fn proxy_backends(&self) -> BTreeSet<&Name> {
-        let proxied = self.frontends.values().filter(|frontend| frontend.as_l4().is_none());
-        proxied.flat_map(Frontend::backends).collect()
+        let is_proxied =
+            |frontend: &&Frontend| self.is_in_user_space() || frontend.as_l4().is_none();
+        self.frontends.values().filter(is_proxied).flat_map(Frontend::backends).collect()
+    }
+
+    /// The frontends whose connections the proxy joins: those of `mode: tcp`, and those of
+    /// layer 4 in user space, as such.
+    pub fn joined_frontends(&self) -> impl Iterator<Item = (&Name, Cow<'_, TcpFrontend>)> {
+        self.frontends.iter().filter_map(|(name, frontend)| match frontend {
+            Frontend::Tcp(tcp) => Some((name, Cow::Borrowed(tcp))),
+            Frontend::L4(layer_4) if self.is_in_user_space() => {
+                Some((name, Cow::Owned(layer_4.in_user_space(&self.datapath))))
+            }
+            Frontend::L4(_) | Frontend::Http(_) => None,
+        })
+    }
+
+    /// Every place where the proxy listens.
+    #[must_use]
+    pub fn listens(&self) -> Vec<Listen> {
+        let http = self.frontends.values().filter_map(|frontend| match frontend {
+            Frontend::Http(http) => Some(&http.listen),
+            Frontend::L4(_) | Frontend::Tcp(_) => None,
+        });
+        let joined = self.joined_frontends().flat_map(|(_, tcp)| tcp.into_owned().listen);
+        http.flatten().cloned().chain(joined).collect()
     }
 }
 

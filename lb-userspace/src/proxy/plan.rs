@@ -3,7 +3,7 @@
 //! and backends that are still there.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Instant,
 };
@@ -21,6 +21,7 @@ use crate::{
     model::{
         access_log::AccessLog,
         backend::ProxySettings,
+        balance::Balance,
         frontend::{AcceptProxy, Frontend, HttpFrontend},
         name::Name,
         snapshot::{HashBy, Snapshot},
@@ -158,6 +159,8 @@ pub fn configure_pools(
     now: Instant,
 ) {
     let proxied = snapshot.proxy_backends();
+    let layer_4 =
+        if snapshot.is_in_user_space() { snapshot.l4_backends() } else { BTreeSet::new() };
     let backends = snapshot.backends.iter().filter(|(name, _)| proxied.contains(name));
     let known = backends.map(|(backend_name, backend)| {
         let servers = backend.servers.iter().map(|(name, server)| {
@@ -171,7 +174,11 @@ pub fn configure_pools(
             };
             (name.clone(), known)
         });
-        let balancing = backend.proxy.balancing.clone();
+        let mut balancing = backend.proxy.balancing.clone();
+        // In user space flows are spread as in the data plane.
+        if layer_4.contains(backend_name) && balancing.algorithm != Balance::LeastConnections {
+            balancing.algorithm = Balance::Maglev;
+        }
         (backend_name.clone(), KnownBackend { balancing, servers: servers.collect() })
     });
     pools.configure(&known.collect(), now);

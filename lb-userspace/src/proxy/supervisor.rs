@@ -27,7 +27,6 @@ use super::{
 use crate::{
     balance::Pools,
     model::{
-        frontend::Frontend,
         snapshot::Snapshot,
         state::{ServerId, ServerStatuses},
     },
@@ -98,8 +97,7 @@ impl Proxy {
         snapshot: &Snapshot,
         statuses: &ServerStatuses,
     ) -> Result<(), ProxyError> {
-        let listens = snapshot.frontends.values().flat_map(Frontend::listen);
-        let wanted: BTreeSet<_> = listens.map(SocketKey::of).collect();
+        let wanted: BTreeSet<_> = snapshot.listens().iter().map(SocketKey::of).collect();
         let material = Material::load(snapshot, &self.material).map_err(ProxyError::Files)?;
         if self.workers.is_empty() && !wanted.is_empty() {
             self.workers = start_workers(&self.shared)?;

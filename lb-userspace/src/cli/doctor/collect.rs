@@ -11,7 +11,7 @@ use super::facts::{
 use crate::{
     admin::client::Client,
     datapath::{self, Pins},
-    model::snapshot::{AttachMode, Datapath, Snapshot},
+    model::snapshot::{Datapath, Snapshot},
     network::{self, Handle, Reach},
 };
 
@@ -29,7 +29,8 @@ pub(super) async fn facts(snapshot: Option<&Snapshot>) -> anyhow::Result<Facts> 
         // Its tables are there already.
         facts.host.memory_free = None;
     }
-    if snapshot.datapath.mode == AttachMode::Off {
+    if snapshot.is_in_user_space() {
+        facts.is_in_user_space = true;
         return Ok(facts);
     }
     for name in &snapshot.datapath.interfaces {

@@ -8,6 +8,8 @@ use crate::{admin::api::StatusView, model::snapshot::AttachMode};
 /// Everything.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
+    /// The configuration has no data plane.
+    pub(super) is_in_user_space: bool,
     pub(super) host: HostFacts,
     pub(super) interfaces: Vec<InterfaceFacts>,
     pub(super) servers: Vec<ServerFacts>,

@@ -14,10 +14,10 @@ use crate::{
     },
 };
 
-/// A snapshot from a text that follows `datapath: {mode: off}`.
+/// A snapshot from a text that follows a good `datapath`.
 #[track_caller]
 fn snapshot(yaml: &str) -> Snapshot {
-    let text = format!("datapath: {{mode: off}}\n{yaml}");
+    let text = format!("datapath: {{interfaces: [eth0]}}\n{yaml}");
     parse(&text, "c").unwrap_or_else(|faults| panic!("{faults}")).snapshot
 }
 
@@ -42,7 +42,7 @@ fn check_of(defaults: &str, check: &str) -> Check {
 #[test]
 fn absent_keys_take_their_defaults() {
     let Snapshot { datapath, admin, log, frontends, backends } = snapshot("");
-    assert_eq!(datapath.mode, AttachMode::Off);
+    assert_eq!(datapath.mode, AttachMode::Auto);
     assert_eq!(datapath.pin_directory.to_str(), Some("/sys/fs/bpf/pointsman"));
     assert!(!datapath.manage_addresses && datapath.answer_echo);
     assert_eq!(datapath.snat_ports, (1024, 32767));

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     balance::{Counters, Pools},
     model::{
+        access::AccessList,
         frontend::{Frontend, TcpFrontend},
         name::Name,
         snapshot::{OnDown, Snapshot},
@@ -43,9 +44,9 @@ impl TcpPlans {
     #[must_use]
     pub fn new(snapshot: &Snapshot, pools: &Pools, material: &Material, before: &Self) -> Self {
         let mut plans = Self::default();
-        for (name, frontend) in &snapshot.frontends {
-            let Frontend::Tcp(config) = frontend else { continue };
-            for backend in frontend.backends() {
+        for (name, config) in snapshot.joined_frontends() {
+            let frontend = snapshot.frontends.get(name);
+            for backend in frontend.iter().flat_map(|frontend| frontend.backends()) {
                 if !plans.backends.contains_key(backend)
                     && let Some(plan) = of_backend(backend, snapshot, pools, material, before)
                 {
@@ -55,7 +56,11 @@ impl TcpPlans {
             let old = before.frontends.get(name);
             let connections = old.map(|old| Arc::clone(&old.connections)).unwrap_or_default();
             let counters = old.map(|old| Arc::clone(&old.counters)).unwrap_or_default();
-            let sites = plans.sites(name, config, material, (&connections, &counters));
+            let access = match frontend.and_then(Frontend::as_l4) {
+                Some(layer_4) => vec![snapshot.datapath.access.clone(), layer_4.access.clone()],
+                None => Vec::new(),
+            };
+            let sites = plans.sites((name, &config, access), material, (&connections, &counters));
             plans.frontends.insert(name.clone(), TcpPlan { sites, connections, counters });
         }
         plans
@@ -63,8 +68,7 @@ impl TcpPlans {
 
     fn sites(
         &self,
-        name: &Name,
-        config: &TcpFrontend,
+        (name, config, access): (&Name, &TcpFrontend, Vec<AccessList>),
         material: &Material,
         (connections, counters): (&Arc<Connections>, &Arc<Counters>),
     ) -> BTreeMap<SocketKey, Arc<Site>> {
@@ -76,6 +80,7 @@ impl TcpPlans {
                 router: Router::new(&config.sni, find(&config.backend)?, find),
                 termination: material.termination(&key),
                 accept_proxy: listen.accept_proxy.clone(),
+                access: access.clone(),
                 limits: config.connections,
                 connections: Arc::clone(connections),
                 counters: Arc::clone(counters),

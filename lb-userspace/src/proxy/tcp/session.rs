@@ -25,6 +25,7 @@ use crate::proxy::stream::Stream;
 use crate::{
     balance::{Counters, Done, Lease},
     model::{
+        access::AccessList,
         backend::SendProxy,
         frontend::{AcceptProxy, ConnectionLimits},
         name::Name,
@@ -51,6 +52,8 @@ pub struct Site {
     pub termination: Option<Arc<Termination>>,
     /// Who introduces clients by the PROXY protocol.
     pub accept_proxy: Option<AcceptProxy>,
+    /// Who may be a client: whom each of these lists lets in.
+    pub access: Vec<AccessList>,
     /// Most connections.
     pub limits: ConnectionLimits,
     /// The connections of the frontend; kept over reloads.
@@ -194,6 +197,11 @@ impl Session {
             socket.abort_on_close();
             Outcome::new(Cause::Policy, Phase::Request, error.reason())
         };
+        let source = self.addresses.source.ip();
+        if !site.access.iter().all(|list| list.admits(source)) {
+            socket.abort_on_close();
+            return Err(Outcome::new(Cause::Policy, Phase::Request, "denied"));
+        }
         // Whoever introduces clients counts, too, until it has.
         let admitted = site.connections.admit(&site.limits);
         let admission = held.admission.insert(admitted.map_err(|error| too_many(error, &socket))?);

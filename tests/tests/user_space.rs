@@ -1,0 +1,168 @@
+//! Frontends of layer 4 without a data plane (`datapath.mode: off`): served in user space, by
+//! an agent that has no privilege at all. On loopback.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use testbed::{
+    loopback::{Loopback, PATIENCE, free, greeter, greeting, text},
+    process::wait_until,
+};
+
+/// Two servers behind one VIP; the frontend and the backend have these further keys.
+fn sections(vip: SocketAddr, servers: [SocketAddr; 2], frontend: &str, backend: &str) -> String {
+    let [a, b] = servers;
+    format!(
+        "frontends: {{db: {{mode: l4, bind: [\"{vip}\"], backend: pg{frontend}}}}}\n\
+         backends: {{pg: {{servers: {{a: \"{a}\", b: \"{b}\"}}{backend}}}}}\n"
+    )
+}
+
+fn servers() -> Result<[SocketAddr; 2]> {
+    Ok([greeter("a")?, greeter("b")?])
+}
+
+/// Whether a connection is refused, or cut off before a server greets.
+fn is_kept_out(vip: SocketAddr) -> Result<bool> {
+    match greeting(vip, 1) {
+        Ok(_) => Ok(false),
+        Err(error) => {
+            let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            let wanted = [ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof];
+            ensure!(kind.is_some_and(|kind| wanted.contains(&kind)), "{error:#}");
+            Ok(true)
+        }
+    }
+}
+
+/// Whether what is said still comes back.
+fn echoes(stream: &mut TcpStream) -> bool {
+    let mut byte = [0];
+    stream.write_all(b"x").is_ok() && stream.read_exact(&mut byte).is_ok() && &byte == b"x"
+}
+
+#[test]
+fn an_agent_without_privilege_serves_layer_4() -> Result<()> {
+    let mut place = Loopback::unprivileged()?;
+    let vip = free()?;
+    place.start(&sections(vip, servers()?, "", ", balance: maglev, hash: source"))?;
+    let status = place.process_status()?;
+    if nix::unistd::geteuid().is_root() {
+        ensure!(status.contains("\nUid:\t65534\t65534\t"), "{status}");
+    }
+    for set in ["CapEff", "CapPrm", "CapBnd"] {
+        let is_empty = status.contains(&format!("\n{set}:\t0000000000000000\n"));
+        ensure!(is_empty || !nix::unistd::geteuid().is_root(), "{set} in {status}");
+    }
+
+    // One source, one server.
+    let first = greeting(vip, 1)?;
+    for _ in 0..8 {
+        let (mut stream, greeted) = greeting(vip, 1)?;
+        ensure!(greeted == first.1, "{greeted} after {}", first.1);
+        ensure!(echoes(&mut stream));
+    }
+    drop(first);
+    let line = &place.log(9)?[0];
+    ensure!(line["frontend"] == "db" && line["backend"] == "pg", "{line}");
+
+    let view = place.status()?;
+    ensure!(view.vips.is_empty(), "{:?}", view.vips);
+    let frontend = view.frontends.first().context("it is a frontend of the proxy")?;
+    ensure!((&*frontend.name, &*frontend.mode) == ("db", "l4"), "{frontend:?}");
+    ensure!(frontend.listen == [vip.to_string()] && frontend.traffic.requests == 9, "{frontend:?}");
+    let said = place.command(&["status"])?;
+    ensure!(said.contains("data plane: off; frontends of layer 4 are served in user space"));
+    let said = place.doctor()?;
+    ensure!(said.contains("served in user space, without privilege"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_server_that_drains_finishes_and_the_clients_of_a_dead_one_are_told() -> Result<()> {
+    let mut place = Loopback::unprivileged()?;
+    let (vip, servers) = (free()?, servers()?);
+    let by_source = ", balance: maglev, hash: source";
+    place.start(&sections(vip, servers, "", by_source))?;
+    let (mut old, own) = greeting(vip, 1)?;
+    let other = if own == "a" { "b" } else { "a" };
+    let server = format!("pg/{own}");
+    place.command(&["server", "set", &server, "--state", "drain"])?;
+    wait_until("new connections to go elsewhere", PATIENCE, || {
+        let (_, now) = greeting(vip, 1)?;
+        ensure!(now == other, "{now}");
+        Ok(())
+    })?;
+    ensure!(echoes(&mut old), "it drains, and its connections go on");
+    place.command(&["server", "set", &server, "--state", "maint"])?;
+    wait_until("the client to be told", PATIENCE, || {
+        ensure!(!echoes(&mut old), "it still echoes");
+        Ok(())
+    })?;
+
+    place.command(&["server", "set", &server, "--state", "ready"])?;
+    place.reload(&sections(vip, servers, "", &format!("{by_source}, on_down: keep")))?;
+    let mut kept = None;
+    wait_until("the server to be used again", PATIENCE, || {
+        let (stream, now) = greeting(vip, 1)?;
+        ensure!(now == own, "{now}");
+        kept = Some(stream);
+        Ok(())
+    })?;
+    place.command(&["server", "set", &server, "--state", "maint"])?;
+    wait_until("new connections to go elsewhere", PATIENCE, || {
+        ensure!(greeting(vip, 1)?.1 == other);
+        Ok(())
+    })?;
+    ensure!(kept.as_mut().is_some_and(echoes), "its connections are kept");
+    Ok(())
+}
+
+#[test]
+fn lists_of_sources_and_limits_of_a_source_hold() -> Result<()> {
+    let mut place = Loopback::unprivileged()?;
+    let (vip, servers) = (free()?, servers()?);
+    place.start(&sections(vip, servers, ", deny: [127.0.0.0/8]", ""))?;
+    ensure!(is_kept_out(vip)?, "a source that is denied is let in");
+    place.reload(&sections(vip, servers, ", allow: [127.0.0.1], deny: [127.0.0.0/8]", ""))?;
+    let admitted = || {
+        ensure!(!is_kept_out(vip)?, "it is still kept out");
+        Ok(())
+    };
+    wait_until("the longest prefix to decide", PATIENCE, admitted)?;
+    place.reload(&sections(vip, servers, ", allow: [10.0.0.0/8]", ""))?;
+    let refused = || {
+        ensure!(is_kept_out(vip)?, "it is still let in");
+        Ok(())
+    };
+    wait_until("who is not allowed to be kept out", PATIENCE, refused)?;
+    place.reload(&sections(vip, servers, ", limits: {connections_per_source: 1}", ""))?;
+    let held = wait_until("the limit to be in force", PATIENCE, || greeting(vip, 1))?.0;
+    ensure!(is_kept_out(vip)?, "a second connection is let in");
+    drop(held);
+    wait_until("its place to be free", PATIENCE, || {
+        std::thread::sleep(Duration::from_millis(10));
+        greeting(vip, 1)
+    })?;
+    ensure!(place.log(5)?.iter().any(|line| line["reason"] == "denied"));
+    Ok(())
+}
+
+#[test]
+fn what_needs_the_data_plane_is_refused() -> Result<()> {
+    let place = Loopback::unprivileged()?;
+    let vip = free()?;
+    place.configure(
+        &sections(vip, servers()?, ", limits: {packets: {rate: 10}}", "")
+            .replace(&vip.to_string(), &format!("{vip}/udp")),
+    )?;
+    let said = place.check()?;
+    ensure!(said.contains(&format!("{vip}/udp needs the data plane")), "{said}");
+    ensure!(said.contains("limits new_flows or packets, which needs the data plane"), "{said}");
+    ensure!(said.contains(&text(&place.path("pointsman.yaml"))), "{said}");
+    Ok(())
+}
