@@ -94,6 +94,13 @@ pub struct AdmissionEntry {
 }
 
 impl AdmissionEntry {
+    /// What is left of it when its VIP is gone: flows that were counted for their sources are
+    /// counted down by their frontend's scope, which has to be known until the last has ended.
+    #[must_use]
+    pub fn left(&self) -> Self {
+        Self { generation: self.generation, scope: self.scope, ..Self::default() }
+    }
+
     /// Whether new flows are counted or their rate is limited.
     #[inline(always)]
     #[must_use]

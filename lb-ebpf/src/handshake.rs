@@ -110,6 +110,11 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
     };
     let noted = found.note(&note, draft, now);
     draft.write_entries(now.ns);
+    if direction == Direction::Reply {
+        // The client was judged when it opened the flow; what was said of it since then is told
+        // from its last packet.
+        draft.forward.last_seen_ns = draft.forward.created_ns;
+    }
     draft.take_numbers(segment, direction);
     match noted {
         Noted::Gone => return Step::Again,

@@ -97,7 +97,8 @@ fn is_less_loaded(one: u32, other: u32) -> bool {
 #[inline(never)]
 extern "C" fn load(id: u32) -> u64 {
     let Some(count) = SERVER_FLOWS.get(id) else { return 0 };
-    let flows = u64::from(count.flows);
+    // A count that has gone below nothing is nothing.
+    let flows = u64::from(if count.flows >> 31 == 0 { count.flows } else { 0 });
     let Some(server) = SERVERS.get(id) else { return 0 };
     flows | u64::from(server.weight) << 32
 }

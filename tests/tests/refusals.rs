@@ -58,6 +58,42 @@ fn another_xdp_program_on_the_interface() -> Result<()> {
     Ok(())
 }
 
+/// An agent that is started again over what it left forwarding, with what it can not take.
+#[test]
+fn what_was_forwarding_goes_on_whatever_the_next_start_refuses() -> Result<()> {
+    let bed = Bed::new(2, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    bed.balancer.ip(&["link", "add", "taken0", "type", "veth", "peer", "name", "taken1"])?;
+    bed.balancer.ip(&["link", "set", "taken0", "up"])?;
+    let _other = Stub::attach(&bed.balancer, "taken0")?;
+    let mut agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    agent.kill();
+    let good = agent.configuration(Service::all_embedded(&bed));
+    let refuses = |change: &dyn Fn(&mut Configuration), code, words: &[&str]| -> Result<()> {
+        let mut changed = agent.configuration(Service::all_embedded(&bed));
+        change(&mut changed);
+        agent.configure(&changed)?;
+        require(&agent.run_to_end()?, code, words)?;
+        for family in Family::BOTH {
+            let vip = Bed::vip(family, port::LINE);
+            bed.client.run(|| clients::short_connections(vip, 100, 4).require_all(100))?;
+        }
+        Ok(())
+    };
+    refuses(&|file| file.interfaces.push("nowhere0".into()), COULD_NOT, &["nowhere0"])?;
+    refuses(
+        &|file| {
+            file.interfaces.retain(|name| name != "client0");
+            file.interfaces.push("taken0".into());
+        },
+        COULD_NOT,
+        &["taken0 already has XDP program"],
+    )?;
+    refuses(&|file| file.datapath_options.push("max_flows: 1".into()), NO, &["max_flows"])?;
+    agent.configure(&good)?;
+    agent.start()
+}
+
 #[test]
 fn a_pin_directory_outside_a_bpf_file_system() -> Result<()> {
     let bed = Bed::new(1, Mode::from_environment()?)?;

@@ -178,7 +178,8 @@ impl Kernel {
         let (was_known, mut known) = (known.is_some(), known);
         loop {
             self.actual = Actual::read(&self.maps, known)?;
-            let plan = reconcile::plan(desired, &self.actual)?;
+            let mut plan = reconcile::plan(desired, &self.actual)?;
+            plan.make_room(&self.actual, self.plane.max_rules() as usize);
             reconcile::apply(&mut self.maps, &plan.operations).map_err(Box::new)?;
             for operation in &plan.operations {
                 tracing::debug!(%operation, "applied");
@@ -201,14 +202,18 @@ impl Kernel {
         }
     }
 
-    /// Attaches the program where the configuration wants it, with its mode, and takes it
-    /// off wherever else it is. An interface that was deleted and made again counts as
-    /// new.
+    /// Attaches the program where the configuration wants it, with its mode, and then takes it
+    /// off wherever else it is: not before, so that something goes on forwarding if an
+    /// interface refuses. One that was deleted and made again counts as new.
     ///
     /// # Errors
     /// The first interface that refused; the others are attached all the same.
     pub fn attach(&mut self, config: &Datapath) -> Result<(), KernelError> {
-        let result = self.attach_to(config.interfaces.iter(), config.mode);
+        self.attach_to(config.interfaces.iter(), config.mode)?;
+        self.detach_others(config)
+    }
+
+    fn detach_others(&mut self, config: &Datapath) -> Result<(), KernelError> {
         let wanted: BTreeSet<&String> = config.interfaces.iter().collect();
         for name in self.plane.pins().linked_interfaces().map_err(DatapathError::from)? {
             if !wanted.contains(&name) {
@@ -217,7 +222,7 @@ impl Kernel {
                 tracing::info!("the program was taken off {name}");
             }
         }
-        result
+        Ok(())
     }
 
     /// Attaches the program to interfaces that it is not attached to: those that were
@@ -229,7 +234,11 @@ impl Kernel {
     pub fn attach_missing(&mut self, config: &Datapath) -> Result<(), KernelError> {
         let missing: Vec<_> =
             config.interfaces.iter().filter(|name| !self.is_attached(name)).collect();
-        self.attach_to(missing.into_iter(), config.mode)
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.attach_to(missing.into_iter(), config.mode)?;
+        self.detach_others(config)
     }
 
     /// Whether the program is attached to every interface that it should be attached to.

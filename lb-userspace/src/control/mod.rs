@@ -325,6 +325,7 @@ impl Control {
             let mut desired =
                 desired(&self.snapshot, &self.access, &self.book.statuses(), &self.next_hops);
             // A pinned table keeps its size, whatever is configured.
+            desired.rules = self.access.fitting(kernel.max_rules() as usize);
             desired.settings.half_open_buckets = kernel.half_open_buckets();
             desired.settings.ended_places = kernel.ended_places();
             if !kernel.has_cookies() {

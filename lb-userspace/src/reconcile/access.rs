@@ -93,6 +93,42 @@ impl Access {
             |(prefix, _): &&(Prefix, AccessRule)| matches!(prefix.network, IpNet::V4(_)) == is_v4;
         self.rules.iter().filter(of_family).count()
     }
+
+    /// The rules that tries with room for `most` of each family can hold: what is blocked comes
+    /// before what is listed.
+    #[must_use]
+    pub fn fitting(&self, most: usize) -> Rules {
+        if self.count(true) <= most && self.count(false) <= most {
+            return Arc::clone(&self.rules);
+        }
+        let is_block = |(prefix, _): &&(Prefix, AccessRule)| prefix.scope % 2 == 1;
+        let blocks = self.rules.iter().filter(is_block);
+        let lists = self.rules.iter().filter(|rule| !is_block(rule));
+        let mut left = [most; 2];
+        let mut kept: Vec<_> = blocks
+            .chain(lists)
+            .filter(|(prefix, _)| {
+                let room = &mut left[usize::from(matches!(prefix.network, IpNet::V6(_)))];
+                let fits = *room > 0;
+                *room -= usize::from(fits);
+                fits
+            })
+            .copied()
+            .collect();
+        kept.sort_unstable_by_key(|(prefix, _)| *prefix);
+        kept.into()
+    }
+}
+
+/// How many rules of one family there are at most while new ones are there and old ones not gone
+/// yet.
+#[must_use]
+pub(super) fn most_at_once(actual: &Rules, put: &[(Prefix, AccessRule)]) -> usize {
+    let known: BTreeSet<&Prefix> = actual.iter().map(|(prefix, _)| prefix).collect();
+    let new = put.iter().map(|(prefix, _)| prefix).filter(|prefix| !known.contains(prefix));
+    let (six, four): (Vec<&Prefix>, Vec<&Prefix>) =
+        known.iter().copied().chain(new).partition(|prefix| matches!(prefix.network, IpNet::V6(_)));
+    six.len().max(four.len())
 }
 
 /// The scope of each frontend: that of its name, or the next that is free if another one's

@@ -31,7 +31,7 @@ pub enum Operation {
     PutAdmission {
         /// The VIP's id.
         id: u16,
-        /// What to write; the default if the id has no VIP.
+        /// What to write; what is left ([`AdmissionEntry::left`]) if the id has no VIP.
         entry: AdmissionEntry,
     },
     /// Have the clients of all flows judged once more.

@@ -48,6 +48,25 @@ pub struct Plan {
     pub complete: bool,
 }
 
+impl Plan {
+    /// Has old rules for sources removed before new ones are written, if there is no room for
+    /// both: for a moment, some sources are then on no list.
+    pub fn make_room(&mut self, actual: &Actual, max_rules: usize) {
+        let put = self.operations.iter().find_map(|operation| match operation {
+            Operation::PutRules(rules) => Some(access::most_at_once(&actual.rules, rules)),
+            _ => None,
+        });
+        if put.is_none_or(|most| most <= max_rules) {
+            return;
+        }
+        let removes = |operation: &Operation| matches!(operation, Operation::RemoveRules(_));
+        if let Some(at) = self.operations.iter().position(removes) {
+            let removal = self.operations.remove(at);
+            self.operations.insert(0, removal);
+        }
+    }
+}
+
 /// How many ids there are of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
@@ -96,7 +115,9 @@ pub(super) fn plan_within(
     if !gone.is_empty() {
         operations.push(Operation::RemoveRules(gone));
     }
-    if operations.iter().any(changes_access) || planner.access_differs() {
+    let listed = target.settings.flags & flag::ACCESS != 0;
+    let changes = |operation| changes_access(operation) || listed && changes_vip(operation);
+    if operations.iter().any(changes) || planner.access_differs() {
         operations.push(Operation::JudgeAnew);
     }
     match target.deferred {
@@ -130,8 +151,10 @@ impl Planner<'_> {
         let ids: std::collections::BTreeSet<u16> =
             before.keys().chain(after.keys()).copied().collect();
         for id in ids.into_iter().filter(|id| chosen(after.get(id))) {
-            if before.get(&id) != after.get(&id) {
-                let entry = after.get(&id).copied().unwrap_or_default();
+            let wanted = after.get(&id).copied();
+            let left = before.get(&id).map_or_else(AdmissionEntry::default, AdmissionEntry::left);
+            let entry = wanted.unwrap_or(left);
+            if before.get(&id) != Some(&entry) {
                 operations.push(Operation::PutAdmission { id, entry });
             }
         }
@@ -274,13 +297,18 @@ impl Planner<'_> {
     }
 }
 
-/// Whether clients may have to be judged otherwise after an operation. A VIP comes and goes with
-/// what it asks of sources.
+/// Whether clients may have to be judged otherwise after an operation.
 const fn changes_access(operation: &Operation) -> bool {
     matches!(
         operation,
         Operation::PutRules(_) | Operation::RemoveRules(_) | Operation::PutAdmission { .. }
     )
+}
+
+/// Whether an address and port may be another VIP after an operation, or none; processors
+/// remember whom they have not let in by these.
+const fn changes_vip(operation: &Operation) -> bool {
+    matches!(operation, Operation::PutVip { .. } | Operation::RemoveVip { .. })
 }
 
 fn is_tombstone(entry: &BackendEntry) -> bool {
