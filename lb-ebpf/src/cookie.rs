@@ -23,11 +23,11 @@ use crate::{
     context::Context,
     counters,
     family::{Family, V4, V6},
+    made::{self, Ends, Frame, Made},
     maps::{COOKIES, SCRATCH, SETTINGS, Scratch},
     packet::Packet,
     parse::Segment,
-    splice::{self, Ends, Made},
-    transmit,
+    splice, transmit,
     verdict::{Step, Verdict},
     verifier,
 };
@@ -211,7 +211,7 @@ impl CookieFamily for V6 {
 
 /// Answers a SYN, or looks for a cookie in anything else.
 #[inline(always)]
-pub fn handle<F: CookieFamily + splice::Frame>(ctx: Context, segment: &Segment<F>) -> Step {
+pub fn handle<F: CookieFamily + Frame>(ctx: Context, segment: &Segment<F>) -> Step {
     let (Some(scratch), Some(settings), Some(cookies)) =
         (scratch(), SETTINGS.get(0), COOKIES.get_ptr_mut(0))
     else {
@@ -267,7 +267,7 @@ fn returned<F: CookieFamily>(segment: &Segment<F>, numbers: &splice::Numbers) ->
 /// Turns a SYN into the SYN-ACK with its cookie. The window is closed, so that the client sends
 /// nothing until its server is there.
 #[inline(always)]
-fn answer<F: CookieFamily + splice::Frame>(
+fn answer<F: CookieFamily + Frame>(
     ctx: Context,
     segment: &Segment<F>,
     sequence: u32,
@@ -301,7 +301,7 @@ fn answer<F: CookieFamily + splice::Frame>(
         ports: [segment.key.destination_port, segment.key.source_port],
     };
     let hop = transmit::arrival_hop(ctx, segment);
-    let verdict = splice::make::<F, 24>(ctx, segment, &ends, &answer, &hop);
+    let verdict = made::make::<F, 24>(ctx, segment, &ends, &answer, &hop);
     if matches!(verdict, Verdict::Send(_)) {
         counters::count_drop(DropReason::SynCookie);
     }

@@ -42,6 +42,7 @@ pub mod handshake;
 pub mod hit;
 pub mod icmp;
 pub mod limits;
+pub mod made;
 pub mod maps;
 pub mod one_way;
 pub mod packet;
