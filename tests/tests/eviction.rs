@@ -19,7 +19,7 @@ use testbed::{
     bed::{Bed, Family, Mode},
     bpftool,
     clients::{self, Conversation, FailureKind, Kind, Tally, Traffic, UdpConversation},
-    configuration::Service,
+    configuration::{FAST_HTTP_CHECK, Service},
     fleet::Fleet,
     process::wait_until,
     report::note,
@@ -211,6 +211,60 @@ fn a_failing_health_check_evicts_with_its_reason() -> Result<()> {
         agent.wait_for_state("s1", ServerState::Up)?;
         require_answers_from(bed, &["s0", "s1", "s2"])
     })
+}
+
+/// A server that answers its check with 404 says itself that it is to be left alone: NOLB.
+#[test]
+fn a_server_that_asks_for_no_new_flows_keeps_those_it_has() -> Result<()> {
+    let bed = Bed::new(3, Mode::from_environment()?)?;
+    let fleet = Fleet::start(&bed)?;
+    let mut services = Service::all_embedded(&bed);
+    for service in &mut services {
+        service.check = FAST_HTTP_CHECK.replace('}', ", disable_on_404: true}");
+    }
+    let agent = Agent::launch(&bed, services)?;
+    let mut live = Vec::new();
+    let mut datagrams = Vec::new();
+    for family in Family::BOTH {
+        live.push(conversation_with(&bed, family, "s2")?);
+        datagrams.push(udp_conversation_with(&bed, family, "s2")?);
+    }
+    let traffic = Traffic::start(&bed.client, Kind::ShortTcp, line_vip(Family::V4), 2)?;
+
+    fleet.server(2)?.ask_for_no_new_flows();
+    agent.wait_for_state("s2", ServerState::Nolb)?;
+    let view = agent.server("line4", "s2")?;
+    ensure!(view.health == Health::Nolb && view.reason.contains("404"), "{view:?}");
+    let left = Instant::now();
+    require_answers_from(&bed, &["s0", "s1"])?;
+    for (conversation, datagrams) in live.iter_mut().zip(&mut datagrams) {
+        for _ in 0..20 {
+            conversation.say()?;
+            ensure!(datagrams.say(0)? == "s2", "a flow of datagrams went elsewhere");
+        }
+    }
+    let tally = traffic.since(left);
+    ensure!(tally.succeeded() > 0 && names(&tally) == ["s0", "s1"].into(), "{tally}");
+
+    fleet.server(2)?.set_healthy(true);
+    agent.wait_for_state("s2", ServerState::Up)?;
+    require_answers_from(&bed, &["s0", "s1", "s2"])?;
+    for conversation in &mut live {
+        conversation.say()?;
+    }
+    let all = traffic.stop();
+    ensure!(all.failed() == 0, "a server that left and came back lost connections: {all}");
+
+    // NOLB protects from nothing: a server that then fails is dead like any other.
+    fleet.server(2)?.ask_for_no_new_flows();
+    agent.wait_for_state("s2", ServerState::Nolb)?;
+    fleet.server(2)?.set_healthy(false);
+    agent.wait_for_state("s2", ServerState::Down)?;
+    for conversation in &mut live {
+        let kind = conversation.say().map_err(|failure| failure.kind);
+        ensure!(kind == Err(FailureKind::Reset), "{kind:?}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -3,10 +3,9 @@
 use std::{
     io::{self, BufRead, BufReader, Write},
     net::TcpStream,
-    sync::atomic::Ordering,
 };
 
-use super::Shared;
+use super::{Shared, Wellness};
 
 /// [`super::port::HTTP`].
 pub(super) fn answer(shared: &Shared, stream: TcpStream) -> io::Result<()> {
@@ -21,10 +20,13 @@ pub(super) fn answer(shared: &Shared, stream: TcpStream) -> io::Result<()> {
     let path = request.split(' ').nth(1).unwrap_or_default();
     let (status, body) = match path {
         "/" => ("200 OK", format!("{}\n", shared.name)),
-        "/health" if shared.healthy.load(Ordering::Relaxed) => {
-            ("200 OK", format!("{} is well\n", shared.name))
-        }
-        "/health" => ("503 Service Unavailable", format!("{} is not well\n", shared.name)),
+        "/health" => match shared.wellness() {
+            Wellness::Well => ("200 OK", format!("{} is well\n", shared.name)),
+            Wellness::Unwell => {
+                ("503 Service Unavailable", format!("{} is not well\n", shared.name))
+            }
+            Wellness::Leaving => ("404 Not Found", format!("{} is leaving\n", shared.name)),
+        },
         _ => ("404 Not Found", format!("no {path}\n")),
     };
     let head = format!(

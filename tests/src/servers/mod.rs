@@ -16,7 +16,7 @@ use std::{
     os::fd::AsRawFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
 };
@@ -36,7 +36,7 @@ pub mod port {
     pub const SOURCE: u16 = 7002;
     /// UDP: answers each datagram with `NAME DATAGRAM`.
     pub const UDP: u16 = 7003;
-    /// HTTP/1.1: `/` answers the name, `/health` 200 or 503. The server closes first.
+    /// HTTP/1.1: `/` answers the name, `/health` what the server is told to. It closes first.
     pub const HTTP: u16 = 8080;
 }
 
@@ -56,12 +56,25 @@ pub struct Embedded {
 #[derive(Debug)]
 struct Shared {
     name: String,
-    healthy: AtomicBool,
+    /// A [`Wellness`].
+    wellness: AtomicU8,
     stopping: AtomicBool,
     accepted: AtomicU64,
     datagrams: AtomicU64,
     /// Open connections, to be closed when the server ends.
     connections: Mutex<HashMap<u64, TcpStream>>,
+}
+
+/// What `/health` answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Wellness {
+    /// 200.
+    Well,
+    /// 503.
+    Unwell,
+    /// 404.
+    Leaving,
 }
 
 type Handler = fn(&Shared, TcpStream) -> io::Result<()>;
@@ -74,7 +87,7 @@ impl Embedded {
     pub fn start(namespace: &Namespace, name: &str) -> Result<Self> {
         let shared = Arc::new(Shared {
             name: name.to_owned(),
-            healthy: AtomicBool::new(true),
+            wellness: AtomicU8::new(Wellness::Well as u8),
             stopping: AtomicBool::new(false),
             accepted: AtomicU64::new(0),
             datagrams: AtomicU64::new(0),
@@ -122,7 +135,16 @@ impl Embedded {
 
     /// Makes `/health` answer 200 (true, as at the start) or 503.
     pub fn set_healthy(&self, healthy: bool) {
-        self.shared.healthy.store(healthy, Ordering::Relaxed);
+        self.set_wellness(if healthy { Wellness::Well } else { Wellness::Unwell });
+    }
+
+    /// Makes `/health` answer 404, which under `disable_on_404` asks for no new flows.
+    pub fn ask_for_no_new_flows(&self) {
+        self.set_wellness(Wellness::Leaving);
+    }
+
+    fn set_wellness(&self, wellness: Wellness) {
+        self.shared.wellness.store(wellness as u8, Ordering::Relaxed);
     }
 
     /// TCP connections accepted so far, health checks included.
@@ -171,6 +193,14 @@ impl Drop for Embedded {
 }
 
 impl Shared {
+    fn wellness(&self) -> Wellness {
+        match self.wellness.load(Ordering::Relaxed) {
+            well if well == Wellness::Well as u8 => Wellness::Well,
+            leaving if leaving == Wellness::Leaving as u8 => Wellness::Leaving,
+            _ => Wellness::Unwell,
+        }
+    }
+
     fn connections(&self) -> MutexGuard<'_, HashMap<u64, TcpStream>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
