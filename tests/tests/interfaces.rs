@@ -1,17 +1,23 @@
 //! Interfaces that are deleted and made again while the agent runs: the program returns to
-//! them by itself, and whatever does not need them goes on meanwhile.
+//! them by itself, and whatever does not need them goes on meanwhile. And servers whose
+//! interface gets another Ethernet address.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use lb_common::abi::map;
 use pointsman::model::{snapshot::AttachMode, state::ServerState};
+use serde_json::Value;
 use testbed::{
     agent::Agent,
     bed::{Bed, Family, Mode},
+    bpftool,
     clients::{self, Conversation, Kind, Traffic},
     configuration::Service,
     fleet::Fleet,
+    namespace::write_sysctl,
     process::wait_until,
+    report::note,
     servers::port,
 };
 
@@ -135,5 +141,110 @@ fn a_restart_finds_an_interface_that_was_made_again_meanwhile() -> Result<()> {
         ensure!(tally.failed() == 0 && tally.answers.len() == 2, "{tally}");
         Ok(())
     })?;
+    Ok(())
+}
+
+/// The Ethernet address that servers get.
+const OTHER: [u8; 6] = [2, 0, 0, 0, 9, 3];
+
+/// Gives the server on the other end of `server0` another Ethernet address.
+fn move_server(bed: &Bed) -> Result<()> {
+    let text = OTHER.map(|byte| format!("{byte:02x}")).join(":");
+    bed.server(0)?.ip(&["link", "set", "eth0", "address", &text])
+}
+
+/// How many entries of `SERVERS` have this next hop, and how many have any.
+fn next_hops(agent: &Agent<'_>, wanted: [u8; 6]) -> Result<(usize, usize)> {
+    let entries = bpftool::formatted_entries(&agent.pin_directory().join(map::SERVERS))?;
+    let mut counts = (0, 0);
+    for entry in &entries {
+        let octets = entry.pointer("/value/neighbour").and_then(Value::as_array);
+        let octets = octets.with_context(|| format!("no next hop in {entry}"))?;
+        let octets: Vec<u64> = octets.iter().filter_map(Value::as_u64).collect();
+        counts.0 += usize::from(octets == wanted.map(u64::from));
+        counts.1 += usize::from(octets != [0; 6]);
+    }
+    Ok(counts)
+}
+
+/// As a card that is exchanged or a virtual machine that moves: the server says where it is
+/// now. Nothing is lost but what is on its way, and no check fails.
+#[test]
+fn open_connections_follow_a_server_that_announces_another_ethernet_address() -> Result<()> {
+    let bed = Bed::new(1, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    let agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    let mut kept = Vec::new();
+    for family in Family::BOTH {
+        let vip = Bed::vip(family, port::LINE);
+        kept.push(bed.client.run(|| Ok(Conversation::open(vip)?))?);
+    }
+    let (moved, all) = next_hops(&agent, OTHER)?;
+    ensure!(moved == 0 && all == 10, "{moved} of {all} next hops are new before the move");
+    bed.server(0)?.run(|| {
+        write_sysctl("net/ipv4/conf/eth0/arp_notify", "1")?;
+        write_sysctl("net/ipv6/conf/eth0/ndisc_notify", "1")
+    })?;
+    move_server(&bed)?;
+    for conversation in &mut kept {
+        conversation.say()?;
+    }
+    let (moved, all) = next_hops(&agent, OTHER)?;
+    ensure!(moved == 10 && all == 10, "{moved} of {all} next hops are new");
+    for conversation in &mut kept {
+        for _ in 0..50 {
+            conversation.say()?;
+        }
+    }
+    for backend in agent.status()?.backends {
+        let down = backend.servers.iter().find(|server| server.state != ServerState::Up);
+        ensure!(down.is_none(), "{down:?}");
+    }
+    let said = agent.log();
+    ensure!(!said.contains("DOWN"), "a check failed meanwhile: {said}");
+    Ok(())
+}
+
+/// Nobody tells: that the old address does not answer any more is found out by asking.
+#[test]
+fn open_connections_follow_a_server_that_gets_another_ethernet_address_in_silence() -> Result<()> {
+    let bed = Bed::new(1, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    // The kernel's patience with neighbours, cut so that a test need not wait a minute.
+    bed.balancer.run(|| {
+        for family in ["ipv4", "ipv6"] {
+            for (key, value) in [
+                ("retrans_time_ms", "100"),
+                ("delay_first_probe_time", "1"),
+                ("base_reachable_time_ms", "1000"),
+            ] {
+                write_sysctl(&format!("net/{family}/neigh/server0/{key}"), value)?;
+            }
+        }
+        Ok(())
+    })?;
+    let mut services = Service::all_embedded(&bed);
+    // Checks would find the server dead first.
+    services.iter_mut().for_each(|service| service.check.clear());
+    let agent = Agent::launch(&bed, services)?;
+    let mut kept = Vec::new();
+    for family in Family::BOTH {
+        let vip = Bed::vip(family, port::LINE);
+        kept.push(bed.client.run(|| Ok(Conversation::open(vip)?))?);
+    }
+    move_server(&bed)?;
+    let start = Instant::now();
+    for conversation in &mut kept {
+        conversation.stream().set_read_timeout(Some(PATIENCE))?;
+        conversation.say()?;
+    }
+    note(format_args!("both connections went on {:?} after the move", start.elapsed()));
+    let (moved, all) = next_hops(&agent, OTHER)?;
+    ensure!(moved == 10 && all == 10, "{moved} of {all} next hops are new");
+    for conversation in &mut kept {
+        for _ in 0..50 {
+            conversation.say()?;
+        }
+    }
     Ok(())
 }
