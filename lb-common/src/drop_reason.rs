@@ -90,11 +90,13 @@ drop_reasons! {
     CookieInvalid = 27, "syn_cookie_invalid";
     /// A server answered the SYN behind a cookie with neither SYN-ACK nor RST; it was reset.
     CookieAnswer = 28, "syn_cookie_answer";
+    /// No server has room for one more flow (`max_connections`); TCP clients are answered with a RST.
+    ServerFull = 29, "server_full";
 }
 
 impl DropReason {
     /// How many reasons there are; the size of `DROP_COUNTERS`.
-    pub const COUNT: u32 = 29;
+    pub const COUNT: u32 = 30;
 
     /// From the index into `DROP_COUNTERS`.
     #[must_use]

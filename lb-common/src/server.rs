@@ -38,8 +38,8 @@ pub struct ServerEntry {
     pub backend: u16,
     /// Largest IP packet towards the server, in bytes; of no meaning while `ifindex` is 0.
     pub mtu: u16,
-    /// Zero.
-    pub padding3: u16,
+    /// Most confirmed flows at a time ([`ServerFlows`]); 0 for no limit.
+    pub most_flows: u16,
 }
 
 impl ServerEntry {
@@ -99,6 +99,24 @@ pub const fn is_less_loaded(flows: u32, weight: u16, than_flows: u32, than_weigh
     (flows as u64) * than_weight < (than_flows as u64) * weight
 }
 
+/// Whether a server has so few flows for its weight that it should get all new ones: less than
+/// fifteen sixteenths of those of another one, with four flows to spare.
+///
+/// Closer to each other, chance does better: flows in the middle of their handshake do not
+/// count yet, and whoever is sent all of them overshoots.
+#[inline(always)]
+#[must_use]
+pub const fn is_far_less_loaded(
+    flows: u32,
+    weight: u16,
+    than_flows: u32,
+    than_weight: u16,
+) -> bool {
+    let weight = if weight == 0 { 1 } else { weight as u64 };
+    let than_weight = if than_weight == 0 { 1 } else { than_weight as u64 };
+    (flows as u64 + 4) * than_weight * 16 < (than_flows as u64) * weight * 15
+}
+
 const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<ServerFlows>() == 8);
@@ -108,6 +126,7 @@ const _: () = {
     assert!(offset_of!(ServerEntry, own) == 16);
     assert!(offset_of!(ServerEntry, address) == 24);
     assert!(offset_of!(ServerEntry, port) == 56);
+    assert!(offset_of!(ServerEntry, most_flows) == 62);
 };
 
 #[cfg(feature = "user")]
@@ -137,5 +156,14 @@ mod tests {
         assert!(is_less_loaded(0, 0, 1, 0));
         assert!(!is_less_loaded(u32::MAX, 1, u32::MAX, 1));
         assert!(is_less_loaded(u32::MAX - 1, 256, u32::MAX, 256));
+    }
+
+    #[test]
+    fn who_is_far_below_has_less_than_fifteen_sixteenths_and_flows_to_spare() {
+        assert!(is_far_less_loaded(0, 100, 5, 100) && !is_far_less_loaded(0, 100, 4, 100));
+        assert!(is_far_less_loaded(89, 100, 100, 100) && !is_far_less_loaded(90, 100, 100, 100));
+        assert!(is_far_less_loaded(183, 200, 100, 100) && !is_far_less_loaded(184, 200, 100, 100));
+        assert!(!is_far_less_loaded(u32::MAX, 1, u32::MAX, 1));
+        assert!(is_far_less_loaded(0, 0, u32::MAX, 256));
     }
 }

@@ -117,6 +117,9 @@ impl Progress {
     /// The flow counts among those of its source (`SOURCES`); set when it is confirmed, for
     /// UDP too.
     pub const COUNTED: u32 = 2048;
+    /// The flow does not count among those of its server any more (`SERVER_FLOWS`). In the entry
+    /// for the server's packets, or the only one, alone; whoever sets it counts down.
+    pub const UNCOUNTED: u32 = 1 << 27;
 
     /// The flow began with a SYN cookie: its server numbers its bytes otherwise than its client
     /// knows; set by whoever creates the entry.

@@ -82,14 +82,19 @@ pub mod hash_by {
     pub const TUPLE: u8 = 0;
     /// The client's address alone.
     pub const SOURCE: u8 = 1;
-    /// All five fields, twice: the less loaded of the two servers.
+    /// All five fields, twice: the less loaded of the two servers, or one found before that
+    /// has far fewer flows.
     pub const LEAST_CONNECTIONS: u8 = 2;
+    /// Nothing: slots in turn. The ring is laid out for that.
+    pub const ROUND_ROBIN: u8 = 3;
 }
 
 /// Bits of [`VipEntry::flags`] in a VIP.
 pub mod vip_flag {
     /// Its `ADMISSION` entry limits new flows.
     pub const LIMITS_FLOWS: u32 = 1;
+    /// A new flow whose server has no room for it is refused and not sent to another one.
+    pub const REFUSE_WHEN_FULL: u32 = 2;
 }
 
 /// Bits of [`VipEntry::flags`] in an address record.

@@ -7,7 +7,7 @@ use lb_common::{
     forward::Forward,
     hash, source,
     tcp_state::{self, FirstPacket, Progress},
-    vip::{VipEntry, VipKey, hash_by, on_down, vip_flag},
+    vip::{VipEntry, VipKey, on_down, vip_flag},
 };
 
 use crate::{
@@ -70,13 +70,9 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
     {
         return Err(drop(reason));
     }
-    let ring_hash =
-        if vip.hash_by == hash_by::SOURCE { hash::source_hash(&segment.key) } else { tuple_hash };
-    let Some((handle, server)) =
-        select::select(vip.backend, ring_hash, vip.hash_by == hash_by::LEAST_CONNECTIONS)
-    else {
-        return Err(no_server(segment, vip, vip_handle));
-    };
+    let selected = select::select(vip, tuple_hash, || hash::source_hash(&segment.key));
+    let (handle, server) =
+        selected.map_err(|reason| no_server(segment, vip, vip_handle, reason))?;
     let hop = if forward.is_one_way() {
         one_way::check(segment.ip_bytes(), server, forward)?;
         one_way::hop(server)
@@ -127,12 +123,18 @@ fn first_progress<F: Family>(segment: &Segment<F>) -> Result<u32, Step> {
 
 /// No server takes new flows: a client learns it from a RST, not from a timeout.
 #[inline(always)]
-fn no_server<F: Family>(segment: &Segment<F>, vip: &VipEntry, handle: Handle) -> Step {
-    if segment.key.protocol != TCP || vip.on_down != on_down::RESET {
-        return drop(DropReason::NoServer);
+fn no_server<F: Family>(
+    segment: &Segment<F>,
+    vip: &VipEntry,
+    handle: Handle,
+    reason: DropReason,
+) -> Step {
+    let answered = vip.on_down == on_down::RESET || reason == DropReason::ServerFull;
+    if segment.key.protocol != TCP || !answered {
+        return drop(reason);
     }
     counters::count_reset(handle, Handle::default());
-    Step::Reset(DropReason::NoServer)
+    Step::Reset(reason)
 }
 
 #[inline(always)]

@@ -25,6 +25,30 @@ pub unsafe fn or32(target: *mut u32, bits: u32) {
     }
 }
 
+/// Or-s bits into a number that other CPUs may change at the same time; the number before that.
+///
+/// # Safety
+/// `target` points to four valid, aligned bytes of a map value.
+#[inline(always)]
+pub unsafe fn fetch_or32(target: *mut u32, bits: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: one locked instruction on memory the caller vouches for.
+    unsafe {
+        let mut bits = bits;
+        core::arch::asm!(
+            "{bits} = atomic_fetch_or((u32 *)({target} + 0), {bits})",
+            target = in(reg) target,
+            bits = inout(wreg) bits,
+        );
+        bits
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: host builds only type-check this; the caller vouches for the memory.
+    unsafe {
+        target.replace(*target | bits)
+    }
+}
+
 /// Adds to a number that other CPUs may change at the same time; the number before that.
 ///
 /// # Safety

@@ -368,14 +368,16 @@ fn internal() -> u32 {
 /// Which of the reasons for which senders are reset the stage before left.
 #[inline(always)]
 fn reset_reason() -> DropReason {
+    const NO_SERVER: u32 = DropReason::NoServer as u32;
+    const SERVER_FULL: u32 = DropReason::ServerFull as u32;
+    const COOKIE_ANSWER: u32 = DropReason::CookieAnswer as u32;
     // SAFETY: the value belongs to this CPU.
     let left = SCRATCH.get_ptr(0).map(|scratch| unsafe { (*scratch).reset_reason });
-    if left == Some(DropReason::NoServer as u32) {
-        DropReason::NoServer
-    } else if left == Some(DropReason::CookieAnswer as u32) {
-        DropReason::CookieAnswer
-    } else {
-        DropReason::ServerDown
+    match left {
+        Some(NO_SERVER) => DropReason::NoServer,
+        Some(SERVER_FULL) => DropReason::ServerFull,
+        Some(COOKIE_ANSWER) => DropReason::CookieAnswer,
+        _ => DropReason::ServerDown,
     }
 }
 

@@ -73,17 +73,49 @@ pub fn remove<F: Family>(
 ) {
     let one_way = forward.filter(|entry| Progress(entry.progress).is_one_way());
     // Whoever removes the server's half ends the flow, or the only one that it has.
-    let last = one_way
-        .or(reply)
-        .map(|last| (last.vip, last.server, last.progress & Progress::COUNTED != 0));
+    let last = one_way.or(reply).map(|last| {
+        let key = if one_way.is_some() { client } else { server };
+        (last.vip, last.server, last.progress & Progress::COUNTED != 0, claim_end::<F>(key))
+    });
     let client_left = F::flows().remove(client).is_ok();
-    let Some((vip, handle, counted)) = last else { return };
+    let Some((vip, handle, counted, claimed)) = last else { return };
     let ends = if one_way.is_some() { client_left } else { F::flows().remove(server).is_ok() };
     if !ends {
         return;
     }
-    counters::add_flows(handle, -1);
+    if claimed {
+        counters::add_flows(handle, -1);
+    }
     if counted {
         limits::forget_flow::<F>(&client.source, vip);
     }
+}
+
+/// A client's flow is over: it does not count among those of its server any more, although it
+/// stays in the table until its last packets have come.
+#[inline(always)]
+pub fn uncount<F: Family>(client: &FlowKey<F::Address>) {
+    let Some(forward) = entry::<F>(client) else { return };
+    if Progress(forward.progress).is_one_way() {
+        if claim_end::<F>(client) {
+            counters::add_flows(forward.server, -1);
+        }
+        return;
+    }
+    let server = forward.partner_key();
+    if let Some(reply) = partner::<F>(client, &server)
+        && claim_end::<F>(&server)
+    {
+        counters::add_flows(reply.server, -1);
+    }
+}
+
+/// Whether it is for the caller to count down the flow that has this entry.
+#[inline(always)]
+fn claim_end<F: Family>(key: &FlowKey<F::Address>) -> bool {
+    let Some(entry) = F::flows().get_ptr_mut(key) else { return false };
+    // SAFETY: an aligned field of a live map value, which stays mapped for the run of the
+    // program.
+    let before = unsafe { atomic::fetch_or32(&raw mut (*entry).progress, Progress::UNCOUNTED) };
+    before & Progress::UNCOUNTED == 0
 }

@@ -7,8 +7,8 @@ use lb_common::{
 };
 
 use crate::{
-    atomic,
-    maps::{DROP_COUNTERS, SERVER_COUNTERS, SERVER_FLOWS, VIP_COUNTERS},
+    access, atomic,
+    maps::{DROP_COUNTERS, SERVER_COUNTERS, SERVER_FLOWS, SERVERS, VIP_COUNTERS},
 };
 
 /// Counts one packet that was not forwarded for a reason.
@@ -56,6 +56,36 @@ pub fn add_flows(server: Handle, flows: i32) {
             }
         }
     }
+}
+
+/// Counts a flow of a server that is about to be confirmed. False, and it is not counted, if
+/// the server has as many as it may have.
+#[inline(always)]
+#[must_use]
+pub fn reserve_flow(server: Handle) -> bool {
+    reserve(access::to_bits(server)) != 0
+}
+
+/// A function of its own: the stages have no stack to spare. Flows that are being confirmed at
+/// the same time may refuse each other at the edge, but never go beyond it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn reserve(server: u32) -> u32 {
+    let handle = Handle { id: server as u16, generation: (server >> 16) as u16 };
+    let Some(count) = SERVER_FLOWS.get_ptr_mut(u32::from(handle.id)) else { return 1 };
+    let most = SERVERS.get(u32::from(handle.id)).map_or(0, |entry| u32::from(entry.most_flows));
+    // SAFETY: array elements are never freed, and the number is an aligned field.
+    unsafe {
+        if (*count).generation != u32::from(handle.generation) {
+            return 1;
+        }
+        let before = atomic::add32(&raw mut (*count).flows, 1);
+        if most != 0 && before >= most {
+            let _after = atomic::add32(&raw mut (*count).flows, u32::MAX);
+            return 0;
+        }
+    }
+    1
 }
 
 /// Counts a client that was answered with a RST. A server of generation 0 is none.

@@ -36,6 +36,7 @@ pub fn leave_word<A: Address>(key: &FlowKey<A>, entry: &FlowEntry<A>, draft: &mu
 #[inline(always)]
 pub fn make_room<F: Family>() {
     let (Some(settings), Some(draft)) = (SETTINGS.get(0), F::scratch()) else { return };
+    confirmed::uncount::<F>(&draft.flow.from_client);
     let Some(cursor) = ENDED.get_ptr_mut(F::CURSOR) else { return };
     // SAFETY: the value belongs to this CPU.
     let cursor = unsafe { &mut *cursor };

@@ -4,7 +4,7 @@ use lb_common::{
     address::{Address, Be32},
     drop_reason::DropReason,
     event::cause,
-    flow::{Direction, FlowKey},
+    flow::{Direction, FlowKey, Handle},
     hash,
     server::ServerEntry,
     tcp_state::Progress,
@@ -130,6 +130,10 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
         ),
         Noted::Seen { ends: false } => {}
     }
+    let confirmed = draft.is_confirmed(direction);
+    if confirmed && !counters::reserve_flow(draft.flow.server) {
+        return refuse(segment, draft, direction);
+    }
     // Before the flow moves on: what is left of the draft then is something else.
     let forward = Progress(draft.flow.progress).forward();
     let step = if forward.is_one_way() {
@@ -140,11 +144,26 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
         rewrite::translate(segment, &draft.flow.translation(direction));
         Step::Settled(transmit::transmit(ctx, segment, &hop))
     };
-    if draft.is_confirmed(direction) && !promote::<F>(&found, draft, direction) {
+    if confirmed && !promote::<F>(&found, draft, direction) {
         return Step::Settled(Verdict::Drop(DropReason::FlowsPerSource));
     }
     counters::count_packet(draft.flow.vip, draft.flow.server, direction, segment.bytes);
     step
+}
+
+/// The flow's server has got its last flow since this one was opened. The client learns it;
+/// by what it then answers the server's SYN-ACK with, the server learns it.
+#[inline(always)]
+fn refuse<F: Family>(
+    segment: &Segment<F>,
+    draft: &Draft<F::Address>,
+    direction: Direction,
+) -> Step {
+    if direction == Direction::Reply || segment.key.protocol != TCP {
+        return Step::Settled(Verdict::Drop(DropReason::ServerFull));
+    }
+    counters::count_reset(draft.flow.vip, Handle::default());
+    Step::Reset(DropReason::ServerFull)
 }
 
 /// A client's packet to a server that is dead or gone. None: forward it all the same.
@@ -188,6 +207,8 @@ fn report<A: Address>(draft: &Draft<A>, cause: u8) {
 /// Other packets of the flow may be noted in its old place until it has left that; they
 /// are added then, so that none is missing from the flow's count.
 ///
+/// Its place among the flows of its server is reserved; if it does not move, that is free again.
+///
 /// False if its source has as many flows as it may have.
 #[inline(always)]
 fn promote<F: Family>(
@@ -199,10 +220,10 @@ fn promote<F: Family>(
         Direction::Forward => draft.hash,
         Direction::Reply => hash::tuple_hash(&draft.flow.from_client),
     };
-    match F::enter(client_hash) {
-        ENTERED => {}
-        TOO_MANY => return false,
-        _ => return true,
+    let entered = F::enter(client_hash);
+    if entered != ENTERED {
+        counters::add_flows(draft.flow.server, -1);
+        return entered != TOO_MANY;
     }
     if !found.leave(draft) {
         return true;
@@ -278,10 +299,7 @@ fn enter<F: Family>(draft: &Draft<F::Address>) -> bool {
         F::flows().insert(&draft.flow.from_server, &draft.reply, BPF_NOEXIST)
     };
     match first {
-        Ok(()) if one_way => {
-            counters::add_flows(draft.flow.server, 1);
-            return true;
-        }
+        Ok(()) if one_way => return true,
         Ok(()) => {}
         // Another packet of the flow is moving it at this moment.
         Err(error) if error == -EEXIST => return false,
@@ -291,7 +309,6 @@ fn enter<F: Family>(draft: &Draft<F::Address>) -> bool {
         }
     }
     if F::flows().insert(&draft.flow.from_client, &draft.forward, BPF_ANY).is_ok() {
-        counters::add_flows(draft.flow.server, 1);
         return true;
     }
     let _absent = F::flows().remove(&draft.flow.from_server);

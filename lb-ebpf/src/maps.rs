@@ -1,6 +1,6 @@
 //! Every map of the data plane. Names, keys and values are the ABI (`lb_common::abi`);
-//! the agent pins all but [`SCRATCH`], [`STAGES`], [`DENIALS`] and [`FRAGMENT_NUMBER`], and may load
-//! the tables with other capacities.
+//! the agent pins all but [`SCRATCH`], [`STAGES`], [`DENIALS`], [`FRAGMENT_NUMBER`],
+//! [`REMEMBERED`] and [`TURNS`], and may load the tables with other capacities.
 
 use aya_ebpf::{
     btf_maps::{
@@ -92,6 +92,15 @@ pub static SERVER_FLOWS: Array<ServerFlows, { abi::MAX_SERVERS as usize }> = Arr
 /// A Maglev ring by backend id. Swapped whole.
 #[btf_map]
 pub static RINGS: ArrayOfMaps<Ring, { abi::MAX_BACKENDS as usize }> = ArrayOfMaps::new();
+
+/// Where in the ring of a backend, by its id, this CPU has found a server with few flows, or
+/// with room. Only a hint. Not pinned: a new program starts anew.
+#[btf_map]
+pub static REMEMBERED: PerCpuArray<u32, { abi::MAX_BACKENDS as usize }> = PerCpuArray::new();
+
+/// Whose turn it is in the ring of a backend, by its id. Not pinned, as above.
+#[btf_map]
+pub static TURNS: Array<u32, { abi::MAX_BACKENDS as usize }> = Array::new();
 
 /// One Maglev ring.
 pub type Ring = Array<RingLine, { backend::RING_LINES as usize }>;

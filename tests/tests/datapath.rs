@@ -585,6 +585,7 @@ fn desired(vip: SocketAddr, servers: &[&str]) -> Result<Desired> {
         on_down: on_down::RESET,
         hash_by: 0,
         admission: AdmissionEntry::default(),
+        refuse_when_full: false,
         forward: Forward::Nat,
     };
     let next_hop = NextHop {
@@ -600,6 +601,7 @@ fn desired(vip: SocketAddr, servers: &[&str]) -> Result<Desired> {
         weight: 100,
         configured_weight: 100,
         backup: false,
+        most_flows: 0,
         gue_port: 6080,
         next_hop: Some(next_hop),
     };
@@ -609,6 +611,7 @@ fn desired(vip: SocketAddr, servers: &[&str]) -> Result<Desired> {
         rules: [].into(),
         vips: [(bind, wanted)].into(),
         backends: [(backend, servers.collect::<Result<_>>()?)].into(),
+        in_turn: [].into(),
     })
 }
 

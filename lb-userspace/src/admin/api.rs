@@ -266,9 +266,16 @@ pub struct ServerView {
     pub weight: u16,
     /// The weight of the configuration.
     pub configured_weight: u16,
+    /// Share of its weight that it has meanwhile, in percent, if it has come back and grows
+    /// (`slow_start`); none if it has all of it. Of layer 4 alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grown_percent: Option<u32>,
     /// Used only while no other server is usable.
     pub backup: bool,
-    /// Flows of layer 4 that it has at the moment, confirmed by both sides.
+    /// Most requests of the proxy, or flows of layer 4, that it may have at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+    /// Flows of layer 4 that it has at the moment, confirmed by both sides and not over.
     #[serde(default)]
     pub flows_now: u64,
     /// Its traffic in the data plane.

@@ -32,7 +32,7 @@ pub mod pools;
 mod queue;
 mod schedule;
 mod shared;
-mod slow_start;
+pub(crate) mod slow_start;
 #[cfg(test)]
 mod tests;
 mod tier;

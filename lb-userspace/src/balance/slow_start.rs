@@ -12,7 +12,7 @@ const STEPS: u32 = 20;
 
 /// The share of a server in thousandths: what it has after `age` of `time`, in steps. At
 /// least 1.
-pub(super) fn share(age: Duration, time: Duration) -> u32 {
+pub(crate) fn share(age: Duration, time: Duration) -> u32 {
     let step = step(time);
     let steps = age.as_nanos() / step.as_nanos().max(1);
     let steps = u32::try_from(steps).unwrap_or(STEPS);
@@ -20,7 +20,7 @@ pub(super) fn share(age: Duration, time: Duration) -> u32 {
 }
 
 /// Time between two steps.
-pub(super) fn step(time: Duration) -> Duration {
+pub(crate) fn step(time: Duration) -> Duration {
     time / STEPS
 }
 

@@ -253,6 +253,23 @@ fn loads(backends: &[BackendView]) -> String {
     table(columns, rows)
 }
 
+/// Its weight, and how much of it it has while it grows.
+fn weight(server: &ServerView) -> String {
+    match server.grown_percent {
+        Some(percent) => format!("{percent} % of {}", server.weight),
+        None => server.weight.to_string(),
+    }
+}
+
+/// Its flows, and how many it may have.
+fn flows(server: &ServerView) -> String {
+    let now = units::count(server.flows_now);
+    match server.max_connections {
+        Some(most) => format!("{now} of {}", units::count(most.into())),
+        None => now,
+    }
+}
+
 fn servers(backends: &[BackendView]) -> String {
     let columns = [
         ("SERVER", Lean::Left),
@@ -275,8 +292,8 @@ fn servers(backends: &[BackendView]) -> String {
                 server.address.to_string(),
                 state_name(server),
                 units::duration(server.state_s),
-                server.weight.to_string(),
-                units::count(server.flows_now),
+                weight(server),
+                flows(server),
                 units::count(server.traffic.flows),
                 units::bytes(server.traffic.forward_bytes),
                 units::bytes(server.traffic.reply_bytes),

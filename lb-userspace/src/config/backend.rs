@@ -23,6 +23,8 @@ pub(super) struct RawBackend {
     pub(super) hash: Option<RawHash>,
     /// Where `hash` stands, or would.
     pub(super) hash_place: Place,
+    /// Whether a flow whose server has no room is refused; none if at fault.
+    pub(super) refuse_when_full: Option<bool>,
     /// What happens to flows of dead servers; none if at fault.
     pub(super) on_down: Option<OnDown>,
     /// What only the proxy honours; none if at fault.
@@ -81,6 +83,7 @@ static SECTION: Section = Section {
         spread::KEYS[0],
         &HASH,
         &ON_DOWN,
+        &ON_FULL,
         &CHECK,
         &SERVERS,
         spread::KEYS[1],
@@ -114,6 +117,15 @@ static ON_DOWN: Key<Choice<OnDown>> = Key {
           next packet or not, so that it reconnects at once (UDP is rerouted); `reroute` selects \
           a server again; `keep` leaves them. With `nat`, the server's end is reset too; with the \
           other modes only the client's.",
+};
+
+static ON_FULL: Key<Choice<bool>> = Key {
+    name: "on_full",
+    shape: Choice::of(&[("overflow", false), ("reset", true)]),
+    presence: Presence::Default("overflow"),
+    doc: "Layer 4: a new flow whose server has its `max_connections`: `overflow` goes to another \
+          server that has room, and is refused if none has; `reset` is refused. TCP clients that \
+          are refused get a RST, datagrams are dropped. The proxy queues.",
 };
 
 static CHECK: Key<CheckShape> = Key {
@@ -165,7 +177,9 @@ static MAX_CONNECTIONS: Key<Integer<u32>> = Key {
     name: "max_connections",
     shape: Integer { min: 1, max: 1_000_000 },
     presence: Presence::Optional("no limit"),
-    doc: "The proxy: most requests, or TCP connections, at a time; further ones wait in a queue.",
+    doc: "The proxy: most requests, or TCP connections, at a time; further ones wait in a queue. \
+          Layer 4: most established flows, up to 65535; further ones go elsewhere (`on_full`). \
+          Each balancer counts its own.",
 };
 
 /// A server: a text or a mapping.
@@ -214,6 +228,7 @@ fn decode(entries: &Entries<'_>) -> Option<RawBackend> {
         proxy,
         hash: entries.get(&HASH),
         hash_place: entries.place_of(HASH.name),
+        refuse_when_full: entries.get(&ON_FULL),
         on_down: entries.get(&ON_DOWN),
         check: entries.get(&CHECK).flatten(),
         servers: entries.get(&SERVERS).unwrap_or_default(),

@@ -32,7 +32,7 @@ use crate::model::{
     name::Name,
     rule::Rule,
     snapshot::{
-        Admin, AttachMode, Backend, Bind, Datapath, HashBy, Log, Protocol, Server, Snapshot,
+        Admin, AttachMode, Backend, Bind, Datapath, HashBy, Log, Protocol, Server, Snapshot, Spread,
     },
 };
 
@@ -197,11 +197,12 @@ fn resolve_backends(
         let servers = raw.servers.into_iter();
         let servers = servers.map(|(name, raw)| Some((name, raw.value?.resolve()?)));
         let servers: Option<BTreeMap<Name, Server>> = servers.collect();
-        let least_connections = raw.proxy.as_ref().is_some_and(RawProxy::is_least_connections);
+        let spread = raw.proxy.as_ref().map(RawProxy::of_layer_4).unwrap_or_default();
         let proxy = raw.proxy.and_then(|proxy| proxy.resolve(raw.hash.as_ref()?, defaults));
         let backend = Backend {
             hash: raw.hash?.of_layer_4(),
-            least_connections,
+            spread,
+            refuse_when_full: raw.refuse_when_full?,
             on_down: raw.on_down?,
             check,
             proxy: proxy?,
@@ -385,12 +386,15 @@ fn refuse_request_keys(
 
 /// Layer 4 does not do what only the proxy can; saying so beats ignoring it.
 fn refuse_proxy_keys(backend: &RawBackend, sink: &Sink) {
-    let of_backend = backend.proxy.iter().flat_map(|proxy| &proxy.given);
-    let of_backend = of_backend.map(|(name, place)| (*name, place));
     let servers = backend.servers.values().filter_map(|server| server.value.as_ref());
-    let limits =
-        servers.filter_map(|server| Some(("max_connections", server.limit_place.as_ref()?)));
-    for (name, place) in of_backend.chain(limits) {
+    for server in servers {
+        let most = server.max_connections.filter(|most| *most > u32::from(u16::MAX));
+        if let (Some(most), Some(place)) = (most, &server.limit_place) {
+            let message = format!("{most} are more flows than layer 4 counts for a server, 65535");
+            sink.fault(place, Refusal::new(message).hint("leave it out for no limit"));
+        }
+    }
+    for (name, place) in backend.proxy.iter().flat_map(RawProxy::not_in_layer_4) {
         let message = format!(
             "{} is for the proxy; a frontend of `mode: l4` uses this backend",
             quoted(name)
@@ -414,12 +418,15 @@ fn judge_backend(
         sink.fault(&word.place, refusal);
     }
     let by_source = matches!(backend.hash, Some(RawHash::By(HashBy::Source)));
-    if by_source
-        && !is_proxied
-        && backend.proxy.as_ref().is_some_and(RawProxy::is_least_connections)
-    {
-        let refusal = Refusal::new("has `hash: source`, which `least-connections` does not use");
-        sink.fault(place, refusal.hint("keep one of the two"));
+    let spread = backend.proxy.as_ref().map(RawProxy::of_layer_4).unwrap_or_default();
+    let unhashed = match spread {
+        Spread::Hashed => None,
+        Spread::LeastConnections => Some("least-connections"),
+        Spread::InTurn => Some("round-robin"),
+    };
+    if let Some(word) = unhashed.filter(|_| by_source && !is_proxied) {
+        let message = format!("has `hash: source`, which `{word}` does not use");
+        sink.fault(place, Refusal::new(message).hint("keep one of the two"));
     }
     if let Some(RawHash::Key(_)) = backend.hash.as_ref().filter(|_| !is_proxied) {
         let refusal = Refusal::new("hashes what only requests have");

@@ -20,7 +20,7 @@ use crate::model::{
         Balance, Balancing, HashKey, Passive, Persistence, Queue, QueueOrder, Retries,
         RetryStatuses,
     },
-    snapshot::HashBy,
+    snapshot::{HashBy, Spread},
     tls::{ServerTls, Verify},
 };
 
@@ -29,7 +29,7 @@ use crate::model::{
 pub(super) struct RawProxy {
     /// None if it is not given or at fault.
     pub(super) balance: Option<Located<Word>>,
-    /// The keys given that layer 4 does not have, each with its place.
+    /// The keys given besides `balance`, each with its place.
     pub(super) given: Vec<(&'static str, Place)>,
     load_factor: Option<u16>,
     slow_start: Duration,
@@ -49,7 +49,7 @@ pub(super) struct RawProxy {
 /// The words of `balance`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
-    /// The only one layer 4 has.
+    /// By a hash.
     Maglev,
     /// In turn.
     RoundRobin,
@@ -87,10 +87,18 @@ impl RawProxy {
         tls.is_some_and(|tls| tls.sni.is_none() && tls.verify != Verify::Off)
     }
 
-    /// `balance: least-connections`.
-    pub(super) fn is_least_connections(&self) -> bool {
-        let word = self.balance.as_ref().map(|word| word.value);
-        matches!(word, Some(Word::LeastConnections))
+    /// How layer 4 spreads flows; words that it does not have are faults.
+    pub(super) fn of_layer_4(&self) -> Spread {
+        match self.balance.as_ref().map(|word| word.value) {
+            Some(Word::LeastConnections) => Spread::LeastConnections,
+            Some(Word::RoundRobin) => Spread::InTurn,
+            _ => Spread::Hashed,
+        }
+    }
+
+    /// The keys given that layer 4 does not have, each with its place.
+    pub(super) fn not_in_layer_4(&self) -> impl Iterator<Item = &(&'static str, Place)> {
+        self.given.iter().filter(|(name, _)| *name != SLOW_START.name)
     }
 
     /// `None` if a default is at fault.
@@ -188,11 +196,10 @@ pub(super) fn decode(entries: &Entries<'_>) -> Option<RawProxy> {
     })
 }
 
-/// Layer 4 has two ways to spread flows.
+/// Layer 4 has three ways to spread flows.
 pub(super) fn judge_layer_4(word: Word) -> Result<(), Refusal> {
     let (name, hint) = match word {
-        Word::Maglev | Word::LeastConnections => return Ok(()),
-        Word::RoundRobin => ("round-robin", USE_MAGLEV),
+        Word::Maglev | Word::LeastConnections | Word::RoundRobin => return Ok(()),
         Word::Random => ("random", USE_MAGLEV),
         Word::First => ("first", "mark the other servers with `backup: true`"),
     };
@@ -224,10 +231,11 @@ static BALANCE: Key<Choice<Word>> = Key {
     presence: Presence::Optional("`maglev` in layer 4, `round-robin` in the proxy"),
     doc: "`maglev`: consistent hashing. The same servers give the same choice on every node, and \
           a change of one server moves few flows of the others. `least-connections`: for their \
-          weight; in layer 4 a new flow goes to that of two servers which has fewer, so that \
-          long connections end evenly spread and a server that comes back gets more than the \
-          others until it has as many. Only the proxy has `round-robin`, by weight; `random`, \
-          the less loaded of two; `first`, the first by name that has room.",
+          weight; in layer 4 a new flow goes to that of two servers which has fewer, and before \
+          that to one which is known to have far fewer than both, so that long connections end \
+          evenly spread and a server that comes back fills up first. `round-robin`: in turn, by \
+          weight. Only the proxy has `random`, the less loaded of two, and `first`, the first by \
+          name that has room.",
 };
 
 pub(super) static HASH: Key<HashShape> = Key {
@@ -321,7 +329,7 @@ static SLOW_START: Key<Period> = Key {
     name: "slow_start",
     shape: Period { min: Duration::ZERO, max: Duration::from_secs(3600) },
     presence: Presence::Default("0s"),
-    doc: "The proxy: how long the share of a server that comes back grows to its weight.",
+    doc: "How long the share of a server that comes back grows to its weight, in 20 steps.",
 };
 
 static QUEUE_LENGTH: Key<Integer<u32>> = Key {

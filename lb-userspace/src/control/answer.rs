@@ -106,10 +106,11 @@ impl Control {
     }
 
     fn traffic(&self) -> Result<TrafficBook, CommandError> {
-        match &self.kernel {
-            Some(kernel) => kernel.traffic(&self.snapshot).map_err(unreadable),
-            None => Ok(TrafficBook::default()),
-        }
+        let traffic = match &self.kernel {
+            Some(kernel) => kernel.traffic(&self.snapshot).map_err(unreadable)?,
+            None => TrafficBook::default(),
+        };
+        Ok(TrafficBook { grown: self.shares.clone(), ..traffic })
     }
 
     fn drops(&self) -> Result<DropsView, CommandError> {

@@ -11,6 +11,7 @@ pub mod answer;
 pub mod blocks;
 pub mod book;
 pub mod flows;
+mod growth;
 pub mod kernel;
 pub mod log_lines;
 pub mod memory;
@@ -40,6 +41,7 @@ use tokio::{
 use self::{
     blocks::BlockBook,
     book::ServerBook,
+    growth::Growth,
     kernel::Kernel,
     memory::StateFile,
     overrides::OverrideBook,
@@ -104,6 +106,10 @@ pub struct Control {
     /// Tables that the log says are nearly full.
     nearly_full: BTreeSet<&'static str>,
     started: Instant,
+    /// How far servers that have come back have grown.
+    growth: Growth,
+    /// The shares of their weights that they have, in thousandths.
+    shares: BTreeMap<ServerId, u32>,
     /// When to compare the maps with what is desired.
     due: Instant,
     /// Why the last attempt to do so failed.
@@ -199,6 +205,8 @@ impl Control {
             sweeps: start.sweeps,
             nearly_full: BTreeSet::new(),
             started: Instant::now(),
+            growth: Growth::default(),
+            shares: BTreeMap::new(),
             due: Instant::now() + COMPARE,
             apply_error: None,
             last_reload: None,
@@ -322,8 +330,12 @@ impl Control {
     /// Brings the maps to what is desired, and tells what they then have.
     fn fill_maps(&mut self) -> anyhow::Result<()> {
         if let Some(kernel) = &mut self.kernel {
+            let shares = self.growth.look(&self.snapshot, &self.book, Instant::now());
+            self.due = shares.next.map_or(self.due, |next| self.due.min(next));
+            self.shares = shares.thousandths;
+            let (statuses, shares) = (self.book.statuses(), &self.shares);
             let mut desired =
-                desired(&self.snapshot, &self.access, &self.book.statuses(), &self.next_hops);
+                desired(&self.snapshot, &self.access, &statuses, shares, &self.next_hops);
             // A pinned table keeps its size, whatever is configured.
             desired.rules = self.access.fitting(kernel.max_rules() as usize);
             desired.settings.half_open_buckets = kernel.half_open_buckets();

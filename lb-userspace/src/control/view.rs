@@ -1,6 +1,9 @@
 //! What the operator sees, made from what the control loop knows. Pure.
 
-use std::{collections::HashMap, time::SystemTime};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::SystemTime,
+};
 
 use lb_common::abi::map;
 
@@ -26,6 +29,8 @@ pub struct TrafficBook {
     pub servers: HashMap<(Name, ServerAddress), Traffic>,
     /// Confirmed flows at the moment, by backend and address of the server.
     pub flows: HashMap<(Name, ServerAddress), u32>,
+    /// Shares of their weights that growing servers have, in thousandths.
+    pub grown: BTreeMap<ServerId, u32>,
 }
 
 /// Every VIP of every frontend that is forwarded in the kernel.
@@ -99,7 +104,9 @@ pub fn server(
         state_s: now.duration_since(record.since).unwrap_or_default().as_secs(),
         weight: record.weight(),
         configured_weight: record.server.weight,
+        grown_percent: traffic.grown.get(id).map(|thousandths| thousandths / 10),
         backup: record.server.backup,
+        max_connections: record.server.max_connections,
         flows_now: traffic.flows.get(&place).copied().unwrap_or_default().into(),
         traffic: traffic.servers.get(&place).copied().unwrap_or_default(),
         proxy: None,

@@ -22,6 +22,7 @@ pub mod object;
 mod packet_log;
 pub mod pins;
 mod query;
+mod recount;
 mod resets;
 mod rings;
 mod settle;

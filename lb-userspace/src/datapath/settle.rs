@@ -8,29 +8,32 @@ use std::{collections::HashMap, mem::size_of};
 
 use aya::{
     Ebpf, EbpfLoader, TestRunOptions,
-    maps::{Array, MapData},
+    maps::{Array, MapData, MapError},
     programs::TestRun as _,
 };
 use lb_common::{
-    abi::{SETTLE, map},
+    abi::{MAX_SERVERS, SETTLE, map},
     access::AdmissionEntry,
     address::Address6,
     flow::Handle,
+    server::ServerFlows,
     sources::{EndedFlows, MOST_ENDED, SourceKey},
 };
+use tracing::debug;
 
 use super::{
     error::{DatapathError, MapAccessError, ProgramFault},
     maps::typed,
     object::PROGRAM_OBJECT,
     pins::Pins,
+    recount::Recount,
     stages,
 };
 
 /// Flows that the sweep has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ends {
-    /// How many of each server.
+    /// How many of each server; modulo 2^32, for counts that were too low.
     pub servers: HashMap<Handle, u32>,
     /// The VIP and the client of each that counted among those of its source.
     pub counted: Vec<(Handle, Address6)>,
@@ -40,6 +43,8 @@ pub struct Ends {
 pub struct Settler {
     object: Ebpf,
     admission: Array<MapData, AdmissionEntry>,
+    flows: Array<MapData, ServerFlows>,
+    recount: Recount,
 }
 
 impl std::fmt::Debug for Settler {
@@ -60,7 +65,52 @@ impl Settler {
         }
         let mut object = loader.load(PROGRAM_OBJECT).map_err(ProgramFault::Object)?;
         stages::program(&mut object, SETTLE)?.load().map_err(ProgramFault::Verifier)?;
-        Ok(Self { object, admission: typed(pins, map::ADMISSION)? })
+        Ok(Self {
+            object,
+            admission: typed(pins, map::ADMISSION)?,
+            flows: typed(pins, map::SERVER_FLOWS)?,
+            recount: Recount::default(),
+        })
+    }
+
+    /// The flows that every server counts.
+    ///
+    /// # Errors
+    /// If they can not be read.
+    pub fn counts(&self) -> Result<HashMap<Handle, u32>, MapAccessError> {
+        let ids = 0..u16::try_from(MAX_SERVERS).unwrap_or(u16::MAX);
+        let entries = ids.map(|id| Ok((id, self.flows.get(&u32::from(id), 0)?)));
+        let entries: Result<Vec<(u16, ServerFlows)>, MapError> = entries.collect();
+        let entries = entries.map_err(|source| unreadable(map::SERVER_FLOWS, source))?;
+        let used = entries.into_iter().filter_map(|(id, entry)| {
+            let generation = u16::try_from(entry.generation).ok().filter(|one| *one != 0)?;
+            Some((Handle { id, generation }, entry.flows))
+        });
+        Ok(used.collect())
+    }
+
+    /// Adds to `ends` what counts have too many, given what they were before a sweep
+    /// ([`Self::counts`]) and the flows that it found.
+    ///
+    /// # Errors
+    /// If counts can not be read.
+    pub fn recount(
+        &mut self,
+        before: &HashMap<Handle, u32>,
+        found: &HashMap<Handle, u32>,
+        ends: &mut Ends,
+    ) -> Result<(), MapAccessError> {
+        let flows = &self.flows;
+        let after = |server: Handle| {
+            let entry = flows.get(&u32::from(server.id), 0);
+            entry.map(|entry| entry.flows).map_err(|source| unreadable(map::SERVER_FLOWS, source))
+        };
+        for (server, flows) in self.recount.judge(before, found, after)? {
+            debug!(?server, flows, "its flows were counted wrong");
+            let ended = ends.servers.entry(server).or_default();
+            *ended = ended.wrapping_add_signed(flows);
+        }
+        Ok(())
     }
 
     /// Takes flows that have ended off the counts of their sources.
@@ -95,13 +145,17 @@ impl Settler {
 
     /// As what a client is counted; none if its VIP is not there any more.
     fn source(&self, vip: Handle, client: Address6) -> Result<Option<SourceKey>, DatapathError> {
-        let read = |source| MapAccessError::Access { action: "read", map: map::ADMISSION, source };
-        let entry = self.admission.get(&u32::from(vip.id), 0).map_err(read)?;
+        let entry = self.admission.get(&u32::from(vip.id), 0);
+        let entry = entry.map_err(|source| unreadable(map::ADMISSION, source))?;
         Ok((entry.generation == vip.generation).then(|| match client.unmapped() {
             Some(address) => SourceKey::v4(entry.scope, address),
             None => SourceKey::v6(entry.scope, client),
         }))
     }
+}
+
+const fn unreadable(map: &'static str, source: MapError) -> MapAccessError {
+    MapAccessError::Access { action: "read", map, source }
 }
 
 const _: () = assert!(size_of::<EndedFlows>() * MOST_ENDED <= 1024);

@@ -8,6 +8,7 @@
 //! before it is deleted; a packet that slips in between finds no flow and opens one.
 
 use std::{
+    collections::HashMap,
     thread,
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use lb_common::{
     abi::map,
     address::Address,
     event::{FlowEnd, cause},
-    flow::{Direction, FlowEntry, FlowKey},
+    flow::{Direction, FlowEntry, FlowKey, Handle},
     half_open::Bucket,
     tcp_state::Progress,
     timeouts::Timeouts,
@@ -49,6 +50,8 @@ pub struct SweepReport {
     pub stranded: u64,
     /// What the flows deleted counted for.
     pub ends: Ends,
+    /// Flows found that count among those of their servers, deleted ones too.
+    pub counted: HashMap<Handle, u32>,
     /// Time from first to last call.
     pub took: Duration,
     /// The longest a call that reads a batch took.
@@ -131,13 +134,13 @@ impl Sweeper {
             let sender = ends.clone();
             let last_ns = std::mem::replace(&mut since_ns, Moment::now().monotonic_ns);
             let task = spawn_blocking(move || {
+                let before = settler.counts();
                 let mut result = sweep(&tables, &limits, last_ns, |end| {
                     // Nobody listening means nobody wants to know.
                     let _closed = sender.blocking_send(end);
                 });
-                let ends = result.as_mut().map(|report| std::mem::take(&mut report.ends));
-                if let Err(error) = settler.settle(&ends.unwrap_or_default()) {
-                    warn!(%error, "could not count down the flows of sources");
+                if let Ok(report) = &mut result {
+                    count_down(&mut settler, before, report);
                 }
                 (tables, settler, result)
             });
@@ -159,6 +162,24 @@ impl Sweeper {
                 Err(error) => warn!(error = %error, "could not sweep the flow tables"),
             }
         }
+    }
+}
+
+/// Counts down what the sweep has deleted, and puts counts right that do not agree with what it
+/// found.
+fn count_down(
+    settler: &mut Settler,
+    before: Result<HashMap<Handle, u32>, MapAccessError>,
+    report: &mut SweepReport,
+) {
+    let mut ends = std::mem::take(&mut report.ends);
+    let counted = std::mem::take(&mut report.counted);
+    let judged = before.and_then(|before| settler.recount(&before, &counted, &mut ends));
+    if let Err(error) = judged {
+        warn!(%error, "could not compare the counts of flows with the flows");
+    }
+    if let Err(error) = settler.settle(&ends) {
+        warn!(%error, "could not count down the flows of sources");
     }
 }
 
@@ -230,6 +251,9 @@ where
         fill.entries += keys.len() as u64;
         let now_ns = Moment::now().monotonic_ns;
         for (key, entry) in keys.iter().zip(&entries) {
+            if is_counted(entry) {
+                *result.counted.entry(entry.server).or_default() += 1;
+            }
             let seen = Half { key: *key, entry: *entry, table: Table::Confirmed };
             if may_be_over(&seen, timeouts, now_ns) {
                 end_if_over(family, &seen, timeouts, report, result)?;
@@ -240,6 +264,14 @@ where
     }
     result.fill.push(fill);
     Ok(())
+}
+
+/// Whether a flow counts among those of its server by this entry: that for the server's packets,
+/// or the only one, of a flow that is not over.
+fn is_counted<A: Address>(entry: &FlowEntry<A>) -> bool {
+    let progress = Progress(entry.progress);
+    entry.progress & Progress::UNCOUNTED == 0
+        && (progress.is_one_way() || entry.direction() == Direction::Reply)
 }
 
 /// Looks again and decides; deletes both halves.
@@ -273,7 +305,9 @@ where
     let ends = |half: &Half<A>| is_one_way || half.entry.direction() == Direction::Reply;
     for (Half { key, entry, .. }, _) in removed.iter().filter(|(half, there)| *there && ends(half))
     {
-        *result.ends.servers.entry(entry.server).or_default() += 1;
+        if entry.progress & Progress::UNCOUNTED == 0 {
+            *result.ends.servers.entry(entry.server).or_default() += 1;
+        }
         if entry.progress & Progress::COUNTED != 0 {
             let client = if is_one_way { key.source } else { entry.destination };
             result.ends.counted.push((entry.vip, client.to_common()));

@@ -33,7 +33,8 @@ pub(crate) fn snapshot(servers: &[(&str, &str)]) -> Snapshot {
     });
     let backend = Backend {
         hash: HashBy::Tuple,
-        least_connections: false,
+        spread: crate::model::snapshot::Spread::Hashed,
+        refuse_when_full: false,
         on_down: OnDown::Reset,
         check: Some(check()),
         proxy: ProxySettings::default(),

@@ -231,8 +231,10 @@ pub struct Bind {
 pub struct Backend {
     /// What selects the server of a new flow.
     pub hash: HashBy,
-    /// In layer 4, a new flow goes to the less loaded of two servers.
-    pub least_connections: bool,
+    /// How new flows are spread in layer 4.
+    pub spread: Spread,
+    /// Whether a new flow in layer 4 is refused if its server has no room for it.
+    pub refuse_when_full: bool,
     /// What happens to the flows of a dead server.
     pub on_down: OnDown,
     /// How servers are checked; none means they are always taken to be up.
@@ -241,6 +243,19 @@ pub struct Backend {
     pub proxy: ProxySettings,
     /// The servers, by name.
     pub servers: BTreeMap<Name, Server>,
+}
+
+/// How new flows are spread in layer 4: `balance` as far as that has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spread {
+    /// By [`Backend::hash`] (`maglev`).
+    #[default]
+    Hashed,
+    /// To the less loaded of two servers, or one that has far fewer flows
+    /// (`least-connections`).
+    LeastConnections,
+    /// In turn (`round-robin`).
+    InTurn,
 }
 
 /// What selects the server of a new flow (`balance: maglev`).
@@ -274,7 +289,7 @@ pub struct Server {
     pub weight: u16,
     /// Used only while no server without this mark is usable.
     pub backup: bool,
-    /// Most requests of the proxy at a time; none for no limit.
+    /// Most requests of the proxy, or flows of layer 4, at a time; none for no limit.
     pub max_connections: Option<u32>,
 }
 

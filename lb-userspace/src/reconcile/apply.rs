@@ -75,8 +75,8 @@ impl Kernel for Maps {
             Operation::PutAdmission { id, entry } => self.put_admission(*id, entry)?,
             Operation::JudgeAnew => self.judge_anew()?,
             Operation::PutServer { id, entry } => self.put_server(*id, entry)?,
-            Operation::SetRing { backend, members } => {
-                self.set_ring(*backend, &ring::slots(members)?)?;
+            Operation::SetRing { backend, members, layout } => {
+                self.set_ring(*backend, &ring::slots(members, *layout)?)?;
             }
             Operation::PutBackend { id, entry } => self.put_backend(*id, entry)?,
             Operation::PutFilterWord { index, word } => self.set_filter_word(*index, *word)?,

@@ -1,7 +1,7 @@
 //! What the data plane should do, in words of the configuration: no ids yet.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -23,8 +23,8 @@ use crate::model::{
     frontend::{Forward, L4Frontend},
     name::Name,
     next_hop::NextHop,
-    snapshot::{Backend, Bind, HashBy, OnDown, Snapshot, SynCookies},
-    state::{ServerState, ServerStatuses},
+    snapshot::{Backend, Bind, HashBy, OnDown, Snapshot, Spread, SynCookies},
+    state::{ServerId, ServerState, ServerStatuses},
 };
 
 /// What the maps should say.
@@ -38,6 +38,8 @@ pub struct Desired {
     pub vips: BTreeMap<Bind, DesiredVip>,
     /// The backends that VIPs use: their servers by address.
     pub backends: BTreeMap<Name, BTreeMap<SocketAddr, DesiredServer>>,
+    /// Those of them whose servers take turns.
+    pub in_turn: BTreeSet<Name>,
 }
 
 /// One VIP.
@@ -51,6 +53,8 @@ pub struct DesiredVip {
     pub hash_by: u8,
     /// What its frontend asks of sources; the generation is to be filled in.
     pub admission: AdmissionEntry,
+    /// A flow whose server has no room is refused.
+    pub refuse_when_full: bool,
     /// How packets reach the servers.
     pub forward: Forward,
 }
@@ -66,6 +70,8 @@ pub struct DesiredServer {
     pub configured_weight: u16,
     /// Used only while no server without this mark is usable.
     pub backup: bool,
+    /// Most flows at a time; 0 for no limit.
+    pub most_flows: u16,
     /// Port that `gue` datagrams are sent to.
     pub gue_port: u16,
     /// How packets reach it, if that is known.
@@ -87,6 +93,7 @@ impl DesiredServer {
             weight,
             configured_weight: weight,
             backup: false,
+            most_flows: 0,
             gue_port: 6080,
             next_hop: None,
         }
@@ -96,17 +103,17 @@ impl DesiredServer {
 /// The largest weight of a ring's member ([`lb_common::maglev::Member::weight`]).
 const MOST_WEIGHT: u16 = 256;
 
-/// What follows from the configuration, the rules for sources, the state of servers and the
-/// way to them.
+/// What follows from the configuration, the rules for sources, the state of servers, the shares
+/// of their weights in thousandths that some have (all, if nothing is said) and the way to them.
 #[must_use]
 pub fn desired(
     snapshot: &Snapshot,
     access: &Access,
     statuses: &ServerStatuses,
+    shares: &BTreeMap<ServerId, u32>,
     next_hops: &BTreeMap<IpAddr, NextHop>,
 ) -> Desired {
-    let mut vips = BTreeMap::new();
-    let mut backends = BTreeMap::new();
+    let (mut vips, mut backends, mut in_turn) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
     for (name, frontend) in snapshot.l4_frontends() {
         // A snapshot's references resolve.
         let Some(backend) = snapshot.backends.get(&frontend.backend) else { continue };
@@ -114,13 +121,18 @@ pub fn desired(
         for bind in &frontend.bind {
             vips.insert(*bind, vip(frontend, backend, admission));
         }
-        backends
-            .entry(frontend.backend.clone())
-            .or_insert_with(|| servers(snapshot, &frontend.backend, backend, statuses, next_hops));
+        if backend.spread == Spread::InTurn {
+            in_turn.insert(frontend.backend.clone());
+        }
+        backends.entry(frontend.backend.clone()).or_insert_with(|| {
+            let mut servers = servers(snapshot, &frontend.backend, backend, statuses, next_hops);
+            grow(&frontend.backend, backend, shares, &mut servers);
+            servers
+        });
     }
     let mut settings = settings(snapshot);
     settings.flags |= access.flags;
-    Desired { settings, rules: Arc::clone(&access.rules), vips, backends }
+    Desired { settings, rules: Arc::clone(&access.rules), vips, backends, in_turn }
 }
 
 fn settings(snapshot: &Snapshot) -> Settings {
@@ -159,10 +171,12 @@ fn vip(frontend: &L4Frontend, backend: &Backend, admission: AdmissionEntry) -> D
             OnDown::Keep => on_down::KEEP,
         },
         hash_by: match backend.hash {
-            _ if backend.least_connections => hash_by::LEAST_CONNECTIONS,
+            _ if backend.spread == Spread::LeastConnections => hash_by::LEAST_CONNECTIONS,
+            _ if backend.spread == Spread::InTurn => hash_by::ROUND_ROBIN,
             HashBy::Tuple => hash_by::TUPLE,
             HashBy::Source => hash_by::SOURCE,
         },
+        refuse_when_full: backend.refuse_when_full,
         admission,
     }
 }
@@ -185,6 +199,10 @@ fn servers(
             weight: weight.min(MOST_WEIGHT),
             configured_weight: server.weight.min(MOST_WEIGHT),
             backup: server.backup,
+            most_flows: server.max_connections.map_or(0, |most| {
+                // A backend of the proxy too may have a limit beyond that.
+                u16::try_from(most).unwrap_or(u16::MAX)
+            }),
             gue_port: snapshot.datapath.gue_port,
             next_hop: next_hops.get(&address.ip()).copied(),
         };
@@ -192,6 +210,36 @@ fn servers(
     };
     // The others, on unix sockets, are the proxy's.
     backend.servers.iter().filter_map(server).collect()
+}
+
+/// Takes servers that grow down to their shares. The weights of all are larger meanwhile, in
+/// the same proportions, so that small ones have steps too.
+fn grow(
+    name: &Name,
+    backend: &Backend,
+    shares: &BTreeMap<ServerId, u32>,
+    servers: &mut BTreeMap<SocketAddr, DesiredServer>,
+) {
+    let growing = backend.servers.iter().filter_map(|(server, configured)| {
+        let share = shares.get(&(name.clone(), server.clone()))?;
+        Some((configured.address.socket()?, *share))
+    });
+    let growing: Vec<(SocketAddr, u32)> = growing.collect();
+    if growing.is_empty() {
+        return;
+    }
+    let weights = servers.values().flat_map(|server| [server.weight, server.configured_weight]);
+    let scale = MOST_WEIGHT / weights.max().unwrap_or(1).max(1);
+    for server in servers.values_mut() {
+        server.weight *= scale;
+        server.configured_weight *= scale;
+    }
+    for (address, share) in growing {
+        if let Some(server) = servers.get_mut(&address).filter(|server| server.weight > 0) {
+            let part = u32::from(server.weight) * share / 1000;
+            server.weight = u16::try_from(part).unwrap_or(MOST_WEIGHT).max(1);
+        }
+    }
 }
 
 /// MAINT is dead to the data plane, NOLB drains.

@@ -28,4 +28,4 @@ pub use apply::{ApplyError, ExecuteError, Kernel, apply};
 pub use desired::{Desired, DesiredServer, DesiredVip, desired};
 pub use operation::Operation;
 pub use plan::{Plan, PlanError, plan};
-pub use ring::RingMember;
+pub use ring::{Layout, RingMember};

@@ -11,7 +11,7 @@ use lb_common::{
     vip::{FilterWord, TOMBSTONE_PROTOCOL, VipEntry, VipKey},
 };
 
-use super::ring::{self, RingMember};
+use super::ring::{self, Layout, RingMember};
 use crate::model::{access::Prefix, index::plain_address};
 
 /// One change to one map. Each is atomic as a packet sees it.
@@ -49,6 +49,8 @@ pub enum Operation {
         backend: u16,
         /// Its members; at least one gets flows.
         members: Vec<RingMember>,
+        /// How they share its slots.
+        layout: Layout,
     },
     /// Write a backend.
     PutBackend {
@@ -109,7 +111,7 @@ impl fmt::Display for Operation {
                 let (address, port) = (plain_address(entry.address), entry.port.get());
                 write!(f, "write server {address} port {port} (id {id}) as {word}")
             }
-            Self::SetRing { backend, members } => {
+            Self::SetRing { backend, members, .. } => {
                 write!(f, "give backend id {backend} a ring of {} servers", ring::usable(members))
             }
             Self::PutBackend { id, .. } => write!(f, "write backend id {id}"),

@@ -232,7 +232,8 @@ impl Planner<'_> {
                 let entry = BackendEntry { ring_signature: 0, ring_members: 0, ..before };
                 operations.push(Operation::PutBackend { id, entry });
             }
-            operations.push(Operation::SetRing { backend: id, members: members.clone() });
+            let layout = self.target.layout(id);
+            operations.push(Operation::SetRing { backend: id, members: members.clone(), layout });
         }
         if before != *entry || members.is_some_and(|_| before.ring_signature != 0) {
             operations.push(Operation::PutBackend { id, entry: *entry });

@@ -143,6 +143,7 @@ fn server_entry(
         snat_address: remembered.unwrap_or_default(),
         port: Be16::new(address.port()),
         weight: server.share(),
+        most_flows: server.most_flows,
         gue_port: Be16::new(server.gue_port),
         backend,
         ..ServerEntry::default()

@@ -27,10 +27,10 @@ use lb_common::{
 use super::{
     access::Rules,
     actual::{Actual, backend_name},
-    desired::Desired,
+    desired::{Desired, DesiredVip},
     ids::Ids,
     plan::{Limits, PlanError},
-    ring::{self, RingMember},
+    ring::{self, Layout, RingMember},
     servers::{self, Servers},
 };
 use crate::model::{
@@ -49,6 +49,8 @@ pub(super) struct Target {
     pub(super) backends: BTreeMap<u16, BackendEntry>,
     pub(super) servers: BTreeMap<u16, ServerEntry>,
     pub(super) rings: BTreeMap<u16, Vec<RingMember>>,
+    /// Backend ids whose servers take turns.
+    pub(super) in_turn: BTreeSet<u16>,
     pub(super) filter: BTreeMap<u32, u64>,
     /// VIPs whose ids were somebody else's, or nobody's.
     pub(super) fresh_vips: Vec<Handle>,
@@ -140,6 +142,7 @@ impl Target {
             backends: BTreeMap::new(),
             servers: BTreeMap::new(),
             rings: BTreeMap::new(),
+            in_turn: BTreeSet::new(),
             filter: BTreeMap::new(),
             fresh_vips: Vec::new(),
             fresh_servers: Vec::new(),
@@ -192,13 +195,22 @@ impl Target {
                 continue;
             };
             let members = servers.place(handle.id, kept.is_some(), wanted, self);
-            self.backends.insert(handle.id, backend_entry(name, handle, &members));
+            if desired.in_turn.contains(name) {
+                self.in_turn.insert(handle.id);
+            }
+            let layout = self.layout(handle.id);
+            self.backends.insert(handle.id, backend_entry(name, handle, &members, layout));
             if !members.is_empty() {
                 self.rings.insert(handle.id, members);
             }
             placed.insert(name, handle.id);
         }
         placed
+    }
+
+    /// How the ring of a backend is laid out.
+    pub(super) fn layout(&self, backend: u16) -> Layout {
+        if self.in_turn.contains(&backend) { Layout::InTurn } else { Layout::Hashed }
     }
 
     /// Backends of VIPs that wait for another one go on.
@@ -239,7 +251,7 @@ impl Target {
         }
         let members = servers::stand_ins(actual, id, wanted, self);
         let held = BackendEntry {
-            ring_signature: ring::signature(&members),
+            ring_signature: ring::signature(&members, self.layout(id)),
             ring_members: u32::try_from(ring::usable(&members)).unwrap_or(u32::MAX),
             ..*entry
         };
@@ -311,7 +323,7 @@ impl Target {
                 backend,
                 on_down: vip.on_down,
                 hash_by: vip.hash_by,
-                flags: if vip.admission.limits_flows() { vip_flag::LIMITS_FLOWS } else { 0 },
+                flags: flags_of(vip),
                 forward: vip.forward.to_raw(),
                 ..VipEntry::default()
             };
@@ -376,6 +388,12 @@ impl<'a> Heirs<'a> {
     }
 }
 
+fn flags_of(vip: &DesiredVip) -> u32 {
+    let limits = if vip.admission.limits_flows() { vip_flag::LIMITS_FLOWS } else { 0 };
+    let refuse = if vip.refuse_when_full { vip_flag::REFUSE_WHEN_FULL } else { 0 };
+    limits | refuse
+}
+
 /// A retired server keeps its generation and nothing else.
 fn server_tombstone(entry: &ServerEntry) -> ServerEntry {
     ServerEntry { generation: entry.generation, state: state::UNUSED, ..ServerEntry::default() }
@@ -386,14 +404,19 @@ fn vip_tombstone(id: u16, generation: u16) -> (VipKey, VipEntry) {
     (key, VipEntry { id, generation, ..VipEntry::default() })
 }
 
-fn backend_entry(name: &Name, handle: Handle, members: &[RingMember]) -> BackendEntry {
+fn backend_entry(
+    name: &Name,
+    handle: Handle,
+    members: &[RingMember],
+    layout: Layout,
+) -> BackendEntry {
     let mut bytes = [0; NAME_BYTES];
     for (byte, character) in bytes.iter_mut().zip(name.as_str().bytes()) {
         *byte = character;
     }
     BackendEntry {
         name: bytes,
-        ring_signature: ring::signature(members),
+        ring_signature: ring::signature(members, layout),
         generation: u32::from(handle.generation),
         ring_members: u32::try_from(ring::usable(members)).unwrap_or(u32::MAX),
     }

@@ -49,7 +49,7 @@ impl Maps {
     fn execute(&mut self, operation: &Operation) {
         self.actual.apply(operation);
         match operation {
-            Operation::SetRing { backend, members } => {
+            Operation::SetRing { backend, members, .. } => {
                 let handles = members.iter().filter_map(|member| member.server).collect();
                 self.rings.insert(*backend, handles);
             }
@@ -353,6 +353,7 @@ fn desired_state() -> impl Strategy<Value = Desired> {
         hash_by,
         forward: Forward::from_raw(forward),
         admission,
+        refuse_when_full: on_down == 1,
     });
     let rule = ((0_u32..3, 0_u8..5), 1_u32..4).prop_map(|((scope, index), action)| {
         let network = ipnet::IpNet::from(address(index));
@@ -372,7 +373,9 @@ fn desired_state() -> impl Strategy<Value = Desired> {
             let backends = (0_u8..).map(name).zip(pools).filter(|(name, _)| used.contains(name));
             let settings = Settings { snat_port_low, ..Settings::default() };
             let rules = rules.into_iter().collect::<Vec<_>>().into();
-            Desired { settings, rules, backends: backends.collect(), vips }
+            let backends: BTreeMap<_, _> = backends.collect();
+            let in_turn = backends.keys().filter(|_| snat_port_low % 2 == 1).cloned().collect();
+            Desired { settings, rules, backends, vips, in_turn }
         },
     )
 }
@@ -526,6 +529,7 @@ fn full(network: u16, backends: u16, count: u16) -> Desired {
         hash_by: 0,
         forward: Forward::Nat,
         admission: AdmissionEntry::default(),
+        refuse_when_full: false,
     };
     let place = |index: u16| SocketAddr::new(address(2), 5000 + network * 100 + index);
     let pool: BTreeMap<_, _> = (0..count).map(|index| (place(index), server)).collect();
@@ -534,6 +538,7 @@ fn full(network: u16, backends: u16, count: u16) -> Desired {
         rules: Rules::from([]),
         vips: (0..backends).map(|index| (bind(index), vip(named(index)))).collect(),
         backends: (0..backends).map(|index| (named(index), pool.clone())).collect(),
+        in_turn: BTreeSet::new(),
     }
 }
 

@@ -49,7 +49,8 @@ fn snapshot(check: Option<Check>, servers: &[(&str, SocketAddr)]) -> Arc<Snapsho
     };
     let backend = Backend {
         hash: HashBy::Tuple,
-        least_connections: false,
+        spread: crate::model::snapshot::Spread::Hashed,
+        refuse_when_full: false,
         on_down: OnDown::Reset,
         check,
         proxy: ProxySettings::default(),
