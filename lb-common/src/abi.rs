@@ -37,6 +37,9 @@ pub mod map {
     pub const ADMISSION: &str = "ADMISSION";
     /// `SOURCES`: LRU hash of [`crate::sources::SourceKey`] to [`crate::sources::SourceEntry`].
     pub const SOURCES: &str = "SOURCES";
+    /// `AFFINITY`: LRU hash of [`crate::affinity::AffinityKey`] to
+    /// [`crate::affinity::AffinityEntry`].
+    pub const AFFINITY: &str = "AFFINITY";
     /// `SERVERS`: array of [`crate::server::ServerEntry`] by server id.
     pub const SERVERS: &str = "SERVERS";
     /// `SERVER_FLOWS`: array of [`crate::server::ServerFlows`] by server id.
@@ -76,7 +79,7 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
 
     /// Every pinned map, in the order they are documented.
-    pub const ALL: [&str; 25] = [
+    pub const ALL: [&str; 26] = [
         SETTINGS,
         ADDRESS_FILTER,
         VIPS,
@@ -84,6 +87,7 @@ pub mod map {
         ACCESS6,
         ADMISSION,
         SOURCES,
+        AFFINITY,
         BACKENDS,
         SERVERS,
         SERVER_FLOWS,
@@ -121,7 +125,7 @@ pub const DEFAULT_FLOW_ENTRIES: u32 = 524_288;
 pub const DEFAULT_HALF_OPEN_BUCKETS: u32 = 16_384;
 /// Default capacity of `ACCESS4` and of `ACCESS6`, in prefixes; memory is taken as they come.
 pub const DEFAULT_PREFIXES: u32 = 262_144;
-/// Default capacity of `SOURCES`, in entries.
+/// Default capacity of `SOURCES` and of `AFFINITY`, in entries.
 pub const DEFAULT_SOURCES: u32 = 65_536;
 /// Capacity of `FRAGMENTS4` and of `FRAGMENTS6`, in packets that come in fragments.
 pub const FRAGMENT_ENTRIES: u32 = 8192;

@@ -10,6 +10,7 @@
 pub mod abi;
 pub mod access;
 pub mod address;
+pub mod affinity;
 pub mod backend;
 pub mod bench;
 pub mod checksum;

@@ -77,6 +77,8 @@ pub mod flag {
     pub const ROUTED: u8 = 1;
     /// The server has an IPv6 address, so that outer headers take more room.
     pub const V6: u8 = 2;
+    /// Sources whose flows it has belong to it (`AFFINITY`).
+    pub const AFFINITY: u8 = 4;
 }
 
 /// Confirmed flows of a server at the moment: one element of `SERVER_FLOWS`, by server id.

@@ -63,7 +63,10 @@ pub struct VipEntry {
     /// How packets reach the server: [`Forward::to_raw`].
     pub forward: u8,
     /// Zero.
-    pub padding: [u8; 3],
+    pub padding: u8,
+    /// For how long an idle source belongs to its server (`AFFINITY`), seconds; 0 if sources
+    /// belong to nobody.
+    pub affinity_s: u16,
 }
 
 /// Values of [`VipEntry::on_down`].

@@ -13,7 +13,7 @@ use lb_common::{
     tcp_state::Progress,
 };
 
-use crate::{atomic, counters, family::Family, limits};
+use crate::{affinity, atomic, counters, family::Family, limits};
 
 /// The right to add and remove the entries of clients of one bucket of tuples.
 pub struct Guard(*mut u32);
@@ -96,6 +96,7 @@ pub fn remove<F: Family>(
 #[inline(always)]
 pub fn uncount<F: Family>(client: &FlowKey<F::Address>) {
     let Some(forward) = entry::<F>(client) else { return };
+    affinity::end(client, forward.server);
     if Progress(forward.progress).is_one_way() {
         if claim_end::<F>(client) {
             counters::add_flows(forward.server, -1);

@@ -11,7 +11,7 @@ use lb_common::{
 };
 
 use crate::{
-    access, clock,
+    access, affinity, clock,
     confirmed::Guard,
     context::Context,
     counters,
@@ -281,6 +281,7 @@ fn enter_guarded<F: Family>(client_hash: u64) -> Option<u32> {
         }
     };
     if entered {
+        affinity::confirm(&draft.flow.from_client, draft.flow.server);
         return Some(ENTERED);
     }
     if counted == Counted::Yes {

@@ -24,6 +24,7 @@
 
 pub mod access;
 pub mod admit;
+pub mod affinity;
 pub mod atomic;
 pub mod balance;
 pub mod clock;

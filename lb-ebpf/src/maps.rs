@@ -12,6 +12,7 @@ use lb_common::{
     abi,
     access::{AccessKey4, AccessKey6, AccessRule, AdmissionEntry},
     address::{Address4, Address6},
+    affinity::{AffinityEntry, AffinityKey},
     backend::{self, BackendEntry, RingLine},
     counters::{DropCounter, TrafficCounters},
     denial::{self, Denial},
@@ -75,6 +76,11 @@ pub static DENIALS: PerCpuArray<Denial, { denial::SLOTS as usize }> = PerCpuArra
 /// What sources have used up of their limits; the longest silent give way.
 #[btf_map]
 pub static SOURCES: LruHashMap<SourceKey, SourceEntry, { abi::DEFAULT_SOURCES as usize }> =
+    LruHashMap::new();
+
+/// Which servers sources belong to; the longest silent give way.
+#[btf_map]
+pub static AFFINITY: LruHashMap<AffinityKey, AffinityEntry, { abi::DEFAULT_SOURCES as usize }> =
     LruHashMap::new();
 
 /// The agent's memory of backends; not read here.

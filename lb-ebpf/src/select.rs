@@ -16,7 +16,7 @@ use lb_common::{
 
 use crate::{
     access::to_bits,
-    atomic,
+    affinity, atomic,
     maps::{REMEMBERED, RINGS, SERVER_FLOWS, SERVERS, TURNS},
 };
 
@@ -77,6 +77,12 @@ pub fn select(
         _ => 0,
     };
     let refuse = if vip.flags & vip_flag::REFUSE_WHEN_FULL != 0 { REFUSE } else { 0 };
+    if vip.affinity_s != 0 {
+        let found = belonging(vip.backend.into(), hash, vip.affinity_s.into());
+        if is_server(found) || (found == FULL && refuse != 0) {
+            return server_of(found);
+        }
+    }
     server_of(choose(vip.backend.into(), hash, how | refuse))
 }
 
@@ -110,6 +116,16 @@ extern "C" fn choose(backend: u32, hash: u64, how: u32) -> u32 {
     less_loaded(backend, slot, hash::mix(hash), first)
 }
 
+/// The server that the source of this hash belongs to, if it gets new flows.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn belonging(backend: u32, source: u64, timeout_s: u32) -> u32 {
+    let bits = affinity::belongs_to(source, backend, timeout_s);
+    let handle = Handle { id: bits as u16, generation: (bits >> 16) as u16 };
+    let owner = SERVERS.get(u32::from(handle.id)).map(|server| u32::from(server.backend));
+    if owner == Some(backend) { usable(handle, 0) } else { NONE }
+}
+
 /// Whose turn it is.
 #[inline(always)]
 fn next_slot(backend: u32) -> u32 {
@@ -124,6 +140,12 @@ fn next_slot(backend: u32) -> u32 {
 fn at(backend: u32, slot: u32, how: u32) -> u32 {
     let Some(line) = RINGS.get_value(backend, &RingLine::index_of(slot)) else { return NONE };
     let handle = line.slot(slot).server;
+    usable(handle, how)
+}
+
+/// A server as a number, if it gets new flows.
+#[inline(always)]
+fn usable(handle: Handle, how: u32) -> u32 {
     let Some(server) = SERVERS.get(u32::from(handle.id)) else { return NONE };
     if server.generation != handle.generation || server.state != state::UP || handle.generation == 0
     {

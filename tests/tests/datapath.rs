@@ -586,6 +586,7 @@ fn desired(vip: SocketAddr, servers: &[&str]) -> Result<Desired> {
         hash_by: 0,
         admission: AdmissionEntry::default(),
         refuse_when_full: false,
+        affinity_s: 0,
         forward: Forward::Nat,
     };
     let next_hop = NextHop {
@@ -602,6 +603,7 @@ fn desired(vip: SocketAddr, servers: &[&str]) -> Result<Desired> {
         configured_weight: 100,
         backup: false,
         most_flows: 0,
+        affinity: false,
         gue_port: 6080,
         next_hop: Some(next_hop),
     };

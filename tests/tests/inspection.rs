@@ -31,8 +31,12 @@ use testbed::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Pinned maps that have no fields to print here, and what kind `bpftool` says they are.
-const OTHERS: [(&str, &str); 3] =
-    [(map::RINGS, "array_of_maps"), (map::EVENTS, "ringbuf"), (map::SOURCES, "lru_hash")];
+const OTHERS: [(&str, &str); 4] = [
+    (map::RINGS, "array_of_maps"),
+    (map::EVENTS, "ringbuf"),
+    (map::SOURCES, "lru_hash"),
+    (map::AFFINITY, "lru_hash"),
+];
 
 /// Every pinned map, and fields that `bpftool map dump` must print of its entries: JSON
 /// pointers into key and value (of the first processor, where there is one for each). A

@@ -1,9 +1,12 @@
 //! `backends.NAME`: a pool of servers and how a server is selected.
 
+use std::time::Duration;
+
 use super::{
     address::{socket_address, unix_socket},
     check::{CheckShape, RawCheck},
     decode::{Cursor, Entries},
+    duration::Period,
     fault::{Located, Place, Refusal, quoted},
     schema::{
         Bool, Choice, Integer, Key, Named, NamedItems, Nested, Presence, Section, Shape, Text,
@@ -25,6 +28,10 @@ pub(super) struct RawBackend {
     pub(super) hash_place: Place,
     /// Whether a flow whose server has no room is refused; none if at fault.
     pub(super) refuse_when_full: Option<bool>,
+    /// For how long an idle client belongs to its server, if it does; none if at fault.
+    pub(super) affinity: Option<Option<Duration>>,
+    /// Where `affinity` stands, if it is given.
+    pub(super) affinity_place: Option<Place>,
     /// What happens to flows of dead servers; none if at fault.
     pub(super) on_down: Option<OnDown>,
     /// What only the proxy honours; none if at fault.
@@ -82,6 +89,7 @@ static SECTION: Section = Section {
     keys: &[
         spread::KEYS[0],
         &HASH,
+        &AFFINITY,
         &ON_DOWN,
         &ON_FULL,
         &CHECK,
@@ -117,6 +125,16 @@ static ON_DOWN: Key<Choice<OnDown>> = Key {
           next packet or not, so that it reconnects at once (UDP is rerouted); `reroute` selects \
           a server again; `keep` leaves them. With `nat`, the server's end is reset too; with the \
           other modes only the client's.",
+};
+
+static AFFINITY: Key<Period> = Key {
+    name: "affinity",
+    shape: Period { min: Duration::from_secs(1), max: Duration::from_secs(18 * 3600) },
+    presence: Presence::Optional("a client goes where its hash leads"),
+    doc: "Layer 4, with `hash: source`: a client stays with its server although other servers \
+          come and go, unless that one gets no new flows or has no room. It is free again when \
+          none of its flows was established or ended for this long. Each balancer remembers \
+          its own (`datapath.max_sources`).",
 };
 
 static ON_FULL: Key<Choice<bool>> = Key {
@@ -229,6 +247,8 @@ fn decode(entries: &Entries<'_>) -> Option<RawBackend> {
         hash: entries.get(&HASH),
         hash_place: entries.place_of(HASH.name),
         refuse_when_full: entries.get(&ON_FULL),
+        affinity: entries.optional(&AFFINITY),
+        affinity_place: entries.has(&AFFINITY).then(|| entries.place_of(AFFINITY.name)),
         on_down: entries.get(&ON_DOWN),
         check: entries.get(&CHECK).flatten(),
         servers: entries.get(&SERVERS).unwrap_or_default(),

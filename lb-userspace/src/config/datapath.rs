@@ -158,9 +158,10 @@ static MAX_SOURCES: Key<Integer<u32>> = Key {
     name: "max_sources",
     shape: Integer { min: 1024, max: 16_777_216 },
     presence: Presence::Default("65536"),
-    doc: "Most sources whose use of `limits` is remembered, 100 bytes each. When full, the \
-          source that was silent for longest is forgotten: its rates start anew and its flows \
-          are not counted any more.",
+    doc: "Most sources whose use of `limits` is remembered, and most whose server is \
+          (`affinity`), 100 bytes each. When full, the source that was silent for longest is \
+          forgotten: its rates start anew, its flows are not counted any more, and it goes \
+          where its hash leads.",
 };
 
 static TIMEOUTS: Key<Nested<FlowTimeouts>> = Key {

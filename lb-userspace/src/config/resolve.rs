@@ -203,6 +203,7 @@ fn resolve_backends(
             hash: raw.hash?.of_layer_4(),
             spread,
             refuse_when_full: raw.refuse_when_full?,
+            affinity: raw.affinity?,
             on_down: raw.on_down?,
             check,
             proxy: proxy?,
@@ -418,6 +419,10 @@ fn judge_backend(
         sink.fault(&word.place, refusal);
     }
     let by_source = matches!(backend.hash, Some(RawHash::By(HashBy::Source)));
+    if let Some(place) = backend.affinity_place.as_ref().filter(|_| !by_source || is_proxied) {
+        let refusal = Refusal::new("needs `mode: l4` and `hash: source`");
+        sink.fault(place, refusal.hint("in the proxy, `persistence` keeps clients"));
+    }
     let spread = backend.proxy.as_ref().map(RawProxy::of_layer_4).unwrap_or_default();
     let unhashed = match spread {
         Spread::Hashed => None,

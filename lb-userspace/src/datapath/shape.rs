@@ -22,7 +22,7 @@ pub struct Capacities {
     pub half_open: u32,
     /// Of `ACCESS4` and of `ACCESS6`.
     pub prefixes: u32,
-    /// Of `SOURCES`.
+    /// Of `SOURCES` and of `AFFINITY`.
     pub sources: u32,
 }
 
@@ -57,7 +57,7 @@ impl Capacities {
             flows: of(map::FLOWS4, map::FLOWS6, self.flows),
             half_open: of(map::HALF_OPEN4, map::HALF_OPEN6, self.half_open),
             prefixes: of(map::ACCESS4, map::ACCESS6, self.prefixes),
-            sources: of(map::SOURCES, map::SOURCES, self.sources),
+            sources: of(map::SOURCES, map::AFFINITY, self.sources),
         }
     }
 
@@ -67,7 +67,7 @@ impl Capacities {
             map::FLOWS4 | map::FLOWS6 => Some(self.flows),
             map::HALF_OPEN4 | map::HALF_OPEN6 => Some(self.half_open),
             map::ACCESS4 | map::ACCESS6 => Some(self.prefixes),
-            map::SOURCES => Some(self.sources),
+            map::SOURCES | map::AFFINITY => Some(self.sources),
             _ => None,
         }
     }

@@ -35,6 +35,7 @@ pub(crate) fn snapshot(servers: &[(&str, &str)]) -> Snapshot {
         hash: HashBy::Tuple,
         spread: crate::model::snapshot::Spread::Hashed,
         refuse_when_full: false,
+        affinity: None,
         on_down: OnDown::Reset,
         check: Some(check()),
         proxy: ProxySettings::default(),

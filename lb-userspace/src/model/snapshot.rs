@@ -235,6 +235,9 @@ pub struct Backend {
     pub spread: Spread,
     /// Whether a new flow in layer 4 is refused if its server has no room for it.
     pub refuse_when_full: bool,
+    /// For how long an idle client of layer 4 belongs to its server, 1 s to 18 h; none if
+    /// clients belong to nobody.
+    pub affinity: Option<Duration>,
     /// What happens to the flows of a dead server.
     pub on_down: OnDown,
     /// How servers are checked; none means they are always taken to be up.

@@ -55,6 +55,8 @@ pub struct DesiredVip {
     pub admission: AdmissionEntry,
     /// A flow whose server has no room is refused.
     pub refuse_when_full: bool,
+    /// For how long an idle source belongs to its server, seconds; 0 for not at all.
+    pub affinity_s: u16,
     /// How packets reach the servers.
     pub forward: Forward,
 }
@@ -72,6 +74,8 @@ pub struct DesiredServer {
     pub backup: bool,
     /// Most flows at a time; 0 for no limit.
     pub most_flows: u16,
+    /// Sources whose flows it has belong to it.
+    pub affinity: bool,
     /// Port that `gue` datagrams are sent to.
     pub gue_port: u16,
     /// How packets reach it, if that is known.
@@ -94,6 +98,7 @@ impl DesiredServer {
             configured_weight: weight,
             backup: false,
             most_flows: 0,
+            affinity: false,
             gue_port: 6080,
             next_hop: None,
         }
@@ -177,6 +182,10 @@ fn vip(frontend: &L4Frontend, backend: &Backend, admission: AdmissionEntry) -> D
             HashBy::Source => hash_by::SOURCE,
         },
         refuse_when_full: backend.refuse_when_full,
+        affinity_s: backend.affinity.map_or(0, |time| {
+            // Of a configuration, 1 s to 18 h.
+            u16::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u16::MAX)
+        }),
         admission,
     }
 }
@@ -203,6 +212,7 @@ fn servers(
                 // A backend of the proxy too may have a limit beyond that.
                 u16::try_from(most).unwrap_or(u16::MAX)
             }),
+            affinity: backend.affinity.is_some(),
             gue_port: snapshot.datapath.gue_port,
             next_hop: next_hops.get(&address.ip()).copied(),
         };

@@ -138,7 +138,8 @@ fn server_entry(
     let entry = ServerEntry {
         generation: handle.generation,
         state: server.state,
-        flags: if address.is_ipv6() { flag::V6 } else { 0 },
+        flags: if address.is_ipv6() { flag::V6 } else { 0 }
+            | if server.affinity { flag::AFFINITY } else { 0 },
         address: common_address(address.ip()),
         snat_address: remembered.unwrap_or_default(),
         port: Be16::new(address.port()),

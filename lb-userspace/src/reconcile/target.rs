@@ -325,6 +325,7 @@ impl Target {
                 hash_by: vip.hash_by,
                 flags: flags_of(vip),
                 forward: vip.forward.to_raw(),
+                affinity_s: vip.affinity_s,
                 ..VipEntry::default()
             };
             self.admit(handle, vip.admission);

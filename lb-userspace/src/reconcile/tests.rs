@@ -354,6 +354,7 @@ fn desired_state() -> impl Strategy<Value = Desired> {
         forward: Forward::from_raw(forward),
         admission,
         refuse_when_full: on_down == 1,
+        affinity_s: on_down.into(),
     });
     let rule = ((0_u32..3, 0_u8..5), 1_u32..4).prop_map(|((scope, index), action)| {
         let network = ipnet::IpNet::from(address(index));
@@ -530,6 +531,7 @@ fn full(network: u16, backends: u16, count: u16) -> Desired {
         forward: Forward::Nat,
         admission: AdmissionEntry::default(),
         refuse_when_full: false,
+        affinity_s: 0,
     };
     let place = |index: u16| SocketAddr::new(address(2), 5000 + network * 100 + index);
     let pool: BTreeMap<_, _> = (0..count).map(|index| (place(index), server)).collect();

@@ -287,6 +287,12 @@ fn words_that_are_not_built_say_so() {
     );
     check_backend("balance: least-connections, servers: {}", &[]);
     check_backend("balance: round-robin, slow_start: 30s, servers: {}", &[]);
+    check_backend("hash: source, affinity: 18h, servers: {}", &[]);
+    check_backend(
+        "affinity: 10m, servers: {}",
+        &["4: backends.b.affinity: needs `mode: l4` and `hash: source` \
+           (hint: in the proxy, `persistence` keeps clients)"],
+    );
     check_backend(
         "on_full: queue, servers: {s: {address: \"10.0.1.1:80\", max_connections: 65536}, \
          t: {address: \"10.0.1.2:80\", max_connections: 65535}}",

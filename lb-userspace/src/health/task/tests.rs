@@ -51,6 +51,7 @@ fn snapshot(check: Option<Check>, servers: &[(&str, SocketAddr)]) -> Arc<Snapsho
         hash: HashBy::Tuple,
         spread: crate::model::snapshot::Spread::Hashed,
         refuse_when_full: false,
+        affinity: None,
         on_down: OnDown::Reset,
         check,
         proxy: ProxySettings::default(),
