@@ -137,6 +137,7 @@ impl Bed {
         namespace::require_root()?;
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         namespace::sweep_stale()?;
+        namespace::sweep_stale_directories()?;
         bpffs::mount_if_missing()?;
         bpffs::sweep_stale()?;
         let balancer = Namespace::create("balancer")?;
@@ -153,7 +154,7 @@ impl Bed {
             servers: Vec::new(),
             mode,
             stubs: Vec::new(),
-            directory: tempfile::Builder::new().prefix(namespace::PREFIX).tempdir()?,
+            directory: namespace::directory()?,
             _turn: turn,
         };
         for index in 0..servers {
@@ -166,11 +167,6 @@ impl Bed {
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
-    }
-
-    /// Leaves the directory behind and says where it is.
-    pub fn keep_directory(&mut self) {
-        self.directory.disable_cleanup(true);
     }
 
     /// Names of the balancer's interfaces, the client's first.

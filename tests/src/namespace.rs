@@ -1,13 +1,14 @@
 //! Named network namespaces: made, entered, and always removed.
 //!
-//! Owns the names (`pmt-PID-COUNTER-ROLE`), so that leftovers of a killed run can be told
-//! from those of a running one and swept. Must not know what is wired into a namespace.
+//! Owns the names (`pmt-PID-COUNTER-ROLE`), also those of directories, so that leftovers of a
+//! killed run can be told from those of a running one and swept. Must not know what is wired into a namespace.
 //!
 //! Programs are started with `nsenter --net=...`: `ip netns exec` also enters a mount
 //! namespace of its own, in which `/sys/fs/bpf` is not the one the agent pins to.
 
 use std::{
     collections::BTreeSet,
+    env,
     fs::{self, File},
     panic,
     path::{Path, PathBuf},
@@ -23,8 +24,9 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, Uid},
 };
+use tempfile::TempDir;
 
-/// Prefix of everything the test bed names: namespaces and pin directories.
+/// Prefix of everything the test bed names: namespaces, pin directories and directories for files.
 pub const PREFIX: &str = "pmt-";
 
 const NETNS_DIRECTORY: &str = "/run/netns";
@@ -173,6 +175,30 @@ pub fn sweep_stale() -> Result<()> {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if is_stale(&name) {
             remove(&name);
+        }
+    }
+    Ok(())
+}
+
+/// A directory for files among the temporary ones. Dropping it removes it.
+///
+/// # Errors
+/// When it can not be made.
+pub(crate) fn directory() -> Result<TempDir> {
+    let prefix = format!("{}-", unique_name());
+    tempfile::Builder::new().prefix(&prefix).tempdir().context("make a temporary directory")
+}
+
+/// Removes the directories of earlier runs that were killed before they could.
+///
+/// # Errors
+/// When the directory of temporary files can not be read.
+pub fn sweep_stale_directories() -> Result<()> {
+    for entry in fs::read_dir(env::temp_dir()).context("list temporary files")? {
+        let entry = entry?;
+        if is_stale(&entry.file_name().to_string_lossy()) {
+            // Another run may be sweeping too.
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
     Ok(())

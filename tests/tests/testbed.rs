@@ -2,6 +2,7 @@
 //! truth when nothing is between them.
 
 use std::{
+    fs,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     panic,
     path::Path,
@@ -48,8 +49,13 @@ fn leftovers_of_a_dead_process_are_swept_and_others_are_not() -> Result<()> {
     let name = format!("pmt-{}-0-stale", ended.id());
     ended.wait()?;
     ensure!(Command::new("ip").args(["netns", "add", &name]).status()?.success());
+    let directory = std::env::temp_dir().join(format!("pmt-{}-1-stale", ended.id()));
+    fs::create_dir(&directory)?;
+    fs::write(directory.join("agent.log"), "words")?;
     testbed::namespace::sweep_stale()?;
+    testbed::namespace::sweep_stale_directories()?;
     ensure!(!Path::new("/run/netns").join(&name).exists(), "{name} was not swept");
+    ensure!(!directory.exists(), "{} was not swept", directory.display());
     ensure!(ours.path().exists(), "the namespace of a running process was swept");
     Ok(())
 }

@@ -35,6 +35,20 @@ impl UdpConversation {
         }
     }
 
+    /// Opens sockets until this server answers one.
+    ///
+    /// # Errors
+    /// Any [`Failure`] of an exchange, or when 200 flows did not reach the server.
+    pub fn open_with(target: SocketAddr, server: &str) -> Result<Self, Failure> {
+        for _ in 0..200 {
+            let mut conversation = Self::open(target)?;
+            if conversation.say(0)? == server {
+                return Ok(conversation);
+            }
+        }
+        Err(Failure::wrong(server, "only other servers in 200 flows"))
+    }
+
     /// Sends one datagram with `payload_bytes` of padding that no server answers: a flow seen
     /// from one side only.
     ///

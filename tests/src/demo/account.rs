@@ -58,3 +58,19 @@ impl Lines {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+
+    use super::*;
+
+    #[test]
+    fn a_step_that_does_not_hold_is_named_with_its_reason() {
+        let mut account = Account::new(&Interruption::default());
+        let seen = account.step("Count", |_| Ok(1)).unwrap();
+        assert_eq!(seen, 1);
+        let error = account.step::<()>("Forward", |_| bail!("3 failed")).unwrap_err();
+        assert_eq!(format!("{error:#}"), "step 2 did not hold: Forward: 3 failed");
+    }
+}

@@ -17,7 +17,7 @@ use crate::{
     agent::Agent,
     bed::{Bed, Family, Mode},
     bpftool,
-    clients::{self, Conversation, FailureKind, Kind, Tally, Traffic},
+    clients::{self, Conversation, FailureKind, Kind, Tally, Traffic, UdpConversation},
     configuration::Service,
     fleet::Fleet,
     servers::port,
@@ -28,13 +28,10 @@ const SERVERS: u8 = 3;
 const EXCHANGES: u64 = 3000;
 const BULK_BYTES: u64 = 64 << 20;
 /// How long traffic is watched before and after something is done to it.
-const WATCH: Duration = Duration::from_secs(1);
+const WATCH: Duration = Duration::from_millis(700);
 
 pub(super) fn run(account: &mut Account, keep: bool, interruption: &Interruption) -> Result<()> {
-    let mut bed = account.step("Build the bed out of network namespaces", build)?;
-    if keep {
-        bed.keep_directory();
-    }
+    let bed = account.step("Build the bed out of network namespaces", build)?;
     let fleet = account.step("Start a server on each of the three machines", |lines| {
         let fleet = Fleet::start(&bed)?;
         lines.add("each answers TCP, UDP and HTTP with its name: s0, s1, s2");
@@ -121,6 +118,20 @@ fn each_family(lines: &mut Lines, act: impl Fn(Family) -> Result<Tally>) -> Resu
     Ok(())
 }
 
+/// TCP and UDP over both families, none of which may fail; `look` sees who answered.
+fn each_service(bed: &Bed, mut look: impl FnMut(&str, &Tally) -> Result<()>) -> Result<()> {
+    type Exchange = fn(&Bed, Family) -> Result<Tally>;
+    let services: [(&str, Exchange); 2] = [("TCP", short_connections), ("UDP", datagrams)];
+    for (protocol, exchange) in services {
+        for family in Family::BOTH {
+            let tally = exchange(bed, family)?;
+            tally.require_all(EXCHANGES)?;
+            look(&format!("{protocol} over {}", family.name()), &tally)?;
+        }
+    }
+    Ok(())
+}
+
 fn short_connections(bed: &Bed, family: Family) -> Result<Tally> {
     let vip = Bed::vip(family, port::LINE);
     bed.client.run(|| Ok(clients::short_connections(vip, EXCHANGES, 8)))
@@ -149,6 +160,8 @@ fn bulk(bed: &Bed, lines: &mut Lines) -> Result<()> {
 fn cut(bed: &Bed, agent: &Agent<'_>, lines: &mut Lines) -> Result<()> {
     let vip = Bed::vip(Family::V4, port::LINE);
     let mut stranded = connect_to(bed, "s0")?;
+    let udp = Bed::vip(Family::V4, port::UDP);
+    let mut datagram_client = bed.client.run(|| Ok(UdpConversation::open_with(udp, "s0")?))?;
     let traffic = Traffic::start(&bed.client, Kind::ShortTcp, vip, 4)?;
     thread::sleep(WATCH);
     let before = traffic.exchanges();
@@ -170,6 +183,9 @@ fn cut(bed: &Bed, agent: &Agent<'_>, lines: &mut Lines) -> Result<()> {
         "a client connected to s0 was reset {} us after its next packet, by XDP: it reconnects at once",
         asked.elapsed().as_micros()
     ));
+    let other = datagram_client.say(0).context("a UDP client that s0 answered")?;
+    ensure!(other != "s0", "a dead server answers a datagram");
+    lines.add(format_args!("a UDP client of s0 sent its next datagram and had {other}'s answer"));
 
     // Clients that were waiting for s0 at that moment end their wait first.
     thread::sleep(Duration::from_millis(100));
@@ -184,13 +200,11 @@ fn cut(bed: &Bed, agent: &Agent<'_>, lines: &mut Lines) -> Result<()> {
         all.failed()
     ));
     lines.add(format_args!("and afterwards: {after}"));
-    for family in Family::BOTH {
-        let moved = short_connections(bed, family)?;
-        moved.require_all(EXCHANGES)?;
+    each_service(bed, |what, moved| {
         ensure!(!moved.answers.contains_key("s0"), "a dead server answers: {moved}");
-        lines.add(format_args!("{}: {moved}", family.name()));
-    }
-    Ok(())
+        lines.add(format_args!("{what}: {moved}"));
+        Ok(())
+    })
 }
 
 fn bring_back(bed: &Bed, agent: &Agent<'_>, lines: &mut Lines) -> Result<()> {
@@ -198,7 +212,11 @@ fn bring_back(bed: &Bed, agent: &Agent<'_>, lines: &mut Lines) -> Result<()> {
     bed.reconnect(0)?;
     agent.wait_for_state("s0", ServerState::Up)?;
     lines.add(format_args!("s0 is UP after {} ms", start.elapsed().as_millis()));
-    each_family(lines, |family| short_connections(bed, family))
+    each_service(bed, |what, tally| {
+        ensure!(tally.answers.contains_key("s0"), "s0 gets nothing: {tally}");
+        lines.add(format_args!("{what}: {tally}"));
+        Ok(())
+    })
 }
 
 fn drain(bed: &Bed, agent: &Agent<'_>, lines: &mut Lines) -> Result<()> {

@@ -1,6 +1,6 @@
 //! `--keep`: says how to look inside, waits, and is ended by Ctrl-C or `--stop`.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
@@ -16,8 +16,10 @@ use crate::{
     report::note,
 };
 
-/// Process id of the demo that was left running.
+/// Holds the process id of the demo that was left running.
 const PID_FILE: &str = "/run/pointsman-demo.pid";
+/// Names another file, so that a test leaves a user's demo alone.
+const PID_FILE_VARIABLE: &str = "POINTSMAN_DEMO_PID_FILE";
 
 /// Prints what can be tried and waits for a signal. `requests` are commands for the
 /// client's namespace.
@@ -27,7 +29,9 @@ pub(super) fn keep(
     requests: &[String],
     interruption: &Interruption,
 ) -> Result<()> {
-    fs::write(PID_FILE, std::process::id().to_string()).context("write the process id")?;
+    let pid_file = pid_file();
+    fs::write(&pid_file, std::process::id().to_string())
+        .with_context(|| format!("write {}", pid_file.display()))?;
     let pins = agent.pin_directory().display();
     let socket = agent.socket();
     let socket = socket.display();
@@ -64,8 +68,8 @@ pub(super) fn keep(
     commands("configuration", &[agent.configuration_file().display().to_string()]);
     note("\nCtrl-C here, or cargo xtask demo --stop, ends it and cleans up.");
     interruption.wait();
-    // Somebody else's, or gone: nothing of ours is lost.
-    let _ = fs::remove_file(PID_FILE);
+    // Gone already: nothing is lost.
+    let _ = fs::remove_file(&pid_file);
     note("\nCleaning up.");
     Ok(())
 }
@@ -75,25 +79,48 @@ pub(super) fn url(family: Family) -> String {
     format!("http://{}/", Bed::vip(family, 80))
 }
 
+/// Fails if a demo was left running: `--stop` could end only one of the two.
+///
+/// # Errors
+/// When there is one.
+pub(super) fn require_none() -> Result<()> {
+    if let Some(pid) = left_running()? {
+        bail!("a demo was left running as process {pid}: cargo xtask demo --stop ends it");
+    }
+    Ok(())
+}
+
 /// Ends the demo that was left running.
 ///
 /// # Errors
 /// When there is none, or it does not end.
 pub fn stop() -> Result<()> {
-    let Ok(text) = fs::read_to_string(PID_FILE) else { bail!("no demo was left running") };
-    let pid: i32 = text.trim().parse().with_context(|| format!("read {PID_FILE}"))?;
-    let process = Path::new("/proc").join(pid.to_string());
-    // The number may belong to somebody else by now.
-    let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-    if name.trim() != "demo" {
-        fs::remove_file(PID_FILE).context("remove the stale process id")?;
-        bail!("the demo that was left running has ended already");
-    }
-    kill(Pid::from_raw(pid), Signal::SIGTERM).context("end the demo")?;
+    let pid = left_running()?.context("no demo was left running")?;
+    kill(pid, Signal::SIGTERM).context("end the demo")?;
     wait_until("the demo to end", Duration::from_secs(20), || {
-        ensure!(!process.exists(), "it is still running");
+        ensure!(!is_demo(pid), "it is still running");
         Ok(())
     })?;
     note("The demo has ended.");
     Ok(())
+}
+
+/// The demo that was left running and still is.
+fn left_running() -> Result<Option<Pid>> {
+    let file = pid_file();
+    let Ok(text) = fs::read_to_string(&file) else { return Ok(None) };
+    let pid = text.trim().parse().with_context(|| format!("read {}", file.display()))?;
+    let pid = Pid::from_raw(pid);
+    Ok(is_demo(pid).then_some(pid))
+}
+
+/// Whether a process runs and is a demo: its number may belong to somebody else by now, or to
+/// one that has ended and whose parent has not asked yet.
+fn is_demo(pid: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.contains("(demo) ") && !status.contains("(demo) Z")
+}
+
+fn pid_file() -> PathBuf {
+    std::env::var_os(PID_FILE_VARIABLE).map_or_else(|| PID_FILE.into(), PathBuf::from)
 }

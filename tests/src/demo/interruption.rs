@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{SigSet, Signal};
 
-/// Whether somebody wants the demo to end.
-#[derive(Clone, Debug)]
+/// Whether somebody wants the demo to end. The default one watches no signal.
+#[derive(Clone, Debug, Default)]
 pub struct Interruption(Arc<AtomicBool>);
 
 impl Interruption {

@@ -30,6 +30,9 @@ pub struct Options {
 /// # Errors
 /// When a step did not hold, or a signal ended it.
 pub fn run(options: &Options, interruption: &Interruption) -> Result<()> {
+    if options.keep {
+        explore::require_none()?;
+    }
     let mut account = Account::new(interruption);
     if options.servers.is_empty() {
         embedded::run(&mut account, options.keep, interruption)?;

@@ -37,10 +37,7 @@ pub(super) fn run(
     keep: bool,
     interruption: &Interruption,
 ) -> Result<()> {
-    let mut bed = account.step("Build the bed out of network namespaces", build)?;
-    if keep {
-        bed.keep_directory();
-    }
+    let bed = account.step("Build the bed out of network namespaces", build)?;
     let names: Vec<_> = kinds.iter().map(ToString::to_string).collect();
     let mut processes = Processes::new();
     let title = format!("Start {} on each of the three machines", names.join(", "));

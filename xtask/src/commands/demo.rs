@@ -32,10 +32,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !process::is_root() {
         bail!("network namespaces and XDP need root");
     }
-    setup::ensure(if options.servers.is_empty() { Level::Run } else { Level::Servers })?;
-    // As the tests build it: an optimised agent takes minutes more to link, and the data plane
-    // is optimised in any case.
-    build::agent(false)?;
+    if !options.stop {
+        setup::ensure(if options.servers.is_empty() { Level::Run } else { Level::Servers })?;
+        // As the tests build it: an optimised agent takes minutes more to link, and the data
+        // plane is optimised in any case.
+        build::agent(false)?;
+    }
     let mut command = process::cargo(["run", "--quiet", "--locked"]);
     command.args(["--package", "pointsman-tests", "--bin", "demo", "--"]);
     if options.keep {
