@@ -363,7 +363,7 @@ impl Fragmented for V6 {
             return Err(Other::PASS);
         };
         // One walk of the rest for any number of extension headers.
-        let walked = (verifier::forget(walked) & 0xff8) as usize;
+        let walked = parse::bounded(walked);
         let at = start + walked;
         let malformed = || parse::refuse(destination, protocol, DropReason::Malformed);
         let fragment = packet.at::<[u8; 8]>(at).ok_or_else(malformed)?;
@@ -392,7 +392,7 @@ impl Fragmented for V6 {
     fn transport(packet: &Packet, piece: &Piece<Self>) -> Option<(u8, usize)> {
         let (protocol, bytes) =
             parse::skip_extensions(packet, piece.body, piece.protocol, false).ok()?;
-        let bytes = (verifier::forget(bytes) & 0xff8) as usize;
+        let bytes = parse::bounded(bytes);
         let protocol = verifier::forget(u32::from(protocol)) as u8;
         (protocol == TCP || protocol == parse::UDP).then_some((protocol, piece.body + bytes))
     }

@@ -478,5 +478,5 @@ impl Icmp for V6 {
 fn walk(packet: &Packet, start: usize, next: u8, first: bool) -> Option<(u8, usize)> {
     let (protocol, bytes) = parse::skip_extensions(packet, start, next, first).ok()?;
     // One walk of the rest for any number of extension headers.
-    Some((verifier::forget(u32::from(protocol)) as u8, (verifier::forget(bytes) & 0xff8) as usize))
+    Some((verifier::forget(u32::from(protocol)) as u8, parse::bounded(bytes)))
 }

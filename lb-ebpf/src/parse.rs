@@ -48,6 +48,8 @@ const TCP_CHECKSUM: usize = 16;
 const MAX_VLAN_TAGS: usize = 2;
 /// Most IPv6 extension headers that are looked through.
 const MAX_EXTENSION_HEADERS: usize = 6;
+/// Most bytes that they may take; a mask of the multiples of 8 up to it, for [`bounded`].
+const MAX_EXTENSION_BYTES: usize = 0xff8;
 
 /// A TCP segment or UDP datagram that may be ours, every header within the packet.
 pub struct Segment<F: Family> {
@@ -264,7 +266,7 @@ pub fn parse_v6(packet: &Packet, link: &Link, noted: bool) -> Result<Segment<V6>
             Ok(_) | Err(Stop::SourceRoute) => return Err(Other::PASS),
         };
         // One walk of the rest for any number of extension headers.
-        (verifier::forget(u32::from(protocol)) as u8, (verifier::forget(bytes) & 0xff8) as usize)
+        (verifier::forget(u32::from(protocol)) as u8, bounded(bytes))
     };
     if extension_bytes > payload_bytes {
         return Err(refuse(destination, protocol, DropReason::Malformed));
@@ -293,7 +295,7 @@ pub fn parse_v6(packet: &Packet, link: &Link, noted: bool) -> Result<Segment<V6>
 
 /// Where a walk over extension headers ends early.
 pub enum Stop {
-    /// The packet ends within a header.
+    /// The packet ends within a header, or behind more of them than are looked through.
     Truncated,
     /// At a fragment header.
     Fragment {
@@ -307,7 +309,8 @@ pub enum Stop {
 }
 
 /// Walks the extension headers (RFC 8200 section 4); gives what follows them and the bytes
-/// walked over. With `first` it goes on behind the header of a first fragment.
+/// walked over, [`MAX_EXTENSION_BYTES`] at the most. With `first` it goes on behind the header
+/// of a first fragment.
 ///
 /// # Errors
 /// Where the walk ends early.
@@ -326,6 +329,9 @@ pub fn skip_extensions(
     let mut next = next;
     let mut walked = 0;
     for _ in 0..MAX_EXTENSION_HEADERS {
+        if walked > MAX_EXTENSION_BYTES {
+            break;
+        }
         match next {
             FRAGMENT => {
                 let header = packet.at::<[u8; 8]>(start + walked).ok_or(Stop::Truncated)?;
@@ -353,7 +359,18 @@ pub fn skip_extensions(
             _ => break,
         }
     }
+    if walked > MAX_EXTENSION_BYTES {
+        return Err(Stop::Truncated);
+    }
     Ok((next, walked as u32))
+}
+
+/// Bytes that [`skip_extensions`] walked over, as an offset whose bounds the verifier knows
+/// and of which it knows nothing else.
+#[inline(always)]
+#[must_use]
+pub fn bounded(walked: u32) -> usize {
+    verifier::forget(walked) as usize & MAX_EXTENSION_BYTES
 }
 
 /// Reads the ports and flags; none if the header contradicts the length of the datagram.
