@@ -12,7 +12,7 @@
 
 use crate::{
     flow::FlowKey,
-    half_open::{age_ms, milliseconds},
+    half_open::{age_ms, is_later, milliseconds},
     tcp_state::Progress,
 };
 
@@ -169,7 +169,7 @@ impl<A> Ended<A> {
         if age_ms(patience.now_ms, last_seen_ms) >= patience.closed_ms {
             return Fate::Remove;
         }
-        let silent = age_ms(last_seen_ms, self.ended_ms) == 0;
+        let silent = !is_later(last_seen_ms, self.ended_ms);
         match (silent, patience.full) {
             (true, _) => Fate::Remove,
             (false, true) => Fate::Pass,

@@ -150,13 +150,31 @@ pub const fn milliseconds(now_ns: u64) -> u32 {
     (now_ns / 1_000_000) as u32
 }
 
-/// How long ago `seen_ms` was, in milliseconds; what seems to be ahead of `now_ms` is now.
-/// Right for 24 days, half of what the clock counts.
+/// How far one processor's clock is taken to be ahead of another's, milliseconds: far more than
+/// it can be.
+pub const AHEAD_MS: u32 = 60_000;
+
+/// How long ago `seen_ms` was, in milliseconds; what seems to be ahead of `now_ms`, by
+/// [`AHEAD_MS`] at the most, is now.
+///
+/// Right for 49 days, a minute less than the clock counts. What was silent for that long, and
+/// whose place nobody needed meanwhile, seems to be young again for the minute and its timeout.
+/// That does no harm: its ports are then taken once more, its packets find the server that they
+/// had, if its handle still means that one, and it times out again.
 #[inline(always)]
 #[must_use]
 pub const fn age_ms(now_ms: u32, seen_ms: u32) -> u32 {
     let age = now_ms.wrapping_sub(seen_ms);
-    if age > u32::MAX / 2 { 0 } else { age }
+    if age > u32::MAX - AHEAD_MS { 0 } else { age }
+}
+
+/// Whether `ms` is later than `other_ms`, both of this clock and less than 24 days from each
+/// other.
+#[inline(always)]
+#[must_use]
+pub const fn is_later(ms: u32, other_ms: u32) -> bool {
+    let ahead = ms.wrapping_sub(other_ms);
+    ahead != 0 && ahead <= u32::MAX / 2
 }
 
 impl<A> Bucket<A> {

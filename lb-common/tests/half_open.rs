@@ -4,8 +4,8 @@ use lb_common::{
     address::Address4,
     flow::{Direction, FlowEntry4, FlowKey, FlowKey4, Hop},
     half_open::{
-        Bucket, FLOWS_PER_BUCKET, HINTS, HalfOpenFlow, Place, WAYS, age_ms, bucket_index,
-        hint_index, milliseconds, tag,
+        AHEAD_MS, Bucket, FLOWS_PER_BUCKET, HINTS, HalfOpenFlow, Place, WAYS, age_ms, bucket_index,
+        hint_index, is_later, milliseconds, tag,
     },
 };
 use proptest::prelude::*;
@@ -68,7 +68,10 @@ proptest! {
     }
 
     #[test]
-    fn a_flow_lives_until_its_limit(mut bucket in bucket(), silence_ms in 0_u32..1 << 30) {
+    fn a_flow_lives_until_its_limit(
+        mut bucket in bucket(),
+        silence_ms in 0..u32::MAX - AHEAD_MS,
+    ) {
         bucket.tags[0] = 1;
         let now_ms = bucket.seen_ms[0].wrapping_add(silence_ms);
         prop_assert!(!bucket.is_live(0, now_ms, silence_ms));
@@ -78,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn a_packet_after_the_clock_was_read_was_just_now(now_ms: u32, ahead_ms in 0_u32..1 << 30) {
+    fn a_packet_after_the_clock_was_read_was_just_now(now_ms: u32, ahead_ms in 0..=AHEAD_MS) {
         prop_assert_eq!(age_ms(now_ms, now_ms.wrapping_add(ahead_ms)), 0);
     }
 
@@ -121,4 +124,20 @@ fn the_clock_of_places_counts_milliseconds_and_wraps() {
     assert_eq!(milliseconds(1_999_999), 1);
     assert_eq!(milliseconds((1_u64 << 32) * 1_000_000 + 5_000_000), 5);
     assert_eq!(age_ms(3, u32::MAX), 4);
+    assert!(is_later(3, u32::MAX) && !is_later(u32::MAX, 3) && !is_later(7, 7));
+}
+
+/// Half of what the clock counts is no age at which silence turns into the present.
+#[test]
+fn a_flow_that_timed_out_stays_so_for_49_days() {
+    const DAY_MS: u32 = 86_400_000;
+    for seen_ms in [0, u32::MAX - 1000, 1 << 31] {
+        let mut bucket = Bucket4 { seen_ms: [seen_ms; WAYS], ..Bucket4::default() };
+        bucket.tags[0] = 1;
+        for days in [1, 24, 25, 30, 49] {
+            let now_ms = seen_ms.wrapping_add(days * DAY_MS);
+            assert!(!bucket.is_live(0, now_ms, 30_000), "live again after {days} days");
+            assert_eq!(bucket.live(now_ms, 30_000), 0, "counted as live after {days} days");
+        }
+    }
 }
