@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     admin::api::ServerSet,
+    health::HealthEvent,
     model::{
         snapshot::{Server, Snapshot},
         state::{AdminState, Health, ServerId, ServerState, ServerStatus, ServerStatuses},
@@ -78,8 +79,16 @@ impl ServerBook {
         }
     }
 
-    /// Notes what a check found; whether there is such a server.
-    pub fn note_health(
+    /// Notes what a check found; whether there is such a server. What was found of one that left
+    /// the configuration meanwhile, or has another address now, is nobody's.
+    pub fn note(&mut self, event: HealthEvent, now: SystemTime) -> bool {
+        let HealthEvent { server, address, health, reason, .. } = event;
+        let same = self.get(&server).is_some_and(|record| record.server.address == address);
+        same && self.note_health(&server, health, reason, now)
+    }
+
+    /// Notes the health of the server of this name; whether there is one.
+    pub(super) fn note_health(
         &mut self,
         id: &ServerId,
         health: Health,
@@ -266,6 +275,25 @@ mod tests {
         assert_eq!(state("pg3"), Some(ServerState::Up));
         book.configure(&snapshot(&[("pg3", "10.0.1.22:1")]), later());
         assert_eq!(book.get(&pg("pg1")), None);
+    }
+
+    #[test]
+    fn what_was_found_at_an_old_address_says_nothing_of_the_new_one() {
+        let event = |server, address: &str| HealthEvent {
+            server: pg(server),
+            address: address.parse::<std::net::SocketAddr>().unwrap().into(),
+            health: Health::Down,
+            reason: "connection refused".into(),
+            duration: Duration::ZERO,
+        };
+        let mut book = book();
+        book.configure(&snapshot(&[("pg1", "10.0.9.9:5432")]), later());
+        let moved = book.clone();
+        assert!(!book.note(event("pg1", "10.0.1.20:5432"), later()));
+        assert!(!book.note(event("pg2", "10.0.1.21:5432"), later()));
+        assert_eq!(book, moved);
+        assert!(book.note(event("pg1", "10.0.9.9:5432"), later()));
+        assert_eq!(book.get(&pg("pg1")).unwrap().state(), ServerState::Down);
     }
 
     #[test]

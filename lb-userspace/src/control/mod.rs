@@ -294,9 +294,7 @@ impl Control {
     }
 
     fn note_health(&mut self, event: HealthEvent) {
-        let HealthEvent { server: id, health, reason, .. } = event;
-        // A server that left the configuration meanwhile is nobody's.
-        if self.book.note_health(&id, health, reason, SystemTime::now()) {
+        if self.book.note(event, SystemTime::now()) {
             self.wake();
             self.remember();
         }

@@ -31,6 +31,9 @@ use crate::model::{
 pub struct HealthEvent {
     /// Which server.
     pub server: ServerId,
+    /// The address that it has in the configuration that this was found under: of a server
+    /// that moved meanwhile it says nothing.
+    pub address: ServerAddress,
     /// What the checks say of it.
     pub health: Health,
     /// Why, for people: `connected`, `connection refused (failure 1 of 3)`.
@@ -93,8 +96,10 @@ impl Checker {
 /// What one worker checks.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Target {
-    /// Where the check connects to.
-    pub(super) address: ServerAddress,
+    /// The server's address.
+    pub(super) server: ServerAddress,
+    /// Where the check connects to: that, or another port of it.
+    pub(super) probed: ServerAddress,
     /// What it asks, and how often.
     pub(super) check: Check,
     /// In maintenance: not checked.
@@ -114,7 +119,7 @@ fn targets(
         let Some(check) = &backend.check else { continue };
         for (server_name, server) in &backend.servers {
             let id = (backend_name.clone(), server_name.clone());
-            let address = match server.address {
+            let probed = match server.address {
                 ServerAddress::Ip(mut address) => {
                     address.set_port(check.port.unwrap_or(address.port()));
                     address.into()
@@ -123,7 +128,8 @@ fn targets(
             };
             let paused = maintenance.contains(&id);
             let marked = marked.get(&id).cloned();
-            targets.insert(id, Target { address, check: check.clone(), paused, marked });
+            let (server, check) = (server.address, check.clone());
+            targets.insert(id, Target { server, probed, check, paused, marked });
         }
     }
     targets
@@ -155,10 +161,12 @@ impl Workers {
         for server in gone {
             self.stop(&server).await;
             let (backend, name) = &server;
-            if snapshot.backends.get(backend).is_some_and(|b| b.servers.contains_key(name)) {
+            let servers = snapshot.backends.get(backend).map(|backend| &backend.servers);
+            if let Some(left) = servers.and_then(|servers| servers.get(name)) {
+                let (address, health) = (left.address, Health::Up);
                 let reason = "not checked".to_owned();
                 let event =
-                    HealthEvent { server, health: Health::Up, reason, duration: Duration::ZERO };
+                    HealthEvent { server, address, health, reason, duration: Duration::ZERO };
                 // Without a receiver the agent is stopping.
                 let _ = self.events.send(event).await;
             }

@@ -15,6 +15,7 @@ use super::{
     tcp,
 };
 use crate::model::{
+    address::ServerAddress,
     snapshot::{Check, CheckKind},
     state::{Health, ServerId},
 };
@@ -39,7 +40,7 @@ pub(super) async fn run(
                 }
                 let new = targets.borrow_and_update().clone();
                 machine.set_thresholds(new.check.rise, new.check.fall);
-                if new.address != target.address || new.paused {
+                if new.server != target.server || new.probed != target.probed || new.paused {
                     machine.forget();
                 }
                 start = start.min(first_start(&new.check));
@@ -48,7 +49,7 @@ pub(super) async fn run(
                 reported = None;
                 if let Some(why) = newly_marked {
                     machine.fail(Instant::now().into_std());
-                    let event = down(&server, &why);
+                    let event = down(&server, target.server, &why);
                     if events.send(event).await.is_err() {
                         return;
                     }
@@ -69,8 +70,8 @@ pub(super) async fn run(
         let known = (machine.health(), reason(&machine, &result));
         if reported.as_ref() != Some(&known) {
             let (health, reason) = known.clone();
-            let event =
-                HealthEvent { server: server.clone(), health, reason, duration: result.duration };
+            let (server, address, duration) = (server.clone(), target.server, result.duration);
+            let event = HealthEvent { server, address, health, reason, duration };
             if events.send(event).await.is_err() {
                 return;
             }
@@ -80,9 +81,9 @@ pub(super) async fn run(
 }
 
 /// The news that traffic holds a server for down.
-fn down(server: &ServerId, why: &str) -> HealthEvent {
+fn down(server: &ServerId, address: ServerAddress, why: &str) -> HealthEvent {
     let (health, reason) = (Health::Down, format!("marked down by traffic: {why}"));
-    HealthEvent { server: server.clone(), health, reason, duration: Duration::ZERO }
+    HealthEvent { server: server.clone(), address, health, reason, duration: Duration::ZERO }
 }
 
 fn machine(check: &Check, known: Option<Health>) -> CheckMachine {
@@ -113,12 +114,12 @@ async fn check_at(start: Instant, target: &Target) -> (Instant, CheckResult) {
 }
 
 async fn probe(target: &Target) -> (Verdict, String) {
-    let Target { address, check, .. } = target;
+    let Target { probed, check, .. } = target;
     let outcome = match &check.kind {
-        CheckKind::Tcp => tcp::check(*address, check.timeout)
-            .await
-            .map(|()| (Verdict::Passed, "connected".into())),
-        CheckKind::Http(http) => http::check(*address, http, check.timeout)
+        CheckKind::Tcp => {
+            tcp::check(*probed, check.timeout).await.map(|()| (Verdict::Passed, "connected".into()))
+        }
+        CheckKind::Http(http) => http::check(*probed, http, check.timeout)
             .await
             .map(|answer| (answer.verdict, format!("status {}", answer.status))),
     };

@@ -165,6 +165,26 @@ async fn a_dying_server_goes_down_and_comes_back() {
 }
 
 #[tokio::test]
+async fn events_name_the_address_they_are_about() {
+    let (_first, first) = listener().await;
+    let (_socket, second) = refusing();
+    let mut checker = Running::start(snapshot(Some(check()), &[("a", first)]), BTreeMap::new());
+    let event = checker.events.recv().await.expect("the checker runs");
+    assert_eq!((event.health, event.address), (Health::Up, first.into()));
+    // Checks may go elsewhere than traffic; the address is the server's.
+    let elsewhere = Check { port: Some(second.port()), ..check() };
+    checker.snapshots.send_replace(snapshot(Some(elsewhere), &[("a", first)]));
+    let event = checker.events.recv().await.expect("the checker runs");
+    assert_eq!((event.health, event.address), (Health::Down, first.into()));
+    checker.snapshots.send_replace(snapshot(Some(check()), &[("a", second)]));
+    let event = checker.events.recv().await.expect("the checker runs");
+    assert_eq!((event.health, event.address), (Health::Down, second.into()));
+    checker.snapshots.send_replace(snapshot(None, &[("a", first)]));
+    let event = checker.events.recv().await.expect("the checker runs");
+    assert_eq!((event.health, event.address), (Health::Up, first.into()));
+}
+
+#[tokio::test]
 async fn the_first_check_decides_unless_the_health_is_known() {
     let (_socket, address) = refusing();
     let known = BTreeMap::from([(id("known"), Health::Up)]);
