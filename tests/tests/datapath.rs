@@ -202,6 +202,53 @@ fn a_foreign_abi_version_is_refused_and_goes_on_forwarding() -> Result<()> {
     Ok(())
 }
 
+/// Maps are pinned one after the other; whatever is there, no start may be stuck with it.
+#[test]
+fn pins_of_an_agent_that_was_killed_in_its_first_start_are_made_anew() -> Result<()> {
+    let bench = Bench::new()?;
+    let remove = |name: &str| fs::remove_file(bench.pins().map(name));
+    for case in ["killed after the first pin", "before the last", "before the version was set"] {
+        let plane = bench.load()?;
+        match case {
+            "killed after the first pin" => {
+                map::ALL
+                    .iter()
+                    .filter(|name| **name != map::FLOWS4)
+                    .try_for_each(|name| remove(name))?;
+            }
+            "before the last" => remove(map::SETTINGS)?,
+            _ => {
+                let unwritten = Settings { abi_version: 0, ..Settings::default() };
+                plane.maps()?.set_settings(&unwritten)?;
+            }
+        }
+        drop(plane);
+        // The next start has another configuration.
+        let pins = LockedPins::acquire(bench.pins())?;
+        let plane =
+            DataPlane::load(pins, Capacities { flows: 8192, ..SMALL }).with_context(|| case)?;
+        ensure!(!plane.adopted(), "{case}: maps of the dead agent were adopted");
+        ensure!(plane.capacities_kept().is_empty(), "{case}: with their capacity");
+        ensure!(plane.maps()?.settings()?.abi_version == ABI_VERSION);
+        loader::remove(plane.pins(), false)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn pins_without_a_version_that_forward_are_left_alone() -> Result<()> {
+    let bench = Bench::new()?;
+    let mut plane = bench.load()?;
+    bench.attach(&mut plane, "here0", AttachMode::Native)??;
+    let before = bench.attached("here0")?;
+    fs::remove_file(plane.pins().map(map::SETTINGS))?;
+    drop(plane);
+    let error = bench.load().expect_err("nobody knows the version");
+    ensure!(error.to_string().contains("unknown"), "{error}");
+    ensure!(bench.attached("here0")? == before, "the running program was not touched");
+    Ok(())
+}
+
 #[test]
 fn a_pinned_map_of_another_shape_is_refused() -> Result<()> {
     let bench = Bench::new()?;

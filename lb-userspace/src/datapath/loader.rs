@@ -55,7 +55,17 @@ impl DataPlane {
     /// or the program is faulty. Pins that this call made are removed again.
     pub fn load(pins: LockedPins, capacities: Capacities) -> Result<Self, DatapathError> {
         host::require()?;
-        refuse_foreign(&pins)?;
+        match judge_pins(&pins)? {
+            Finding::Good => {}
+            Finding::HalfMade => {
+                tracing::warn!(
+                    "{} holds what an agent left that was ended in its first start; it is \
+                     removed",
+                    pins.directory().display()
+                );
+                remove(&pins, false)?;
+            }
+        }
         let parsed = Object::parse(PROGRAM_OBJECT)
             .map_err(|error| ProgramFault::Object(EbpfError::ParseError(error)))?;
         let kept = shape::compare(&parsed, &pins, capacities)?;
@@ -198,17 +208,36 @@ pub fn remove(pins: &LockedPins, keep_maps: bool) -> Result<(), DatapathError> {
     result
 }
 
-/// The maps were made by this ABI version, or are not there, or were never used.
-fn refuse_foreign(pins: &LockedPins) -> Result<(), DatapathError> {
+/// What a start finds pinned.
+enum Finding {
+    /// Maps of this ABI version, or nothing.
+    Good,
+    /// Maps of a start that ended before it could use them.
+    HalfMade,
+}
+
+/// Whether what is pinned can be adopted.
+///
+/// Maps are pinned one after the other, and `SETTINGS` says its version as soon as all are:
+/// before any interface gets the program. So pins without a version and without an interface
+/// hold nothing that anybody needs.
+///
+/// # Errors
+/// If the maps were made by another ABI version, or nobody knows by which.
+fn judge_pins(pins: &LockedPins) -> Result<Finding, DatapathError> {
     let path = pins.map(map::SETTINGS);
     let foreign = |found: String| PinsError::ForeignAbi {
         directory: pins.directory().to_owned(),
         found,
         expected: ABI_VERSION,
     };
+    let unfinished = || match pins.linked_interfaces()?.is_empty() {
+        true => Ok(Finding::HalfMade),
+        false => Err(foreign("unknown".into()).into()),
+    };
     if !path.exists() {
         let any = map::ALL.iter().any(|name| pins.map(name).exists());
-        return if any { Err(foreign("unknown".into()).into()) } else { Ok(()) };
+        return if any { unfinished() } else { Ok(Finding::Good) };
     }
     let version = abi_version(path).map_err(|source| MapAccessError::Access {
         action: "read",
@@ -216,8 +245,8 @@ fn refuse_foreign(pins: &LockedPins) -> Result<(), DatapathError> {
         source,
     })?;
     match version {
-        // 0: the agent that made the maps ended before it could use them.
-        Some(ABI_VERSION | 0) => Ok(()),
+        Some(ABI_VERSION) => Ok(Finding::Good),
+        Some(0) => unfinished(),
         Some(other) => Err(foreign(other.to_string()).into()),
         None => Err(foreign("unknown".into()).into()),
     }
