@@ -391,6 +391,7 @@ fn every_map_reads_back_what_was_written() -> Result<()> {
     let slots: Vec<_> = (0..RING_SLOTS).map(|index| slot((index % 3) as u16)).collect();
     maps.set_ring(5, &slots)?;
     ensure!(maps.ring(5)? == Some(slots) && maps.rings()? == [5]);
+    ensure!(maps.exchanged_rings()?.is_empty());
     let error = maps.set_ring(5, &[slot(1)]).expect_err("too short");
     ensure!(matches!(error, MapAccessError::RingSlots { found: 1, .. }), "{error}");
     maps.clear_ring(5)?;

@@ -65,8 +65,9 @@ const COLLECT: Duration = Duration::from_millis(10);
 const RETRY: Duration = Duration::from_secs(2);
 /// Time between two looks at the interfaces.
 const LOOK: Duration = Duration::from_secs(1);
-/// Time between two comparisons of the maps with what is desired if nothing happens.
-const COMPARE: Duration = Duration::from_secs(30);
+/// Time between two comparisons of the maps with what is desired if nothing happens: after
+/// so long at most, what somebody else wrote to them is undone.
+const COMPARE: Duration = Duration::from_secs(5);
 
 /// How long requests of the proxy may go on once the agent is told to stop.
 const PROXY_GRACE: Duration = Duration::from_secs(30);

@@ -287,6 +287,16 @@ pub fn delete_one<K: Pod>(data: &MapData, key: &K) -> io::Result<bool> {
     was_there(result)
 }
 
+/// Lets nobody write to a map from user space any more, for as long as it exists
+/// (`BPF_MAP_FREEZE`).
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn freeze(data: &MapData) -> io::Result<()> {
+    // SAFETY: the command reads the map's descriptor alone.
+    unsafe { element_call(data, bpf_cmd::BPF_MAP_FREEZE, 0, 0) }
+}
+
 /// The first four bytes of the first element of an array, whatever the rest of it is.
 ///
 /// # Errors

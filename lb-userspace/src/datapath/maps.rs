@@ -2,7 +2,9 @@
 //! `sweep`'s and `flows`', the ring buffer is `events`'.
 //!
 //! Ids are checked against the maps' sizes by aya. Nothing here caches: what it returns is
-//! what the data plane reads.
+//! what the data plane reads. It remembers which rings it made, to tell those of others.
+
+use std::collections::BTreeMap;
 
 use aya::{
     Ebpf, Pod,
@@ -22,6 +24,7 @@ use lb_common::{
 
 use super::{
     access::AccessMaps,
+    batch::BatchMap,
     error::{DatapathError, MapAccessError, PinsError, ProgramFault},
     pins::Pins,
     rings,
@@ -43,8 +46,10 @@ pub struct Maps {
     servers: Array<MapData, ServerEntry>,
     server_flows: Array<MapData, ServerFlows>,
     rings: ArrayOfMaps<MapData, Array<MapData, RingLine>>,
-    /// The same map once more: aya's type has no removal.
-    ring_removal: MapData,
+    /// The same map once more: aya's type has no removal and does not tell the ids of rings.
+    ring_ids: BatchMap<u32, u32>,
+    /// The ring that each backend was given here, by the id of the ring's map.
+    given_rings: BTreeMap<u16, u32>,
     vip_counters: PerCpuArray<MapData, TrafficCounters>,
     server_counters: PerCpuArray<MapData, TrafficCounters>,
     drop_counters: PerCpuArray<MapData, DropCounter>,
@@ -120,7 +125,8 @@ impl Maps {
             servers: typed(source, map::SERVERS)?,
             server_flows: typed(source, map::SERVER_FLOWS)?,
             rings: typed(source, map::RINGS)?,
-            ring_removal: source.open(map::RINGS)?,
+            ring_ids: BatchMap::new(map::RINGS, source.open(map::RINGS)?)?,
+            given_rings: BTreeMap::new(),
             vip_counters: typed(source, map::VIP_COUNTERS)?,
             server_counters: typed(source, map::SERVER_COUNTERS)?,
             drop_counters: typed(source, map::DROP_COUNTERS)?,
@@ -305,8 +311,12 @@ impl Maps {
     /// If `slots` are not `RING_SLOTS`, there is no such id, or the kernel has no memory.
     pub fn set_ring(&mut self, backend: u16, slots: &[RingSlot]) -> Result<(), MapAccessError> {
         let data = rings::build(slots)?;
+        let given =
+            data.info().map_err(|source| access("inspect a ring for", map::RINGS, source))?;
         let ring = Array::try_from(Map::Array(data)).map_err(write(map::RINGS))?;
-        self.rings.set(u32::from(backend), &ring, 0).map_err(write(map::RINGS))
+        self.rings.set(u32::from(backend), &ring, 0).map_err(write(map::RINGS))?;
+        self.given_rings.insert(backend, given.id());
+        Ok(())
     }
 
     /// Takes a backend's ring away; not an error if it has none.
@@ -314,7 +324,9 @@ impl Maps {
     /// # Errors
     /// If there is no such id or the map can not be written.
     pub fn clear_ring(&mut self, backend: u16) -> Result<(), MapAccessError> {
-        rings::remove(&self.ring_removal, backend)
+        self.ring_ids.remove(&u32::from(backend))?;
+        self.given_rings.remove(&backend);
+        Ok(())
     }
 
     /// The ids whose backends have a ring, ascending.
@@ -324,13 +336,27 @@ impl Maps {
     pub fn rings(&self) -> Result<Vec<u16>, MapAccessError> {
         let mut ids = Vec::new();
         for id in 0..u16::try_from(self.rings.len()).unwrap_or(u16::MAX) {
-            match self.rings.get(&u32::from(id), 0) {
-                Ok(_) => ids.push(id),
-                Err(MapError::KeyNotFound) => {}
-                Err(source) => return Err(read(map::RINGS)(source)),
+            if self.ring_ids.get(&u32::from(id))?.is_some() {
+                ids.push(id);
             }
         }
         Ok(ids)
+    }
+
+    /// The ids whose backends have another ring than the one they were given here. That one
+    /// still holds what it did: nobody can write to a ring.
+    ///
+    /// # Errors
+    /// If the map can not be read.
+    pub fn exchanged_rings(&self) -> Result<Vec<u16>, MapAccessError> {
+        let mut exchanged = Vec::new();
+        for (&backend, &given) in &self.given_rings {
+            let present = self.ring_ids.get(&u32::from(backend))?;
+            if present.is_some_and(|present| present != given) {
+                exchanged.push(backend);
+            }
+        }
+        Ok(exchanged)
     }
 
     /// Traffic of a VIP, over all CPUs.

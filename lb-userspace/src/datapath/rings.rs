@@ -19,7 +19,7 @@ const INDEX_BYTES: u32 = 4;
 const LINE_BYTES: u32 = 64;
 const _: () = assert!(size_of::<RingLine>() == LINE_BYTES as usize);
 
-/// A new map that holds `slots`; 2 ms.
+/// A new map that holds `slots` and that nobody can write to any more; 2 ms.
 ///
 /// # Errors
 /// If `slots` are not [`RING_SLOTS`], or the kernel has no memory.
@@ -41,7 +41,13 @@ pub(crate) fn build(slots: &[RingSlot]) -> Result<MapData, MapAccessError> {
     let ring = BatchMap::<u32, RingLine>::new(map::RINGS, data)?;
     let indices: Vec<u32> = (0..RING_LINES).collect();
     ring.update(&indices, &lines(slots))?;
-    Ok(ring.into_data())
+    let data = ring.into_data();
+    batch::freeze(&data).map_err(|source| MapAccessError::Call {
+        action: "freeze a ring for",
+        map: map::RINGS,
+        source,
+    })?;
+    Ok(data)
 }
 
 /// The lines of a ring; the last is filled up.
@@ -57,17 +63,4 @@ fn lines(slots: &[RingSlot]) -> Vec<RingLine> {
 /// The slots of a ring's lines.
 pub(crate) fn slots(lines: &[RingLine]) -> Vec<RingSlot> {
     lines.iter().flat_map(|line| line.slots).take(RING_SLOTS as usize).collect()
-}
-
-/// Takes the ring of a backend out of `RINGS`; not an error if there is none.
-///
-/// # Errors
-/// If there is no such id.
-pub(crate) fn remove(rings: &MapData, backend: u16) -> Result<(), MapAccessError> {
-    match batch::delete_one(rings, &u32::from(backend)) {
-        Ok(_) => Ok(()),
-        Err(source) => {
-            Err(MapAccessError::Call { action: "remove a ring from", map: map::RINGS, source })
-        }
-    }
 }

@@ -1,6 +1,8 @@
 //! Reading what the maps hold. Decides nothing.
 
-use lb_common::access::AdmissionEntry;
+use std::collections::BTreeMap;
+
+use lb_common::{access::AdmissionEntry, backend::BackendEntry};
 
 use super::{access::Rules, actual::Actual};
 use crate::datapath::{DatapathError, Maps};
@@ -22,16 +24,20 @@ impl Actual {
             }
         };
         let by_id = |index: usize| u16::try_from(index).unwrap_or(u16::MAX);
-        let used_backends = maps.backends()?.into_iter().enumerate();
+        let backends = maps.backends()?.into_iter().enumerate();
+        let used_backends = backends.filter(|(_, entry)| entry.generation != 0);
+        let mut backends: BTreeMap<u16, BackendEntry> =
+            used_backends.map(|(index, entry)| (by_id(index), entry)).collect();
+        for id in maps.exchanged_rings()? {
+            // Whatever that ring is, the signature does not speak of it.
+            backends.entry(id).and_modify(|entry| entry.ring_signature = 0);
+        }
         let used_servers = maps.servers()?.into_iter().enumerate();
         let words = (0_u32..).zip(maps.filter()?);
         Ok(Self {
             settings: maps.settings()?,
             vips: maps.vips()?.into_iter().collect(),
-            backends: used_backends
-                .filter(|(_, entry)| entry.generation != 0)
-                .map(|(index, entry)| (by_id(index), entry))
-                .collect(),
+            backends,
             servers: used_servers
                 .filter(|(_, entry)| entry.generation != 0)
                 .map(|(index, entry)| (by_id(index), entry))
