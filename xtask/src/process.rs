@@ -4,6 +4,7 @@ use std::{
     env,
     ffi::OsStr,
     io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -36,6 +37,15 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("`{shown}` failed: {status}");
     }
     Ok(())
+}
+
+/// Becomes a command: the same process, so that what is sent to us reaches it.
+///
+/// # Errors
+/// The command could not start; otherwise this does not return.
+pub(crate) fn replace(command: &mut Command) -> Result<()> {
+    let shown = show(command);
+    Err(command.exec()).with_context(|| format!("could not start `{shown}`"))
 }
 
 /// Runs a command and returns what it wrote to standard output.
