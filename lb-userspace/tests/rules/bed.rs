@@ -240,15 +240,6 @@ impl Example {
             assert!(text.contains(from), "{file} has no {from}");
             text = text.replace(from, to);
         }
-        let mut ports = BTreeMap::new();
-        for (name, frontend) in &snapshot.frontends {
-            for listen in frontend.listen() {
-                let ListenAddress::Tcp(address) = &listen.address else { continue };
-                let port = free_port();
-                text = text.replace(&format!("\"{address}\""), &format!("\"127.0.0.1:{port}\""));
-                ports.insert(name.to_string(), port);
-            }
-        }
         let mut servers = BTreeMap::new();
         let mut moved = HashSet::new();
         for (backend, config) in &snapshot.backends {
@@ -263,6 +254,16 @@ impl Example {
                 assert!(text.contains(&quoted), "{file}: {quoted}");
                 text = text.replace(&quoted, &format!("\"{}\"", started.address));
                 servers.insert(name, started);
+            }
+        }
+        // After the servers, which might be given a port that is only looked at.
+        let mut ports = BTreeMap::new();
+        for (name, frontend) in &snapshot.frontends {
+            for listen in frontend.listen() {
+                let ListenAddress::Tcp(address) = &listen.address else { continue };
+                let port = free_port();
+                text = text.replace(&format!("\"{address}\""), &format!("\"127.0.0.1:{port}\""));
+                ports.insert(name.to_string(), port);
             }
         }
         let all: Vec<u16> = ports.values().copied().collect();
