@@ -8,13 +8,12 @@ use std::{
 use clap::Parser;
 use pointsman::{
     admin::client::ClientError,
+    allocator::Allocator,
     cli::{COULD_NOT, Cli, Outcome, output::Output},
 };
 
-/// A request is many small pieces that live for microseconds on one thread
-/// (docs/decisions/0016-proxy-speed.md).
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     // Prints usage faults itself and leaves with 2.
