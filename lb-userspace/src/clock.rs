@@ -86,8 +86,9 @@ pub fn push_haproxy_date(line: &mut String, time: SystemTime) {
     });
     line.push('.');
     let milliseconds = since.subsec_millis();
-    let digit = |unit| char::from_digit(milliseconds / unit % 10, 10).unwrap_or('0');
-    line.extend([100, 10, 1].map(digit));
+    for unit in [100, 10, 1] {
+        line.push(char::from_digit(milliseconds / unit % 10, 10).unwrap_or('0'));
+    }
 }
 
 /// A wall time in UTC as the Common Log Format has it: `31/Jan/2026:12:34:56 +0000`.

@@ -14,20 +14,43 @@ impl Escaped<'_> {
     /// # Errors
     /// Those of the writer.
     pub fn write_to(&self, to: &mut impl Write) -> fmt::Result {
-        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !br#""\{|}"#.contains(byte);
-        if let Ok(text) = str::from_utf8(self.0)
-            && text.bytes().all(|byte| is_plain(&byte))
-        {
-            return to.write_str(text);
+        match str::from_utf8(self.0) {
+            Ok(text) => Self::push(text, to),
+            Err(_) => escape(self.0, to),
         }
-        for byte in self.0 {
-            match is_plain(byte) {
-                true => to.write_char(char::from(*byte))?,
-                false => write!(to, "%{byte:02X}")?,
-            }
-        }
-        Ok(())
     }
+
+    /// The same for what is text already.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn push(text: &str, to: &mut impl Write) -> fmt::Result {
+        match text.bytes().all(|byte| IS_PLAIN[usize::from(byte)]) {
+            true => to.write_str(text),
+            false => escape(text.as_bytes(), to),
+        }
+    }
+}
+
+/// The bytes that stand for themselves.
+const IS_PLAIN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = b' ';
+    while byte <= b'~' {
+        table[byte as usize] = !matches!(byte, b'"' | b'\\' | b'{' | b'|' | b'}');
+        byte += 1;
+    }
+    table
+};
+
+fn escape(bytes: &[u8], to: &mut impl Write) -> fmt::Result {
+    for byte in bytes {
+        match IS_PLAIN[usize::from(*byte)] {
+            true => to.write_char(char::from(*byte))?,
+            false => write!(to, "%{byte:02X}")?,
+        }
+    }
+    Ok(())
 }
 
 impl Display for Escaped<'_> {

@@ -25,6 +25,9 @@ use crate::{
     },
 };
 
+/// Room for a line, so that it does not grow piece by piece.
+const USUAL_LINE: usize = 256;
+
 /// A finished request.
 #[derive(Debug)]
 pub(super) struct Record<'a> {
@@ -83,6 +86,7 @@ impl Record<'_> {
     /// Put together by hand: every request has such a line, and `write!` costs several times
     /// as much.
     fn text(&self, line: &mut String) -> fmt::Result {
+        line.reserve(USUAL_LINE);
         push_address(line, self.client)?;
         line.push_str(" [");
         clock::push_haproxy_date(line, self.received);
@@ -101,8 +105,8 @@ impl Record<'_> {
         ];
         for (time, before) in timers.into_iter().zip([' ', '/', '/', '/', '/']) {
             line.push(before);
-            match time.map(|time| u64::try_from(time.as_millis())) {
-                Some(milliseconds) => push_number(line, milliseconds.unwrap_or(u64::MAX)),
+            match time {
+                Some(time) => push_number(line, milliseconds(time)),
                 None => line.push_str("-1"),
             }
         }
@@ -136,7 +140,7 @@ impl Record<'_> {
             _ => {}
         }
         line.push_str(" \"");
-        Escaped(self.method.as_bytes()).write_to(line)?;
+        Escaped::push(self.method, line)?;
         line.push(' ');
         Target(self.uri).write_to(line)?;
         line.push(' ');
@@ -205,7 +209,16 @@ fn push_address(line: &mut String, address: SocketAddr) -> fmt::Result {
 }
 
 fn push_number(line: &mut String, number: u64) {
-    line.push_str(itoa::Buffer::new().format(number));
+    // Most are a digit.
+    match u8::try_from(number) {
+        Ok(digit @ 0..=9) => line.push(char::from(b'0' + digit)),
+        _ => line.push_str(itoa::Buffer::new().format(number)),
+    }
+}
+
+/// Whole milliseconds, as far as they fit.
+fn milliseconds(time: Duration) -> u64 {
+    time.as_secs().saturating_mul(1000).saturating_add(time.subsec_millis().into())
 }
 
 /// As it stands in a request line.
@@ -231,10 +244,10 @@ impl Target<'_> {
         if let Some(authority) = self.0.authority() {
             to.write_str(self.0.scheme_str().unwrap_or_default())?;
             to.write_str("://")?;
-            Escaped(authority.as_str().as_bytes()).write_to(to)?;
+            Escaped::push(authority.as_str(), to)?;
         }
         let target = self.0.path_and_query().map_or("", |path| path.as_str());
-        Escaped(target.as_bytes()).write_to(to)
+        Escaped::push(target, to)
     }
 }
 
