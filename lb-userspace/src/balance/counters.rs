@@ -56,8 +56,12 @@ impl Counters {
         let line = &self.lines[worker % LINES];
         let class = done.status.map_or(0, |status| usize::from(status / 100).min(5));
         line.requests[class].fetch_add(1, Ordering::Relaxed);
-        line.bytes_in.fetch_add(done.bytes_in, Ordering::Relaxed);
-        line.bytes_out.fetch_add(done.bytes_out, Ordering::Relaxed);
+        if done.bytes_in > 0 {
+            line.bytes_in.fetch_add(done.bytes_in, Ordering::Relaxed);
+        }
+        if done.bytes_out > 0 {
+            line.bytes_out.fetch_add(done.bytes_out, Ordering::Relaxed);
+        }
         if done.retries > 0 {
             line.retries.fetch_add(done.retries.into(), Ordering::Relaxed);
         }

@@ -4,7 +4,7 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::{Rc, Weak},
     sync::Arc,
     time::{Duration, Instant},
@@ -23,7 +23,7 @@ use crate::model::backend::ServerProtocol;
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     /// By [`Member::id`](crate::balance::Member::id), which no other server ever has.
-    by_server: RefCell<HashMap<u64, OfServer>>,
+    by_server: RefCell<BTreeMap<u64, OfServer>>,
     /// Names owners, and numbers what is kept for them.
     next: Cell<u64>,
 }
