@@ -1,7 +1,7 @@
 //! One worker: a thread on a core with a runtime, listeners, and connections of its own.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, Ref, RefCell},
     collections::BTreeMap,
     pin::pin,
     rc::Rc,
@@ -134,6 +134,11 @@ impl FrontendSlot {
     /// What is in force.
     pub(crate) fn plan(&self) -> Arc<HttpPlan> {
         Arc::clone(&self.plan.borrow())
+    }
+
+    /// The same for a look at it: not to be held while anything is waited for.
+    pub(crate) fn current(&self) -> Ref<'_, HttpPlan> {
+        Ref::map(self.plan.borrow(), Arc::as_ref)
     }
 
     /// Whether the frontend is gone, or the worker ends.

@@ -12,7 +12,7 @@ use hyper::{
     http::uri::{Authority, PathAndQuery, Scheme},
 };
 
-use super::headers;
+use super::headers::{self, Present};
 use crate::model::frontend::HttpLimits;
 
 /// Why a request is refused.
@@ -42,8 +42,11 @@ pub(super) enum Refused {
     Expectation,
 }
 
-/// Judges a request and gives it its form.
-pub(super) fn admit(request: &mut Request<Incoming>, limits: &HttpLimits) -> Result<(), Refused> {
+/// Judges a request and gives it its form. What is returned is what it had before that.
+pub(super) fn admit(
+    request: &mut Request<Incoming>,
+    limits: &HttpLimits,
+) -> Result<Present, Refused> {
     let is_http2 = request.version() == Version::HTTP_2;
     if request.method() == Method::CONNECT {
         match request.extensions().get::<hyper::ext::Protocol>() {
@@ -64,12 +67,18 @@ pub(super) fn admit(request: &mut Request<Incoming>, limits: &HttpLimits) -> Res
     if target > limits.uri_bytes as usize {
         return Err(Refused::TargetTooLong);
     }
-    if request.headers().get(EXPECT).is_some_and(|value| !is_continue(value)) {
-        return Err(Refused::Expectation);
+    let present = Present::of(request.headers());
+    if present.has(Present::EXPECT) {
+        if request.headers().get(EXPECT).is_some_and(|value| !is_continue(value)) {
+            return Err(Refused::Expectation);
+        }
+        request.headers_mut().remove(EXPECT);
     }
     give_one_host(request, is_http2)?;
     give_path(request)?;
-    if let Some(length) = request.headers().get(CONTENT_LENGTH) {
+    if present.has(Present::CONTENT_LENGTH)
+        && let Some(length) = request.headers().get(CONTENT_LENGTH)
+    {
         // HTTP/1 has been guarded, and h2 holds the frames against it.
         let length = length.to_str().ok().and_then(|text| text.parse::<u64>().ok());
         if length.is_none_or(|length| length > limits.body_bytes) {
@@ -77,15 +86,14 @@ pub(super) fn admit(request: &mut Request<Incoming>, limits: &HttpLimits) -> Res
         }
     }
     let fields = request.headers_mut();
-    fields.remove(EXPECT);
     if is_http2 {
         join_cookies(fields);
         fields.remove(TRANSFER_ENCODING);
     }
-    if !headers::strip_request(fields) {
+    if !headers::strip_request(fields, present) {
         return Err(Refused::Connection);
     }
-    Ok(())
+    Ok(present)
 }
 
 fn has_space_around(value: &HeaderValue) -> bool {
@@ -153,6 +161,23 @@ fn give_path(request: &mut Request<Incoming>) -> Result<(), Refused> {
     Ok(())
 }
 
+/// Which bytes the name of a host may have (`reg-name` of RFC 3986, 3.2.2).
+const IS_OF_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"-._~%!$&'()*+,;=";
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
+
 /// Whether a text is a host, perhaps with a port (RFC 3986, 3.2.2 and 3.2.3), and nothing
 /// that a server could take for anything else.
 fn is_host(text: &[u8]) -> bool {
@@ -174,13 +199,12 @@ fn is_host(text: &[u8]) -> bool {
             None => (text, &b""[..]),
         },
     };
-    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
     let is_port = match port {
         [] => true,
         [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
         _ => false,
     };
-    !host.is_empty() && host.iter().all(is_name) && is_port
+    !host.is_empty() && host.iter().all(|byte| IS_OF_NAME[usize::from(*byte)]) && is_port
 }
 
 /// Whether a `Host` and the host of a target are the same, the port of the scheme left out

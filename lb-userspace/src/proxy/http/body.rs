@@ -236,7 +236,7 @@ impl Watched {
         let mut relayed = self.relayed.borrow_mut();
         let Some(inner) = relayed.as_mut() else { return false };
         // Set, it is the server that is waited for.
-        let is_clients_turn = !inner.deadline.is_set();
+        let is_clients_turn = !inner.waits_for_server();
         if self.was_asked_for.replace(false) || !is_clients_turn {
             return true;
         }
@@ -253,7 +253,8 @@ pub(crate) struct RelayedResponse {
     incoming: Incoming,
     /// None once it has ended.
     rest: Option<(Box<Exchange>, Checkout)>,
-    deadline: Deadline,
+    /// Set while the server is waited for; none before it was.
+    deadline: Option<Deadline>,
     silence: Duration,
     /// For the request as a whole, if there is a limit.
     total: Option<Deadline>,
@@ -274,8 +275,7 @@ impl ResponseBody {
         let watches = exchange.version == Version::HTTP_2;
         let client = Rc::clone(&exchange.client);
         let rest = Some((exchange, connection));
-        let deadline = Deadline::default();
-        let relayed = RelayedResponse { incoming, rest, deadline, silence, total };
+        let relayed = RelayedResponse { incoming, rest, deadline: None, silence, total };
         if !watches {
             return Self::Relayed(Box::new(relayed));
         }
@@ -287,23 +287,30 @@ impl ResponseBody {
 }
 
 impl RelayedResponse {
+    fn waits_for_server(&self) -> bool {
+        self.deadline.as_ref().is_some_and(Deadline::is_set)
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.total.as_ref().is_some_and(|total| total.poll(cx).is_ready()) {
             // Set, it is the server that is waited for.
-            let side = if self.deadline.is_set() { Side::Server } else { Side::Client };
+            let side = if self.waits_for_server() { Side::Server } else { Side::Client };
             self.end(Outcome::total_timeout(side, Phase::Data));
             return Poll::Ready(Some(Err(BodyError::TotalTimeout)));
         }
         let Poll::Ready(item) = Pin::new(&mut self.incoming).poll_frame(cx) else {
             // The time in which the client takes nothing is not the server's.
-            if !self.deadline.is_set() {
-                self.deadline.set(self.silence);
+            let deadline = self.deadline.get_or_insert_default();
+            if !deadline.is_set() {
+                deadline.set(self.silence);
             }
-            ready!(self.deadline.poll(cx));
+            ready!(deadline.poll(cx));
             self.end(Outcome::new(Cause::ServerTimeout, Phase::Data, "server_timeout"));
             return Poll::Ready(Some(Err(BodyError::ServerTimeout)));
         };
-        self.deadline.clear();
+        if let Some(deadline) = &self.deadline {
+            deadline.clear();
+        }
         match item {
             None => {
                 self.end(Outcome::DONE);

@@ -9,10 +9,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use hyper::{HeaderMap, StatusCode, Uri, Version, header::HeaderValue};
+use hyper::{
+    HeaderMap, StatusCode, Uri, Version,
+    header::{HOST, HeaderValue},
+};
 
 use super::{
-    body::Watched, exchange::Exchange, forwarded, frames::Flood, guard::Ambiguity, record::Record,
+    body::Watched, exchange::Exchange, forwarded, frames::Flood, guard::Ambiguity,
+    headers::Present, record::Record,
 };
 use crate::{
     balance::{Done, key},
@@ -131,7 +135,7 @@ impl Client {
     /// Whether what it says of those behind it is taken: as the configuration has it now, not
     /// when it came.
     fn is_trusted(&self) -> bool {
-        let plan = self.frontend.plan();
+        let plan = self.frontend.current();
         let own = self.addresses.source.ip();
         plan.config.trusted_proxies.iter().any(|network| network.contains(&own))
     }
@@ -146,15 +150,19 @@ impl Client {
         forwarded::client_behind(fields, |hop| trusted.iter().any(|net| net.contains(&hop)))
     }
 
-    /// Says who it is in the fields of a request that was judged.
-    pub(super) fn introduce(&self, fields: &mut HeaderMap) {
-        let say = if self.is_trusted() { forwarded::extend } else { forwarded::set };
-        say(fields, &self.address_field, self.is_tls());
+    /// Says who it is in the fields of a request that was judged; `present` is what it had.
+    pub(super) fn introduce(&self, fields: &mut HeaderMap, present: Present) {
+        let (address, is_tls) = (&self.address_field, self.is_tls());
+        match self.is_trusted() {
+            true => forwarded::extend(fields, address, is_tls),
+            false => forwarded::set(fields, address, is_tls, present.has(Present::CLAIM)),
+        }
     }
 
-    /// Whether a request for this `Host` belongs on a connection of its own.
-    pub(super) fn is_misdirected(&self, host: &HeaderValue) -> bool {
+    /// Whether a request belongs on a connection of its own, by its `Host`.
+    pub(super) fn is_misdirected(&self, fields: &HeaderMap) -> bool {
         let (Some(tls), Some(termination)) = (&self.tls, &self.termination) else { return false };
+        let Some(host) = fields.get(HOST) else { return false };
         let host = host.to_str().unwrap_or_default().to_ascii_lowercase();
         let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _port)| name);
         termination.is_misdirected(tls.sni.as_deref(), name.strip_suffix('.').unwrap_or(name))

@@ -137,9 +137,7 @@ async fn requests(
 ) -> Option<(Stream, Vec<u8>)> {
     let io = TokioIo::new(ClientIo::new(stream, Rc::clone(client), first));
     let limits = client.frontend.plan().config.limits;
-    // Boxed: hyper moves the future of each request into a place of its connection, where it
-    // would be cold by the time that it is used.
-    let service = service_fn(|request| Box::pin(serve(Rc::clone(client), request)));
+    let service = service_fn(|request| serve(client, request));
     let mut builder = http1::Builder::new();
     if limits.header_count as usize > USUAL_FIELDS {
         builder.max_headers(limits.header_count as usize);

@@ -7,9 +7,10 @@
 
 use std::{
     convert::Infallible,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -23,13 +24,14 @@ use super::{
     prepare::Prepared,
     respond::{self, Failure},
     route::{Destination, Route},
-    send::{Begun, Wanted, answer, begun, spare},
+    send::{Wanted, answer, begun, spare},
     upgrade::{self, Asked},
 };
 use crate::{
     balance,
     model::backend::ServerProtocol,
     proxy::{
+        far_end::Tunnel,
         outcome::{Cause, Outcome, Phase, Side},
         plan::BackendPlan,
         rules::{Answer, Edits},
@@ -40,7 +42,7 @@ use crate::{
 use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::{Body, Incoming},
-    header::{CONNECTION, HOST, HeaderValue},
+    header::{CONNECTION, HeaderValue},
     upgrade::OnUpgrade,
 };
 
@@ -62,28 +64,46 @@ const NO_WEBSOCKET: Failure =
 const CLOSED_AT_ONCE: Failure =
     Failure::new(StatusCode::BAD_GATEWAY, Cause::Server, Phase::Headers, "response_missing");
 
+/// The answer to a request, which may be there already. hyper moves it, so what is large is on
+/// the heap.
+pub(super) enum Serving {
+    Done(Option<Box<Response<ResponseBody>>>),
+    Waiting(Pin<Box<dyn Future<Output = Response<ResponseBody>>>>),
+}
+
+impl Future for Serving {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            // hyper does not ask again.
+            Self::Done(response) => {
+                response.take().map_or(Poll::Pending, |it| Poll::Ready(Ok(*it)))
+            }
+            Self::Waiting(future) => future.as_mut().poll(cx).map(Ok),
+        }
+    }
+}
+
 /// Answers one request.
-pub(super) async fn serve(
-    client: Rc<Client>,
-    mut request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    let mut exchange = Exchange::new(&client, client.frontend.plan(), &request);
+pub(super) fn serve(client: &Rc<Client>, mut request: Request<Incoming>) -> Serving {
+    let frontend = client.frontend.plan();
+    let mut exchange = Exchange::new(client, Arc::clone(&frontend), &request);
     let is_http1 = request.version() < Version::HTTP_2;
     let asked = Asked::by(&request);
     if asked == Asked::Other {
         client.decide(false);
     }
     let on_stream = (asked == Asked::Stream).then(|| hyper::upgrade::on(&mut request));
-    let frontend = Arc::clone(&exchange.frontend);
-    let judged = admit(&mut request, &frontend.config.limits);
-    let Route { to, edits } = match judged.map_err(Failure::from).and_then(|()| {
-        let host = request.headers().get(HOST);
-        if host.is_some_and(|host| client.is_misdirected(host)) { Err(MISDIRECTED) } else { Ok(()) }
-    }) {
-        Ok(()) => {
+    let judged = match admit(&mut request, &frontend.config.limits) {
+        Ok(_) if client.is_misdirected(request.headers()) => Err(MISDIRECTED),
+        judged => judged.map_err(Failure::from),
+    };
+    let Route { to, edits } = match judged {
+        Ok(present) => {
             // Rules see what is true of the client, and not what it says.
             exchange.learn_source(request.headers());
-            client.introduce(request.headers_mut());
+            client.introduce(request.headers_mut(), present);
             if asked == Asked::Stream {
                 // As they see it on HTTP/1.1.
                 *request.method_mut() = Method::GET;
@@ -92,17 +112,12 @@ pub(super) async fn serve(
         }
         Err(failure) => Route::failing(failure),
     };
-    let mut has_tunnel = false;
-    let mut response = match to {
+    let response = match to {
         Destination::Backend(backend) => {
-            let begun = match Prepared::new(&mut exchange, request, backend, &edits, asked) {
-                Ok(mut prepared) => in_time(&mut exchange, &mut prepared).await,
-                Err(failure) => Err(failure),
-            };
-            match begun {
-                Ok(begun) => {
-                    has_tunnel = begun.tunnel.is_some();
-                    relay(exchange, begun, on_stream)
+            match Prepared::new(&mut exchange, request, backend, &edits, asked) {
+                Ok(prepared) => {
+                    let way = Box::new(Way { prepared, edits, on_stream });
+                    return Serving::Waiting(Box::pin(send(exchange, way)));
                 }
                 Err(failure) => respond(exchange, failure, &edits),
             }
@@ -110,6 +125,39 @@ pub(super) async fn serve(
         Destination::Answer(answer) => give(exchange, answer, &edits),
         Destination::Failure(failure) => respond(exchange, failure, &edits),
     };
+    Serving::Done(Some(Box::new(last(client, (asked, is_http1), false, response, &edits))))
+}
+
+/// What a request needs that goes to a server.
+struct Way {
+    prepared: Prepared,
+    edits: Edits,
+    on_stream: Option<OnUpgrade>,
+}
+
+/// The response of a server, or ours if none is to be had.
+async fn send(mut exchange: Box<Exchange>, mut way: Box<Way>) -> Response<ResponseBody> {
+    let done = in_time(&mut exchange, &mut way.prepared).await;
+    let Way { prepared, edits, on_stream } = &mut *way;
+    let client = Rc::clone(&exchange.client);
+    let is_http1 = exchange.version < Version::HTTP_2;
+    let (has_tunnel, response) = match done {
+        Ok(tunnel) => {
+            (tunnel.is_some(), relay(exchange, prepared, tunnel, on_stream.take(), edits))
+        }
+        Err(failure) => (false, respond(exchange, failure, edits)),
+    };
+    last(&client, (prepared.asked, is_http1), has_tunnel, response, edits)
+}
+
+/// The last that is done to any response.
+fn last(
+    client: &Client,
+    (asked, is_http1): (Asked, bool),
+    has_tunnel: bool,
+    mut response: Response<ResponseBody>,
+    edits: &Edits,
+) -> Response<ResponseBody> {
     match asked {
         Asked::Upgrade if !has_tunnel => client.decide(false),
         // On a stream success means that it is open.
@@ -119,7 +167,7 @@ pub(super) async fn serve(
         _ => {}
     }
     edits.apply_to_response(response.headers_mut());
-    Ok(if client.is_leaving() && is_http1 { closing(response) } else { response })
+    if client.is_leaving() && is_http1 { closing(response) } else { response }
 }
 
 fn closing(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
@@ -130,7 +178,7 @@ fn closing(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
 }
 
 /// The answer of a rule.
-fn give(mut exchange: Box<Exchange>, answer: Answer, edits: &Edits<'_>) -> Response<ResponseBody> {
+fn give(mut exchange: Box<Exchange>, answer: Answer, edits: &Edits) -> Response<ResponseBody> {
     let response = respond::of_rule(answer, edits);
     exchange.status = Some(response.status());
     exchange.bytes_out = response.body().size_hint().exact().unwrap_or(0);
@@ -140,11 +188,7 @@ fn give(mut exchange: Box<Exchange>, answer: Answer, edits: &Edits<'_>) -> Respo
     response
 }
 
-fn respond(
-    mut exchange: Box<Exchange>,
-    failure: Failure,
-    edits: &Edits<'_>,
-) -> Response<ResponseBody> {
+fn respond(mut exchange: Box<Exchange>, failure: Failure, edits: &Edits) -> Response<ResponseBody> {
     let mut response = failure.response(edits);
     if exchange.version == Version::HTTP_2 && failure.is_of_malformed_request() {
         let body = response.body_mut();
@@ -164,10 +208,15 @@ fn respond(
 /// The response to the client, its body to come.
 fn relay(
     mut exchange: Box<Exchange>,
-    begun: Begun,
+    prepared: &mut Prepared,
+    tunnel: Option<Tunnel>,
     on_stream: Option<OnUpgrade>,
+    edits: &Edits,
 ) -> Response<ResponseBody> {
-    let Begun { response, connection, tunnel } = begun;
+    let (Some(response), Some(connection)) = (prepared.response.take(), prepared.connection.take())
+    else {
+        return respond(exchange, CLOSED_AT_ONCE, edits);
+    };
     let (mut parts, incoming) = response.into_parts();
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
@@ -195,7 +244,10 @@ fn relay(
 }
 
 /// [`forward`], within the time for the request as a whole, if that has a limit.
-async fn in_time(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Begun, Failure> {
+async fn in_time(
+    exchange: &mut Exchange,
+    prepared: &mut Prepared,
+) -> Result<Option<Tunnel>, Failure> {
     let Some(left) = exchange.left() else { return forward(exchange, prepared).await };
     // Boxed, so that the future of a request is not as large as both ways together.
     match Box::pin(within(left, forward(exchange, prepared))).await {
@@ -217,9 +269,13 @@ fn too_long(exchange: &Exchange) -> Failure {
     if exchange.upload_is_complete() { failure } else { failure.closing() }
 }
 
-/// Gets a response from a server.
-async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Begun, Failure> {
-    let Prepared { message, backend, hash, introduction, accept, asked } = prepared;
+/// Gets a response from a server, and the stream if it has changed the protocol.
+async fn forward(
+    exchange: &mut Exchange,
+    prepared: &mut Prepared,
+) -> Result<Option<Tunnel>, Failure> {
+    let Prepared { message, connection, response, backend, hash, introduction, accept, asked } =
+        prepared;
     let (asked, hash) = (*asked, *hash);
     let mut tried = Vec::new();
     let mut only_new = false;
@@ -230,43 +286,41 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Beg
         exchange.queue_time = Some(waited);
         exchange.phase.set(Phase::Connect);
         let upstreams = &exchange.client.worker.upstreams;
-        let kept = upstreams.reuse(lease.server(), backend, introduction.as_ref());
-        let kept = kept.filter(|_| !only_new);
-        let connected = match kept {
-            Some(kept) => {
-                exchange.connect_time = Some(Duration::ZERO);
-                if !waited.is_zero() {
-                    at = Instant::now();
-                }
-                Ok(kept)
-            }
-            None => {
-                let after = exchange.timeouts.connect(backend);
-                let began = Instant::now();
-                // A large future that few requests need.
-                let introduction = introduction.clone();
-                let connect = upstreams.connect(lease.server(), backend, introduction, after);
-                let connected = Box::pin(connect).await;
+        *connection = match only_new {
+            true => None,
+            false => upstreams.reuse(lease.server(), backend, introduction.as_ref()),
+        };
+        if connection.is_some() {
+            exchange.connect_time = Some(Duration::ZERO);
+            if !waited.is_zero() {
                 at = Instant::now();
-                exchange.connect_time = Some(at - began);
-                connected
             }
-        };
-        let mut connection = match connected {
-            Ok(connection) => connection,
-            Err(error) => {
-                lease.report(balance::Outcome::Failure, Instant::now());
-                tried.push(lease.server().id());
-                exchange.lease = Some(lease);
-                if !may_retry(exchange, backend) {
-                    return Err(not_connected(&error));
+        } else {
+            let after = exchange.timeouts.connect(backend);
+            let began = Instant::now();
+            // A large future that few requests need.
+            let introduction = introduction.clone();
+            let connect = upstreams.connect(lease.server(), backend, introduction, after);
+            let connected = Box::pin(connect).await;
+            at = Instant::now();
+            exchange.connect_time = Some(at - began);
+            match connected {
+                Ok(connected) => *connection = Some(connected),
+                Err(error) => {
+                    lease.report(balance::Outcome::Failure, Instant::now());
+                    tried.push(lease.server().id());
+                    exchange.lease = Some(lease);
+                    if !may_retry(exchange, backend) {
+                        return Err(not_connected(&error));
+                    }
+                    exchange.retries += 1;
+                    exchange.lease = None;
+                    continue;
                 }
-                exchange.retries += 1;
-                exchange.lease = None;
-                continue;
             }
-        };
+        }
         exchange.lease = Some(lease);
+        let Some(connection) = connection else { return Err(CLOSED_AT_ONCE) };
         exchange.reused = connection.idle().is_some();
         if asked.is_websocket() {
             match Box::pin(connection.takes_websockets()).await {
@@ -278,18 +332,19 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Beg
         exchange.phase.set(Phase::Headers);
         let statuses = backend.settings.balancing.retries.statuses;
         let is_stale = connection.idle().is_some_and(|idle| idle > STALE);
-        let Some(request) = message.take() else { return Err(CLOSED_AT_ONCE) };
-        let spare = spare(&request, is_stale || !statuses.is_empty());
+        let may_be_wanted = is_stale || !statuses.is_empty();
+        let spare = message.as_ref().and_then(|request| spare(request, may_be_wanted));
         let wanted = asked.is_websocket().then(|| match backend.settings.protocol {
             ServerProtocol::Http1 => Wanted::Connection(connection.tunnel()),
             ServerProtocol::Http2 => Wanted::Stream(accept.clone()),
         });
+        let Some(request) = message.take() else { return Err(CLOSED_AT_ONCE) };
         let sending = pin!(connection.send(request));
-        let begun = begun(exchange, backend, sending).await;
+        let done = begun(exchange, backend, sending, response).await;
         connection.answered();
-        match begun {
-            Ok(response) => {
-                if statuses.contains(response.status().as_u16())
+        match (done, &mut *response) {
+            (Ok(()), Some(begun)) => {
+                if statuses.contains(begun.status().as_u16())
                     && let Some(again) = spare
                     && may_retry(exchange, backend)
                     && let Some(lease) = exchange.lease.take()
@@ -298,18 +353,20 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Beg
                     tried.push(lease.server().id());
                     exchange.retries += 1;
                     // The response goes with its connection.
-                    *message = Some(again);
+                    *response = None;
+                    *message = Some(*again);
                     continue;
                 }
                 exchange.response_time = Some(at.elapsed());
-                return answer(response, connection, wanted, exchange, asked).await;
+                return answer(begun, wanted, exchange, asked).await;
             }
-            Err(failed) => {
+            (Ok(()), None) => return Err(CLOSED_AT_ONCE),
+            (Err(failed), _) => {
                 let spare = spare.filter(|_| is_stale);
                 let unsent = failed.unsent.or(spare).filter(|_| exchange.reused);
                 match unsent {
                     Some(unsent) if exchange.upload_failure().is_none() => {
-                        *message = Some(unsent);
+                        *message = Some(*unsent);
                     }
                     _ => return Err(failed.failure),
                 }
@@ -341,4 +398,20 @@ fn not_connected(error: &ConnectError) -> Failure {
         _ => StatusCode::BAD_GATEWAY,
     };
     Failure::new(status, cause, Phase::Connect, error.word())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// hyper moves the one, and the allocator hands out blocks of up to a kibibyte at once.
+    #[test]
+    fn what_a_request_needs_is_small() {
+        assert!(size_of::<Serving>() <= 16);
+        assert!(size(send) <= 1024 && size_of::<Way>() <= 1024 && size_of::<Exchange>() <= 1024);
+    }
 }

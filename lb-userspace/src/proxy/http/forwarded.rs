@@ -43,11 +43,10 @@ fn address(text: &str) -> Option<IpAddr> {
     bare.parse().or_else(|_| with_port()).ok().map(|address: IpAddr| address.to_canonical())
 }
 
-/// Says who the client is and how it connected, in place of what it says of itself.
-pub(super) fn set(fields: &mut HeaderMap, client: &HeaderValue, is_tls: bool) {
-    let is_claim =
-        |name: &HeaderName| matches!(name.as_str(), "forwarded" | "x-forwarded-port" | "x-real-ip");
-    if fields.keys().any(is_claim) {
+/// Says who the client is and how it connected, in place of what it says of itself. `claims`:
+/// it may say so in fields that are not written here.
+pub(super) fn set(fields: &mut HeaderMap, client: &HeaderValue, is_tls: bool, claims: bool) {
+    if claims {
         for name in [FORWARDED, X_FORWARDED_PORT, X_REAL_IP] {
             fields.remove(name);
         }
@@ -143,7 +142,7 @@ mod tests {
             ("forwarded", "for=1.1.1.1"),
         ]);
         request.insert(HOST, HeaderValue::from_static("a"));
-        set(&mut request, &HeaderValue::from_static("10.0.0.9"), false);
+        set(&mut request, &HeaderValue::from_static("10.0.0.9"), false, true);
         let expected = fields(&[
             ("host", "a"),
             ("x-forwarded-for", "10.0.0.9"),

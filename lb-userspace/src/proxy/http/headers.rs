@@ -19,7 +19,7 @@ const MAX_NOMINATED: usize = 32;
 const NEEDED: [&str; 6] =
     ["host", "content-length", "content-type", "authorization", "cookie", "x-forwarded-for"];
 
-/// Fields that are for one connection, in the order of the bits of [`of_connection`].
+/// Fields that are for one connection, in the order of the bits of [`Present`].
 const OF_CONNECTION: [HeaderName; 8] = [
     CONNECTION,
     KEEP_ALIVE,
@@ -30,30 +30,56 @@ const OF_CONNECTION: [HeaderName; 8] = [
     PROXY_AUTHORIZATION,
     PROXY_AUTHENTICATE,
 ];
+/// The bits of all of them.
+const ANY_OF_CONNECTION: u16 = 0xff;
 /// Those that only requests, and only responses, have for one connection.
-const REQUEST_ONLY: u8 = 1 << 5 | 1 << 6;
-const RESPONSE_ONLY: u8 = 1 << 7;
+const REQUEST_ONLY: u16 = 1 << 5 | 1 << 6;
+const RESPONSE_ONLY: u16 = 1 << 7;
 
-/// Which of [`OF_CONNECTION`] there are, a bit for each. One pass instead of a look-up for
-/// each: most messages have none or one.
-fn of_connection(fields: &HeaderMap) -> u8 {
-    let bit = |name: &HeaderName| match name.as_str() {
-        "connection" => 1,
-        "keep-alive" => 1 << 1,
-        "proxy-connection" => 1 << 2,
-        "transfer-encoding" => 1 << 3,
-        "upgrade" => 1 << 4,
-        "te" => 1 << 5,
-        "proxy-authorization" => 1 << 6,
-        "proxy-authenticate" => 1 << 7,
-        _ => 0,
-    };
-    fields.keys().map(bit).fold(0, |all, bit| all | bit)
+/// Which fields a message has of those that matter to the proxy, found in one pass instead of
+/// by a look-up for each: most messages have few of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Present(u16);
+
+impl Present {
+    pub(super) const TRANSFER_ENCODING: u16 = 1 << 3;
+    pub(super) const CONTENT_LENGTH: u16 = 1 << 8;
+    pub(super) const EXPECT: u16 = 1 << 9;
+    /// A field in which a client says who it is and how it came, that is not written anew.
+    pub(super) const CLAIM: u16 = 1 << 10;
+
+    pub(super) fn of(fields: &HeaderMap) -> Self {
+        let bit = |name: &HeaderName| match name.as_str() {
+            "connection" => 1,
+            "keep-alive" => 1 << 1,
+            "proxy-connection" => 1 << 2,
+            "transfer-encoding" => Self::TRANSFER_ENCODING,
+            "upgrade" => 1 << 4,
+            "te" => 1 << 5,
+            "proxy-authorization" => 1 << 6,
+            "proxy-authenticate" => 1 << 7,
+            "content-length" => Self::CONTENT_LENGTH,
+            "expect" => Self::EXPECT,
+            "forwarded" | "x-forwarded-port" | "x-real-ip" => Self::CLAIM,
+            _ => 0,
+        };
+        Self(fields.keys().map(bit).fold(0, |all, bit| all | bit))
+    }
+
+    /// The same, these taken off.
+    pub(super) fn without(self, fields: u16) -> Self {
+        Self(self.0 & !fields)
+    }
+
+    /// Whether there is any of these.
+    pub(super) fn has(self, fields: u16) -> bool {
+        self.0 & fields != 0
+    }
 }
 
 /// Takes off those of `found`, and the fields that `Connection` names. False if that is not
 /// done because the message makes no sense.
-fn strip(fields: &mut HeaderMap, found: u8) -> bool {
+fn strip(fields: &mut HeaderMap, found: u16) -> bool {
     if found & 1 != 0 {
         let Some(nominated) = nominated(fields) else { return false };
         for name in nominated {
@@ -72,13 +98,12 @@ fn strip(fields: &mut HeaderMap, found: u8) -> bool {
 /// `Connection` names, and what is for this proxy. Of `TE` only that trailers are welcome
 /// stays. False if that is not done because the message makes no sense.
 #[must_use]
-pub(super) fn strip_request(fields: &mut HeaderMap) -> bool {
-    let found = of_connection(fields);
-    if found == 0 {
+pub(super) fn strip_request(fields: &mut HeaderMap, present: Present) -> bool {
+    if !present.has(ANY_OF_CONNECTION) {
         return true;
     }
     let wants_trailers = fields.get(TE).is_some_and(|te| list(te).any(|item| item == "trailers"));
-    if !strip(fields, found & !RESPONSE_ONLY) {
+    if !strip(fields, present.0 & ANY_OF_CONNECTION & !RESPONSE_ONLY) {
         return false;
     }
     if wants_trailers {
@@ -89,9 +114,8 @@ pub(super) fn strip_request(fields: &mut HeaderMap) -> bool {
 
 /// The same for responses.
 #[must_use]
-pub(super) fn strip_response(fields: &mut HeaderMap) -> bool {
-    let found = of_connection(fields);
-    strip(fields, found & !REQUEST_ONLY)
+pub(super) fn strip_response(fields: &mut HeaderMap, present: Present) -> bool {
+    strip(fields, present.0 & ANY_OF_CONNECTION & !REQUEST_ONLY)
 }
 
 /// Takes off what a trailer must not say (RFC 9110, 6.5.1), or could say to a reader that
@@ -141,6 +165,10 @@ pub(super) fn is_websocket(fields: &HeaderMap) -> bool {
 fn nominated(fields: &HeaderMap) -> Option<Vec<HeaderName>> {
     let mut names = Vec::new();
     for value in fields.get_all(CONNECTION) {
+        // What nearly all say, as nearly all write it.
+        if matches!(value.as_bytes(), b"keep-alive" | b"close") {
+            continue;
+        }
         value.to_str().ok()?;
         for item in list(value) {
             // The usual two name no field.
@@ -196,7 +224,8 @@ mod tests {
             ("proxy-authorization", "x"),
             ("accept", "*/*"),
         ]);
-        assert!(strip_request(&mut request));
+        let present = Present::of(&request);
+        assert!(strip_request(&mut request, present));
         assert_eq!(names(&request), ["accept", "host", "te"]);
         assert_eq!(request["te"], "trailers");
     }
@@ -218,10 +247,14 @@ mod tests {
     fn connection_can_not_take_what_a_message_needs() {
         for name in ["Host", "content-length", "Cookie", "Authorization", "X-Forwarded-For", "a b"]
         {
-            assert!(!strip_request(&mut fields(&[("connection", name)])), "{name}");
+            let mut named = fields(&[("connection", name)]);
+            let present = Present::of(&named);
+            assert!(!strip_request(&mut named, present), "{name}");
         }
         let many = vec!["x"; MAX_NOMINATED + 1].join(",");
-        assert!(!strip_request(&mut fields(&[("connection", &many)])));
+        let mut many = fields(&[("connection", &many)]);
+        let present = Present::of(&many);
+        assert!(!strip_request(&mut many, present));
     }
 
     #[test]

@@ -30,8 +30,7 @@ pub(super) async fn run(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
     let limits = client.frontend.plan().config.limits;
     let service = {
         let client = Rc::clone(client);
-        // Boxed, as with HTTP/1: hyper moves it twice.
-        service_fn(move |request| Box::pin(serve(Rc::clone(&client), request)))
+        service_fn(move |request| serve(&client, request))
     };
     let mut connection = pin!(
         http2::Builder::new(LocalExecutor)

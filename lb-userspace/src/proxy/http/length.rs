@@ -9,25 +9,36 @@ use hyper::{
     header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING},
 };
 
+use super::headers::Present;
+
 /// Judges the fields of a response and leaves one length at most.
 ///
 /// # Errors
 /// Why the response is refused, in a word.
-pub(super) fn judge(fields: &mut HeaderMap, has_body: bool) -> Result<(), &'static str> {
-    if has_body && fields.contains_key(TRANSFER_ENCODING) {
+pub(super) fn judge(
+    fields: &mut HeaderMap,
+    present: Present,
+    has_body: bool,
+) -> Result<(), &'static str> {
+    if has_body && present.has(Present::TRANSFER_ENCODING) {
         // Of other codings only the server and the next hop were to know.
         let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
         let first = codings.next().filter(|_| codings.next().is_none());
         if !first.is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
             return Err("response_transfer_encoding");
         }
-        if fields.contains_key(CONTENT_LENGTH) {
+        if present.has(Present::CONTENT_LENGTH) {
             return Err("response_length_and_encoding");
         }
     }
+    if !present.has(Present::CONTENT_LENGTH) {
+        return Ok(());
+    }
     let Some(first) = fields.get(CONTENT_LENGTH) else { return Ok(()) };
-    let is_one = fields.get_all(CONTENT_LENGTH).iter().count() == 1;
-    if is_one && number(first.as_bytes()).is_some() {
+    let is_alone = fields.len() == fields.keys_len();
+    if (is_alone || fields.get_all(CONTENT_LENGTH).iter().count() == 1)
+        && number(first.as_bytes()).is_some()
+    {
         return Ok(());
     }
     // The same several times is allowed (RFC 9110, 8.6).
@@ -43,8 +54,12 @@ pub(super) fn judge(fields: &mut HeaderMap, has_body: bool) -> Result<(), &'stat
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
-    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(digits).ok().filter(|_| is_number)?.parse().ok()
+    let append = |number: u64, digit: &u8| {
+        let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    };
+    let number = digits.iter().try_fold(0, append);
+    number.filter(|_| !digits.is_empty())
 }
 
 #[cfg(test)]
@@ -58,7 +73,8 @@ mod tests {
             let name: hyper::header::HeaderName = name.parse().unwrap();
             fields.append(name, value.parse().unwrap());
         }
-        let judged = judge(&mut fields, has_body).map(|()| {
+        let present = Present::of(&fields);
+        let judged = judge(&mut fields, present, has_body).map(|()| {
             let left = fields.get_all(CONTENT_LENGTH).iter();
             left.map(|value| value.to_str().unwrap()).collect::<Vec<_>>()
         });

@@ -28,7 +28,7 @@ use crate::{
 const MAX_ANSWER: u64 = 1 << 20;
 
 /// Sends copies of a request that has no body. `parts` is the request as rules have made it.
-pub(super) fn send_copies(exchange: &Exchange, parts: &Parts, mirrors: &[&Mirror]) {
+pub(super) fn send_copies(exchange: &Exchange, parts: &Parts, mirrors: &[Arc<Mirror>]) {
     let worker = &exchange.client.worker;
     for mirror in mirrors {
         let Some(backend) = exchange.frontend.backends.get(&mirror.backend) else { continue };

@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use hyper::{
-    Request, Uri, Version,
+    Request, Response, Uri, Version,
     body::{Body, Incoming},
     header::{HOST, HeaderValue, SEC_WEBSOCKET_KEY},
     http::{request, uri::Scheme},
@@ -19,14 +19,23 @@ use super::{
 };
 use crate::{
     model::backend::ServerProtocol,
-    proxy::{plan::BackendPlan, rules::Edits, upstream::Introduction},
+    proxy::{
+        plan::BackendPlan,
+        rules::Edits,
+        upstream::{Checkout, Introduction},
+    },
 };
 
-/// A request that is ready to go to a server of its backend. It stays where it is until it is
-/// sent: it is large, and each future that it is handed to would move it twice.
+/// A request that is ready to go to a server of its backend, and what comes of that. It stays
+/// where it is until it is sent, and so does the response until it is passed on: both are
+/// large, and each future that they are handed to would move them twice.
 pub(super) struct Prepared {
     /// None once it was sent.
     pub(super) message: Option<Request<RequestBody>>,
+    /// The connection that it goes over.
+    pub(super) connection: Option<Checkout>,
+    /// None until a server has begun one.
+    pub(super) response: Option<Response<Incoming>>,
     pub(super) backend: Arc<BackendPlan>,
     /// [`choose::hash`]'s.
     pub(super) hash: Option<u64>,
@@ -43,7 +52,7 @@ impl Prepared {
         exchange: &mut Exchange,
         request: Request<Incoming>,
         backend: Arc<BackendPlan>,
-        edits: &Edits<'_>,
+        edits: &Edits,
         asked: Asked,
     ) -> Result<Self, Failure> {
         exchange.backend = Some(Arc::clone(&backend));
@@ -55,8 +64,8 @@ impl Prepared {
             mirror::send_copies(exchange, &parts, &edits.mirrors);
         }
         // On a stream of HTTP/2 there is no key.
-        let accept = parts.headers.get(SEC_WEBSOCKET_KEY).map(upgrade::accept);
-        let accept = accept.filter(|_| asked == Asked::Upgrade);
+        let key = (asked == Asked::Upgrade).then(|| parts.headers.get(SEC_WEBSOCKET_KEY));
+        let accept = key.flatten().map(upgrade::accept);
         prepare(&mut parts, &backend, asked.is_websocket());
         let hash = choose::hash(&backend, &exchange.addresses, &parts.uri, &parts.headers);
         let client = &exchange.client;
@@ -68,12 +77,13 @@ impl Prepared {
         );
         let body = body(exchange, incoming);
         let message = Some(Request::from_parts(parts, body));
-        Ok(Self { message, backend, hash, introduction, accept, asked })
+        let (connection, response) = (None, None);
+        Ok(Self { message, connection, response, backend, hash, introduction, accept, asked })
     }
 }
 
 /// The request as rules change it.
-fn edit(parts: &mut request::Parts, edits: &Edits<'_>) -> Result<(), Failure> {
+fn edit(parts: &mut request::Parts, edits: &Edits) -> Result<(), Failure> {
     if let Some(target) = edits.path_and_query()? {
         parts.uri = Uri::from(target);
     }

@@ -44,7 +44,7 @@ impl Failure {
     }
 
     /// The response, or the page that a rule has for it.
-    pub(super) fn response(self, edits: &Edits<'_>) -> Response<ResponseBody> {
+    pub(super) fn response(self, edits: &Edits) -> Response<ResponseBody> {
         let (content_type, body) = page(self.status, edits);
         let mut response = Response::new(ResponseBody::Whole(Some(body)));
         *response.status_mut() = self.status;
@@ -68,7 +68,7 @@ impl Failure {
 }
 
 /// The answer of a rule.
-pub(super) fn of_rule(answer: Answer, edits: &Edits<'_>) -> Response<ResponseBody> {
+pub(super) fn of_rule(answer: Answer, edits: &Edits) -> Response<ResponseBody> {
     let Answer { status, headers, body } = answer;
     let is_error = status.is_client_error() || status.is_server_error();
     let (content_type, body) = match body {
@@ -95,7 +95,7 @@ pub(super) fn of_rule(answer: Answer, edits: &Edits<'_>) -> Response<ResponseBod
 }
 
 /// What is said with a status: the page of a rule, or the status in words.
-fn page(status: StatusCode, edits: &Edits<'_>) -> (HeaderValue, Bytes) {
+fn page(status: StatusCode, edits: &Edits) -> (HeaderValue, Bytes) {
     if let Some(page) = edits.error_page(status) {
         return (page.content_type.clone(), Bytes::copy_from_slice(&page.body));
     }

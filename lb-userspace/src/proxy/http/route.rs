@@ -17,9 +17,9 @@ use crate::{
 };
 
 /// Where a request goes, and what changes on the way.
-pub(super) struct Route<'r> {
+pub(super) struct Route {
     pub(super) to: Destination,
-    pub(super) edits: Edits<'r>,
+    pub(super) edits: Edits,
 }
 
 /// Where a request goes.
@@ -31,11 +31,11 @@ pub(super) enum Destination {
     Failure(Failure),
 }
 
-impl<'r> Route<'r> {
+impl Route {
     /// The way of a request that was judged and has its form. `is_upgrade`: it asked for a
     /// WebSocket in fields that were taken off.
     pub(super) fn of(
-        frontend: &'r HttpPlan,
+        frontend: &HttpPlan,
         exchange: &mut Exchange,
         request: &Request<Incoming>,
         is_upgrade: bool,
@@ -108,7 +108,7 @@ pub(super) struct RuleTimeouts {
 }
 
 impl RuleTimeouts {
-    fn of(edits: &Edits<'_>) -> Self {
+    fn of(edits: &Edits) -> Self {
         Self {
             connect: edits.timeout(TimeoutKind::Connect),
             server: edits.timeout(TimeoutKind::Server),

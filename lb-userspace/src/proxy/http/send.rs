@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use super::{
     body::{RequestBody, Upload},
     exchange::Exchange,
-    headers, length,
+    headers::{self, Present},
+    length,
     respond::Failure,
     upgrade::Asked,
 };
@@ -24,22 +25,14 @@ use crate::proxy::{
     plan::BackendPlan,
     server_io,
     timer::Deadline,
-    upstream::{Checkout, Sending},
+    upstream::Sending,
 };
-
-/// A response that a server has begun.
-pub(super) struct Begun {
-    pub(super) response: Response<Incoming>,
-    pub(super) connection: Checkout,
-    /// The server changed the protocol.
-    pub(super) tunnel: Option<Tunnel>,
-}
 
 /// A copy to send again, if that may be wanted and is safe.
 pub(super) fn spare(
     message: &Request<RequestBody>,
     may_be_wanted: bool,
-) -> Option<Request<RequestBody>> {
+) -> Option<Box<Request<RequestBody>>> {
     let is_safe = message.body().is_end_stream() && message.method().is_idempotent();
     (may_be_wanted && is_safe).then(|| {
         let mut copy = Request::new(RequestBody::Empty);
@@ -47,7 +40,7 @@ pub(super) fn spare(
         *copy.uri_mut() = message.uri().clone();
         *copy.version_mut() = message.version();
         copy.headers_mut().clone_from(message.headers());
-        copy
+        Box::new(copy)
     })
 }
 
@@ -55,24 +48,38 @@ pub(super) fn spare(
 pub(super) struct Failed {
     pub(super) failure: Failure,
     /// The request, if nothing of it was sent.
-    pub(super) unsent: Option<Request<RequestBody>>,
+    pub(super) unsent: Option<Box<Request<RequestBody>>>,
 }
 
+/// The server says nothing for too long.
+const SILENT: Failure = Failure::new(
+    StatusCode::GATEWAY_TIMEOUT,
+    Cause::ServerTimeout,
+    Phase::Headers,
+    "server_timeout",
+);
+
 /// Waits for the header of the response to a request that was sent, for as long as the server,
-/// and not the client, is what is waited for.
+/// and not the client, is what is waited for; puts it into `begun`.
 pub(super) async fn begun(
     exchange: &Exchange,
     backend: &BackendPlan,
     mut response: Pin<&mut impl Sending>,
-) -> Result<Response<Incoming>, Failed> {
+    begun: &mut Option<Response<Incoming>>,
+) -> Result<(), Failed> {
     let silence = exchange.timeouts.server(backend);
     let deadline = Deadline::default();
     deadline.set(silence);
     let mut sent = 0;
-    let waited = poll_fn(|cx| {
+    poll_fn(|cx| {
         loop {
-            if let Poll::Ready(done) = response.as_mut().poll(cx) {
-                return Poll::Ready(Some(done));
+            match response.as_mut().poll(cx) {
+                Poll::Ready(Ok(response)) => {
+                    *begun = Some(response);
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(broken(exchange, error))),
+                Poll::Pending => {}
             }
             if deadline.poll(cx).is_pending() {
                 return Poll::Pending;
@@ -81,30 +88,17 @@ pub(super) async fn begun(
             let moves =
                 |upload: &Upload| upload.waits_for_client.get() || upload.bytes.get() != sent;
             if !upload.is_some_and(moves) {
-                return Poll::Ready(None);
+                return Poll::Ready(Err(Failed { failure: SILENT, unsent: None }));
             }
             sent = upload.map_or(0, |upload| upload.bytes.get());
             deadline.set(silence);
         }
     })
-    .await;
-    match waited {
-        Some(Ok(response)) => Ok(response),
-        Some(Err(error)) => Err(broken(exchange, error)),
-        None => Err(Failed {
-            failure: Failure::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                Cause::ServerTimeout,
-                Phase::Headers,
-                "server_timeout",
-            ),
-            unsent: None,
-        }),
-    }
+    .await
 }
 
 fn broken(exchange: &Exchange, mut error: TrySendError<Request<RequestBody>>) -> Failed {
-    let unsent = error.take_message();
+    let unsent = error.take_message().map(Box::new);
     if let Some(failure) = exchange.upload_failure() {
         return Failed { failure: failure.into(), unsent: None };
     }
@@ -134,17 +128,17 @@ fn bad(why: &'static str) -> Failure {
     Failure::new(StatusCode::BAD_GATEWAY, Cause::Server, Phase::Headers, why)
 }
 
-/// Judges the header of a response; `wanted` if the request was for a WebSocket.
+/// Judges the header of a response and makes it the client's; `wanted` if the request was for
+/// a WebSocket, which is returned if the server has agreed on it.
 pub(super) async fn answer(
-    mut response: Response<Incoming>,
-    connection: Checkout,
+    response: &mut Response<Incoming>,
     wanted: Option<Wanted>,
     exchange: &Exchange,
     asked: Asked,
-) -> Result<Begun, Failure> {
+) -> Result<Option<Tunnel>, Failure> {
     let tunnel = match wanted {
         Some(Wanted::Stream(accept)) if response.status() == StatusCode::OK => {
-            return agreed_on_stream(response, connection, accept).await;
+            return agreed_on_stream(response, accept).await.map(Some);
         }
         // By any other success nothing is agreed on.
         Some(Wanted::Stream(_)) if response.status().is_success() => {
@@ -153,42 +147,63 @@ pub(super) async fn answer(
         Some(Wanted::Connection(tunnel)) => Some(tunnel),
         Some(Wanted::Stream(_)) | None => None,
     };
+    match (judge(response, exchange, asked)?, tunnel) {
+        (Switch::None, _) => Ok(None),
+        (Switch::WebSocket, Some(tunnel)) => {
+            tunnel.await.map(Some).map_err(|_| bad("response_missing"))
+        }
+        (Switch::WebSocket | Switch::Other, _) => Err(bad("unexpected_101")),
+    }
+}
+
+/// What a response changes the protocol to.
+enum Switch {
+    None,
+    WebSocket,
+    Other,
+}
+
+fn judge(
+    response: &mut Response<Incoming>,
+    exchange: &Exchange,
+    asked: Asked,
+) -> Result<Switch, Failure> {
     let status = response.status();
-    let switches = status == StatusCode::SWITCHING_PROTOCOLS;
-    let is_agreed = switches && headers::is_websocket(response.headers());
+    let switch = match status == StatusCode::SWITCHING_PROTOCOLS {
+        false => Switch::None,
+        true if headers::is_websocket(response.headers()) => Switch::WebSocket,
+        true => Switch::Other,
+    };
+    let switches = !matches!(switch, Switch::None);
     let fields: &mut HeaderMap = response.headers_mut();
+    let mut present = Present::of(fields);
     let has_none =
         exchange.method == Method::HEAD || switches || status == StatusCode::NOT_MODIFIED;
     if status == StatusCode::NO_CONTENT || switches {
         fields.remove(CONTENT_LENGTH);
+        present = present.without(Present::CONTENT_LENGTH);
     }
-    length::judge(fields, !has_none && status != StatusCode::NO_CONTENT).map_err(bad)?;
-    if !headers::strip_response(fields) {
+    length::judge(fields, present, !has_none && status != StatusCode::NO_CONTENT).map_err(bad)?;
+    if !headers::strip_response(fields, present) {
         return Err(bad("response_connection_field"));
     }
     if asked == Asked::Stream && status.is_success() {
         return Err(bad("websocket_refused"));
     }
-    let tunnel = match (switches, tunnel) {
-        (false, _) => None,
-        (true, Some(tunnel)) if is_agreed => {
-            Some(tunnel.await.map_err(|_| bad("response_missing"))?)
-        }
-        (true, _) => return Err(bad("unexpected_101")),
-    };
-    Ok(Begun { response, connection, tunnel })
+    Ok(switch)
 }
 
 /// A WebSocket on a stream of HTTP/2 (RFC 8441, 5). In terms of HTTP/1.1, for the client's side.
 async fn agreed_on_stream(
-    mut response: Response<Incoming>,
-    connection: Checkout,
+    response: &mut Response<Incoming>,
     accept: Option<HeaderValue>,
-) -> Result<Begun, Failure> {
-    let upgraded = hyper::upgrade::on(&mut response).await.map_err(|_| bad("response_missing"))?;
+) -> Result<Tunnel, Failure> {
+    let upgrade = hyper::upgrade::on(&mut *response);
+    let upgraded = upgrade.await.map_err(|_| bad("response_missing"))?;
     let fields = response.headers_mut();
     fields.remove(CONTENT_LENGTH);
-    if !headers::strip_response(fields) {
+    let present = Present::of(fields);
+    if !headers::strip_response(fields, present) {
         return Err(bad("response_connection_field"));
     }
     if let Some(accept) = accept {
@@ -196,5 +211,5 @@ async fn agreed_on_stream(
     }
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let stream = FarEnd::Right(TokioIo::new(upgraded));
-    Ok(Begun { response, connection, tunnel: Some(Tunnel { stream, first: Bytes::new() }) })
+    Ok(Tunnel { stream, first: Bytes::new() })
 }

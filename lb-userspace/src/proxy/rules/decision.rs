@@ -1,6 +1,6 @@
 //! What comes out of an evaluation: how the request ends, and what changes on the way.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use hyper::{
     body::Bytes,
@@ -23,7 +23,7 @@ pub struct Decision<'r> {
     /// The number of the rule that ended it, from 0; none if none did.
     pub rule: Option<usize>,
     /// What changes.
-    pub edits: Edits<'r>,
+    pub edits: Edits,
 }
 
 /// How a request ends.
@@ -72,7 +72,7 @@ impl Decision<'_> {
 
 /// What changes, accumulated over all rules that matched.
 #[derive(Debug, Default)]
-pub struct Edits<'r> {
+pub struct Edits {
     /// What the server is asked for, if it is not what the client asked for.
     pub(super) target: Option<Target>,
     /// Changes of the request's headers, in order.
@@ -83,8 +83,8 @@ pub struct Edits<'r> {
     /// Where it stands in the queue for a server: lower comes first.
     pub priority: i16,
     /// Copies to other backends.
-    pub mirrors: Vec<&'r Mirror>,
-    pub(super) error_pages: Vec<&'r [ErrorPage]>,
+    pub mirrors: Vec<Arc<Mirror>>,
+    pub(super) error_pages: Vec<Arc<[ErrorPage]>>,
 }
 
 /// A path and a query, as they travel.
@@ -122,7 +122,7 @@ impl HeaderChange {
     }
 }
 
-impl<'r> Edits<'r> {
+impl Edits {
     /// Nothing but what a path with dot segments makes necessary.
     pub(super) fn of(path: &NormalPath<'_>, query: Option<&str>) -> Self {
         let target = path.had_dots.then(|| Target::of(&path.clean, query));
@@ -152,7 +152,7 @@ impl<'r> Edits<'r> {
     /// The page that stands in for an answer of the proxy with this code; the last one
     /// counts.
     #[must_use]
-    pub fn error_page(&self, status: StatusCode) -> Option<&'r ErrorPage> {
+    pub fn error_page(&self, status: StatusCode) -> Option<&ErrorPage> {
         let mut pages = self.error_pages.iter().rev().flat_map(|pages| pages.iter());
         pages.find(|page| page.status == status)
     }

@@ -31,7 +31,7 @@ pub(super) enum Filter {
     Response(HeaderFilter),
     Timeout(TimeoutKind, Duration),
     QueuePriority(i16),
-    Mirror(Mirror),
+    Mirror(Arc<Mirror>),
     ErrorPages(Arc<[ErrorPage]>),
 }
 
@@ -44,17 +44,13 @@ impl Filter {
             Edit::ResponseHeader(edit) => Self::Response(HeaderFilter::new(edit)),
             Edit::Timeout(kind, duration) => Self::Timeout(kind, duration),
             Edit::QueuePriority(priority) => Self::QueuePriority(priority),
-            Edit::Mirror(mirror) => Self::Mirror(mirror),
+            Edit::Mirror(mirror) => Self::Mirror(Arc::new(mirror)),
             Edit::ErrorPages(pages) => Self::ErrorPages(pages),
         }
     }
 
     /// Notes the change.
-    pub(super) fn apply<'r>(
-        &'r self,
-        view: &mut View<'_>,
-        edits: &mut Edits<'r>,
-    ) -> Result<(), Refusal> {
+    pub(super) fn apply(&self, view: &mut View<'_>, edits: &mut Edits) -> Result<(), Refusal> {
         match self {
             Self::Variable(name, template) => {
                 let value = render(template, view, Escape::Nothing);
@@ -68,10 +64,10 @@ impl Filter {
             Self::Mirror(mirror) => {
                 let share = u64::from(mirror.basis_points);
                 if ((view.facts.random >> 32) * 10_000) >> 32 < share {
-                    edits.mirrors.push(mirror);
+                    edits.mirrors.push(Arc::clone(mirror));
                 }
             }
-            Self::ErrorPages(pages) => edits.error_pages.push(pages),
+            Self::ErrorPages(pages) => edits.error_pages.push(Arc::clone(pages)),
         }
         Ok(())
     }
