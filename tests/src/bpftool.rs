@@ -38,13 +38,20 @@ impl RawEntry {
     }
 }
 
+/// What `bpftool -j map dump` prints of a map, chosen by `pinned PATH` or `id NUMBER`.
+///
+/// # Errors
+/// When the map can not be dumped.
+pub fn raw_dump(map: &[&str]) -> Result<String> {
+    output(Command::new("bpftool").args(["-j", "map", "dump"]).args(map))
+}
+
 /// Entries of a map, chosen by `pinned PATH` or `id NUMBER`, as bytes and in order.
 ///
 /// # Errors
 /// When the map can not be dumped; one with values for each processor can not.
 pub fn raw_entries(map: &[&str]) -> Result<Vec<RawEntry>> {
-    let mut command = Command::new("bpftool");
-    let printed = output(command.args(["-j", "map", "dump"]).args(map))?;
+    let printed = raw_dump(map)?;
     let dumped: Value = serde_json::from_str(&printed).context("read JSON")?;
     let entries = dumped.as_array().with_context(|| format!("not a list: {dumped:.200}"))?;
     let bytes = |entry: &Value, field: &str| -> Option<Vec<String>> {

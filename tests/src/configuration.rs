@@ -33,6 +33,8 @@ pub struct Service {
     pub protocol: &'static str,
     /// `forward` of the frontend.
     pub forward: Forward,
+    /// Further keys of the frontend as YAML, such as `limits: {packets: {rate: 9}}`.
+    pub frontend_options: Vec<String>,
     /// Further keys of the backend as YAML, such as `on_down: keep`.
     pub options: Vec<String>,
     /// `check` of the backend as YAML; none if empty.
@@ -87,6 +89,7 @@ impl Service {
             vip: Bed::vip(family, vip_port),
             protocol,
             forward: Forward::Nat,
+            frontend_options: Vec::new(),
             options: Vec::new(),
             check: FAST_HTTP_CHECK.into(),
             servers: servers.collect(),
@@ -140,10 +143,14 @@ impl Configuration {
         );
         line(&mut text, &log);
         line(&mut text, "frontends:");
-        for Service { name, vip, protocol, forward, .. } in &self.services {
+        for Service { name, vip, protocol, forward, frontend_options, .. } in &self.services {
             let bind = format!("[{{address: {}, protocol: {protocol}}}]", quoted(*vip));
             let forward = forward.name();
-            let keys = format!("mode: l4, bind: {bind}, forward: {forward}, backend: {name}");
+            let mut keys = format!("mode: l4, bind: {bind}, forward: {forward}, backend: {name}");
+            for option in frontend_options {
+                keys.push_str(", ");
+                keys.push_str(option);
+            }
             line(&mut text, &format!("  {name}: {{{keys}}}"));
         }
         line(&mut text, "backends:");

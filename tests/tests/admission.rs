@@ -45,14 +45,11 @@ fn with_rules(
 fn configure(bed: &Bed, agent: &Agent<'_>, frontend: &str, datapath: &[&str]) -> Result<()> {
     let mut configuration = agent.configuration(Service::all_embedded(bed));
     configuration.datapath_options = datapath.iter().map(|option| (*option).to_owned()).collect();
-    let mut text = configuration.render();
-    if !frontend.is_empty() {
-        for name in ["line4", "line6", "udp4", "udp6"] {
-            let plain = format!("backend: {name}}}\n");
-            text = text.replace(&plain, &format!("backend: {name}, {frontend}}}\n"));
-        }
+    for name in ["line4", "line6", "udp4", "udp6"] {
+        let options = Some(frontend.to_owned()).filter(|option| !option.is_empty());
+        configuration.service(name).frontend_options.extend(options);
     }
-    agent.configure_text(&text)
+    agent.configure(&configuration)
 }
 
 /// The source of the client's IPv4 packets from now on.

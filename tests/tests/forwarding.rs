@@ -103,6 +103,7 @@ fn services(forward: Forward, servers: Family, clients: Family) -> Vec<Service> 
             vip: Bed::vip(clients, port),
             protocol,
             forward,
+            frontend_options: Vec::new(),
             options: Vec::new(),
             check: FAST_HTTP_CHECK.into(),
             servers: (0..SERVERS).map(|n| (fleet::name(n), quoted(address(n)))).collect(),

@@ -2,13 +2,14 @@
 //! notices: zero failures, counted.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lb_common::abi;
 use nix::sys::signal::Signal;
 use testbed::{
@@ -16,7 +17,7 @@ use testbed::{
     bed::{Bed, Family, Mode},
     bpftool,
     clients::{self, Conversation, Kind, Traffic},
-    configuration::Service,
+    configuration::{Configuration, Service},
     fleet::Fleet,
     process::wait_until,
     report::note,
@@ -185,27 +186,86 @@ fn reloads_that_add_and_drain_and_weigh_lose_nothing() -> Result<()> {
     load.require_undisturbed()
 }
 
+/// A change of the configuration that leaves a fault in it, and words that say so.
+type Fault = (fn(&mut Configuration), &'static [&'static str]);
+
+/// Faults of every kind, each beside a change that would show in the maps.
+const FAULTS: [Fault; 5] = [
+    (
+        |file| {
+            file.service("line4").options.push("blance: maglev".into());
+            file.service("udp6").servers.push(("broken".into(), "\"10.92.0.2\"".into()));
+        },
+        &["backends.line4.blance", "balance", "backends.udp6.servers.broken", "2 faults"],
+    ),
+    // The same address and port once more.
+    (
+        |file| {
+            let mut twin = file.service("line4").clone();
+            twin.name = "twin".into();
+            file.services.push(twin);
+        },
+        &["198.51.100.10:7000", "frontends.twin.bind"],
+    ),
+    // What is missing is outside of the file.
+    (
+        |file| {
+            file.datapath_options = vec!["deny_file: /nowhere/denied.txt".into()];
+        },
+        &["datapath.deny_file", "/nowhere/denied.txt"],
+    ),
+    (
+        |file| {
+            file.service("web6").frontend_options.push("limits: {new_flows: {rate: 0}}".into());
+        },
+        &["frontends.web6.limits.new_flows.rate"],
+    ),
+    // Very different, and well but for the last line.
+    (
+        |file| {
+            file.services.truncate(1);
+            let service = &mut file.services[0];
+            service.vip.set_port(7999);
+            service.servers.truncate(1);
+            service.servers.push(("last".into(), "{address: \"10.92.0.2:1\", weight: -1}".into()));
+        },
+        &["servers.last.weight"],
+    ),
+];
+
 #[test]
 fn a_faulty_reload_changes_nothing() -> Result<()> {
     let bed = Bed::new(2, Mode::from_environment()?)?;
     let _fleet = Fleet::start(&bed)?;
-    let mut agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    let mut agent = Agent::install(&bed)?;
+    let mut good = agent.configuration(Service::all_embedded(&bed));
+    // Something in every map that can be configured.
+    good.datapath_options.push("deny: [192.0.2.0/24, \"2001:db8:ff::/48\"]".into());
+    let limits = "limits: {new_flows: {rate: 100000}, connections_per_source: 100000}";
+    good.service("line4").frontend_options.push(limits.into());
+    agent.configure(&good)?;
+    agent.start()?;
+    agent.cli_good(&["block", "198.51.100.66"])?;
     let load = Load::start(&bed)?;
     let before = configured_maps(&agent)?;
-
-    let mut faulty = agent.configuration(Service::all_embedded(&bed));
-    faulty.service("line4").options.push("blance: maglev".into());
-    faulty.service("udp6").servers.push(("broken".into(), "\"10.92.0.2\"".into()));
-    agent.configure(&faulty)?;
-    let finished = agent.cli(&["reload"])?;
-    ensure!(finished.code == Some(1), "{finished:?}");
-    let said = format!("{}{}", finished.stdout, finished.stderr);
-    for hint in ["backends.line4.blance", "balance", "backends.udp6.servers.broken"] {
-        ensure!(said.contains(hint), "the reload did not say {hint:?}: {said}");
+    for (name, dumped) in &before {
+        ensure!(dumped.len() > 2, "{name} is empty, so nothing is shown of it");
     }
 
+    for (fault, words) in FAULTS {
+        let mut faulty = good.clone();
+        fault(&mut faulty);
+        require_refusal(&agent, &faulty.render(), words)?;
+    }
+    require_refusal(&agent, "frontends: [", &["pointsman.yaml"])?;
+    require_refusal(&agent, "", &["the file is empty"])?;
+
+    let mut faulty = good.clone();
+    let (fault, _) = FAULTS[0];
+    fault(&mut faulty);
+    agent.configure(&faulty)?;
     agent.signal(Signal::SIGHUP)?;
-    wait_until("the second refusal", PATIENCE, || {
+    wait_until("the refusal of the signal", PATIENCE, || {
         let reload = agent.status()?.agent.last_reload;
         let refused = reload.as_ref().is_some_and(|reload| !reload.accepted && reload.faults == 2);
         ensure!(refused, "{reload:?}");
@@ -213,21 +273,54 @@ fn a_faulty_reload_changes_nothing() -> Result<()> {
     })?;
     agent.require_alive()?;
     let after = configured_maps(&agent)?;
-    ensure!(before == after, "maps changed: {before} became {after}");
+    for (name, dumped) in &before {
+        ensure!(after.get(name) == Some(dumped), "{name} changed");
+    }
+    ensure!(after.len() == before.len(), "other rings: {:?}, {:?}", after.keys(), before.keys());
     load.require_undisturbed()
 }
 
-/// The maps that hold configuration, as `bpftool` prints them.
-fn configured_maps(agent: &Agent<'_>) -> Result<String> {
-    let names = [abi::map::SETTINGS, abi::map::VIPS, abi::map::ADDRESS_FILTER, abi::map::BACKENDS];
-    let mut dumps = Vec::new();
-    for name in names {
-        let entries = bpftool::formatted_entries(&agent.pin_directory().join(name))?;
-        let mut entries: Vec<String> = entries.iter().map(ToString::to_string).collect();
-        entries.sort();
-        dumps.push(format!("{name}: {}", entries.join(",")));
+fn require_refusal(agent: &Agent<'_>, text: &str, words: &[&str]) -> Result<()> {
+    agent.configure_text(text)?;
+    let finished = agent.cli(&["reload"])?;
+    ensure!(finished.code == Some(1), "{words:?}: {finished:?}");
+    let said = format!("{}{}", finished.stdout, finished.stderr);
+    for word in words {
+        ensure!(said.contains(word), "the reload did not say {word:?}: {said}");
     }
-    Ok(dumps.join("\n"))
+    Ok(())
+}
+
+/// Everything that follows from configuration, checks and the operator, byte for byte as
+/// `bpftool` prints it: by name of the map, and rings by the ids of backend and map.
+fn configured_maps(agent: &Agent<'_>) -> Result<BTreeMap<String, String>> {
+    const NAMES: [&str; 9] = [
+        abi::map::SETTINGS,
+        abi::map::ADDRESS_FILTER,
+        abi::map::VIPS,
+        abi::map::BACKENDS,
+        abi::map::SERVERS,
+        abi::map::RINGS,
+        abi::map::ACCESS4,
+        abi::map::ACCESS6,
+        abi::map::ADMISSION,
+    ];
+    let mut dumps = BTreeMap::new();
+    for name in NAMES {
+        let pin = agent.pin_directory().join(name);
+        let pin = pin.to_str().context("a path in UTF-8")?;
+        let entries = bpftool::raw_entries(&["pinned", pin])?;
+        if name == abi::map::RINGS {
+            for entry in &entries {
+                let id = entry.id()?.to_string();
+                let slots = bpftool::raw_dump(&["id", &id])?;
+                dumps.insert(format!("{name} {:?}: map {id}", entry.key), slots);
+            }
+        }
+        let shown = entries.iter().map(|entry| format!("{entry:?}\n")).collect();
+        dumps.insert(name.to_owned(), shown);
+    }
+    Ok(dumps)
 }
 
 /// What checks and the operator said is remembered over a restart: a drained server stays

@@ -129,6 +129,7 @@ fn pointsman(bed: &Bed) -> Result<Agent<'_>> {
         vip: Contender::Pointsman.target(),
         protocol: "tcp",
         forward: Forward::Nat,
+        frontend_options: Vec::new(),
         options: Vec::new(),
         check: "{type: tcp}".into(),
         servers: servers.map(|(index, server)| (format!("s{index}"), quoted(server))).collect(),
