@@ -1,14 +1,16 @@
 //! What the agent refuses, and how it says so: a clear message that names the culprit and
 //! what to do, the documented exit code, and whatever was forwarding goes on.
 
-use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, process::Command};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lb_common::abi;
+use serde_json::Value;
 use testbed::{
     agent::{self, Agent, Finished},
     bed::{Bed, Family, Mode},
-    clients,
+    bpftool,
+    clients::{self, Conversation},
     configuration::{Configuration, Service},
     fleet::Fleet,
     namespace::output,
@@ -58,7 +60,8 @@ fn another_xdp_program_on_the_interface() -> Result<()> {
     Ok(())
 }
 
-/// An agent that is started again over what it left forwarding, with what it can not take.
+/// An agent that is started again over what it left forwarding, with what it can not take:
+/// it says why, keeps every map and every link, and old and new connections go on.
 #[test]
 fn what_was_forwarding_goes_on_whatever_the_next_start_refuses() -> Result<()> {
     let bed = Bed::new(2, Mode::from_environment()?)?;
@@ -67,20 +70,39 @@ fn what_was_forwarding_goes_on_whatever_the_next_start_refuses() -> Result<()> {
     bed.balancer.ip(&["link", "set", "taken0", "up"])?;
     let _other = Stub::attach(&bed.balancer, "taken0")?;
     let mut agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    let mut kept = Vec::new();
+    for family in Family::BOTH {
+        let vip = Bed::vip(family, port::LINE);
+        kept.push(bed.client.run(|| Ok(Conversation::open(vip)?))?);
+    }
     agent.kill();
     let good = agent.configuration(Service::all_embedded(&bed));
-    let refuses = |change: &dyn Fn(&mut Configuration), code, words: &[&str]| -> Result<()> {
-        let mut changed = agent.configuration(Service::all_embedded(&bed));
-        change(&mut changed);
-        agent.configure(&changed)?;
-        require(&agent.run_to_end()?, code, words)?;
+    let pinned = pinned(&agent)?;
+    let mut require_forwarding = |after: &str| -> Result<()> {
+        let now = self::pinned(&agent)?;
+        ensure!(now == pinned, "{after}: {pinned:?} became {now:?}");
+        for conversation in &mut kept {
+            conversation.say().with_context(|| format!("{after}: an open connection"))?;
+        }
         for family in Family::BOTH {
             let vip = Bed::vip(family, port::LINE);
-            bed.client.run(|| clients::short_connections(vip, 100, 4).require_all(100))?;
+            let tally = bed.client.run(|| Ok(clients::short_connections(vip, 100, 4)))?;
+            tally.require_all(100).with_context(|| format!("{after}: new connections"))?;
         }
         Ok(())
     };
-    refuses(&|file| file.interfaces.push("nowhere0".into()), COULD_NOT, &["nowhere0"])?;
+    let mut refuses = |change: &dyn Fn(&mut Configuration), code, words: &[&str]| -> Result<()> {
+        let mut changed = good.clone();
+        change(&mut changed);
+        agent.configure(&changed)?;
+        require(&agent.run_to_end()?, code, words)?;
+        require_forwarding(&format!("{words:?}"))
+    };
+    refuses(
+        &|file| file.interfaces.push("nowhere0".into()),
+        COULD_NOT,
+        &["no interface nowhere0", "ip -brief link"],
+    )?;
     refuses(
         &|file| {
             file.interfaces.retain(|name| name != "client0");
@@ -90,8 +112,55 @@ fn what_was_forwarding_goes_on_whatever_the_next_start_refuses() -> Result<()> {
         &["taken0 already has XDP program"],
     )?;
     refuses(&|file| file.datapath_options.push("max_flows: 1".into()), NO, &["max_flows"])?;
+    refuses(
+        &|file| {
+            let mut twin = file.service("line4").clone();
+            twin.name = "twin".into();
+            file.services.push(twin);
+        },
+        NO,
+        &["198.51.100.10:7000", "frontends.twin.bind", "line4"],
+    )?;
+    let elsewhere = bed.directory().join("not-bpffs");
+    refuses(
+        &|file| file.pin_directory.clone_from(&elsewhere),
+        COULD_NOT,
+        &["is not on a BPF file system", "mount -t bpf"],
+    )?;
+    require(&run_as_nobody(&bed, &good)?, COULD_NOT, NO_PRIVILEGE)?;
+    require_forwarding("without privilege")?;
     agent.configure(&good)?;
-    agent.start()
+    agent.start()?;
+    for conversation in &mut kept {
+        conversation.say()?;
+    }
+    Ok(())
+}
+
+/// What is pinned: maps and links by their ids in the kernel. The program, and the stages that
+/// go with it, may be replaced by new ones of the same kind.
+fn pinned(agent: &Agent<'_>) -> Result<BTreeMap<String, Option<u64>>> {
+    let mut pinned = BTreeMap::new();
+    for entry in fs::read_dir(agent.pin_directory())? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let kind = match name.as_str() {
+            "program" => None,
+            stages if stages.starts_with("stages-") => continue,
+            link if link.starts_with("link-") => Some("link"),
+            _ => Some("map"),
+        };
+        let id = match kind {
+            Some(kind) => {
+                let shown = bpftool::json(&[kind, "show", "pinned"], &path)?;
+                let id = shown.get("id").and_then(Value::as_u64);
+                Some(id.with_context(|| format!("no id: {shown}"))?)
+            }
+            None => None,
+        };
+        pinned.insert(name, id);
+    }
+    Ok(pinned)
 }
 
 #[test]
@@ -103,11 +172,11 @@ fn a_pin_directory_outside_a_bpf_file_system() -> Result<()> {
     require(&finished, COULD_NOT, &words)
 }
 
-#[test]
-fn no_privilege() -> Result<()> {
-    let bed = Bed::new(1, Mode::from_environment()?)?;
-    let agent = Agent::install(&bed)?;
-    agent.configure(&agent.configuration(Service::all_embedded(&bed)))?;
+/// What is said without privilege.
+const NO_PRIVILEGE: &[&str] = &["CAP_BPF", "CAP_NET_ADMIN", "root"];
+
+/// Runs an agent as a user who may do nothing, to its end.
+fn run_as_nobody(bed: &Bed, configuration: &Configuration) -> Result<Finished> {
     // Somewhere `nobody` can read the binary and the configuration, and make a socket.
     let directory = bed.directory().join("unprivileged");
     fs::create_dir(&directory)?;
@@ -117,15 +186,22 @@ fn no_privilege() -> Result<()> {
     let binary = directory.join("pointsman");
     fs::copy(agent::binary()?, &binary)?;
     let file = directory.join("pointsman.yaml");
-    let mut configuration = agent.configuration(Service::all_embedded(&bed));
+    let mut configuration = configuration.clone();
     configuration.socket = directory.join("admin.sock");
     configuration.access_log = directory.join("access.log");
     fs::write(&file, configuration.render())?;
     let mut command = bed.balancer.command("setpriv");
     command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--inh-caps=-all"]);
     command.arg(&binary).args(["run", "--config"]).arg(&file);
-    let finished = Finished::from(command.output()?);
-    require(&finished, COULD_NOT, &["CAP_BPF", "CAP_NET_ADMIN", "root"])
+    Ok(Finished::from(command.output()?))
+}
+
+#[test]
+fn no_privilege() -> Result<()> {
+    let bed = Bed::new(1, Mode::from_environment()?)?;
+    let agent = Agent::install(&bed)?;
+    let configuration = agent.configuration(Service::all_embedded(&bed));
+    require(&run_as_nobody(&bed, &configuration)?, COULD_NOT, NO_PRIVILEGE)
 }
 
 #[test]
