@@ -37,6 +37,8 @@ pub struct Loopback {
     pub directory: TempDir,
     /// What the configuration says of the access log; `access.log` in JSON at first.
     pub access_log: String,
+    /// What `datapath` has besides its mode, `, KEY: VALUE`.
+    pub datapath: String,
     /// What the agent's command line is preceded by.
     runner: Vec<String>,
     agent: Option<Process>,
@@ -52,7 +54,14 @@ impl Loopback {
         let directory = TempDir::with_prefix("pointsman-")?;
         let log = directory.path().join("access.log");
         let access_log = format!("{{target: {}, format: json}}", log.display());
-        Ok(Self { directory, access_log, runner: Vec::new(), agent: None, others: Vec::new() })
+        Ok(Self {
+            directory,
+            access_log,
+            datapath: String::new(),
+            runner: Vec::new(),
+            agent: None,
+            others: Vec::new(),
+        })
     }
 
     /// The same for an agent that is nobody and has no capability, if this process is root;
@@ -66,7 +75,9 @@ impl Loopback {
         if !geteuid().is_root() {
             return Ok(place);
         }
-        fs::copy(binary()?, place.path("pointsman"))?;
+        // By a process of its own: a file that this one has open for writing, children that
+        // are started meanwhile have open, too, and then it can not be run (ETXTBSY).
+        succeed(Command::new("cp").arg(binary()?).arg(place.path("pointsman")))?;
         let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
         chown(place.directory.path(), Some(user), Some(group))?;
         let (user, group) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
@@ -89,11 +100,11 @@ impl Loopback {
     pub fn configure(&self, sections: &str) -> Result<()> {
         let directory = self.directory.path().display();
         let text = format!(
-            "datapath: {{mode: off}}\n\
+            "datapath: {{mode: off{}}}\n\
              admin: {{socket: {directory}/admin.sock}}\n\
              log: {{access: {}}}\n\
              {sections}",
-            self.access_log
+            self.datapath, self.access_log
         );
         fs::write(self.path("pointsman.yaml"), text).context("write the configuration")
     }

@@ -26,11 +26,11 @@ use pointsman::{
         Maps, Pins,
         batch::BatchMap,
         error::{InterfaceError, MapAccessError, PinsError},
-        flows::{self, Flow, Selection},
-        loader,
+        flows, loader,
         sweep::sweep,
     },
     model::{
+        flow::{Flow, Selection},
         name::Name,
         next_hop::NextHop,
         snapshot::{AttachMode, Bind, Protocol},

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use testbed::{
-    loopback::{Loopback, PATIENCE, free, greeter, greeting, text},
+    loopback::{Loopback, PATIENCE, free, greeter, greeting},
     process::wait_until,
 };
 
@@ -71,7 +71,11 @@ fn an_agent_without_privilege_serves_layer_4() -> Result<()> {
     ensure!(line["frontend"] == "db" && line["backend"] == "pg", "{line}");
 
     let view = place.status()?;
-    ensure!(view.vips.is_empty(), "{:?}", view.vips);
+    let shown = view.vips.first().context("the VIP is shown")?;
+    ensure!(
+        (shown.address, &*shown.forward, shown.traffic.flows) == (vip, "proxy", 9),
+        "{shown:?}"
+    );
     let frontend = view.frontends.first().context("it is a frontend of the proxy")?;
     ensure!((&*frontend.name, &*frontend.mode) == ("db", "l4"), "{frontend:?}");
     ensure!(frontend.listen == [vip.to_string()] && frontend.traffic.requests == 9, "{frontend:?}");
@@ -153,16 +157,48 @@ fn lists_of_sources_and_limits_of_a_source_hold() -> Result<()> {
 }
 
 #[test]
-fn what_needs_the_data_plane_is_refused() -> Result<()> {
-    let place = Loopback::unprivileged()?;
+fn what_means_nothing_without_a_data_plane_is_warned_of() -> Result<()> {
+    let mut place = Loopback::unprivileged()?;
+    place.datapath = ", syn_cookies: always, interfaces: [eth7], answer_echo: false".into();
+    place.start(&sections(free()?, servers()?, ", limits: {packets: {rate: 10}}", ""))?;
+    let warnings = place.status()?.warnings.join("\n");
+    for key in ["syn_cookies", "interfaces", "answer_echo"] {
+        let wanted = format!("datapath.{key}: does nothing with `mode: off`");
+        ensure!(warnings.contains(&wanted), "{warnings}");
+    }
+    ensure!(warnings.contains("limits packets, which holds for UDP alone"), "{warnings}");
+    Ok(())
+}
+
+#[test]
+fn sources_are_blocked_at_run_time_and_who_is_in_is_cut_off() -> Result<()> {
+    let mut place = Loopback::unprivileged()?;
     let vip = free()?;
-    place.configure(
-        &sections(vip, servers()?, ", limits: {packets: {rate: 10}}", "")
-            .replace(&vip.to_string(), &format!("{vip}/udp")),
-    )?;
-    let said = place.check()?;
-    ensure!(said.contains(&format!("{vip}/udp needs the data plane")), "{said}");
-    ensure!(said.contains("limits new_flows or packets, which needs the data plane"), "{said}");
-    ensure!(said.contains(&text(&place.path("pointsman.yaml"))), "{said}");
+    let limits = ", limits: {new_flows: {rate: 1, burst: 30}}";
+    place.start(&sections(vip, servers()?, limits, ""))?;
+    let (mut held, _) = greeting(vip, 1)?;
+    ensure!(echoes(&mut held));
+    place.command(&["block", "127.0.0.0/8", "--frontend", "db", "--for", "1h"])?;
+    ensure!(is_kept_out(vip)?, "a source that is blocked is let in");
+    wait_until("who is in to be cut off", PATIENCE, || {
+        ensure!(!echoes(&mut held), "it still echoes");
+        Ok(())
+    })?;
+    let lines = place.log(2)?;
+    ensure!(lines.iter().filter(|line| line["reason"] == "blocked").count() == 2, "{lines:?}");
+    place.command(&["unblock", "127.0.0.0/8", "--frontend", "db"])?;
+    ensure!(!is_kept_out(vip)?, "it is not blocked any more");
+    place.command(&["access", "limit", "db", "--connections-per-source", "1"])?;
+    let held = greeting(vip, 1)?;
+    ensure!(is_kept_out(vip)?, "a second connection is let in");
+    drop(held);
+    // Thirty at once, and one for each second that this takes.
+    place.command(&["access", "limit", "db", "--connections-per-source", "none"])?;
+    let refused = (0..100).map(|_| is_kept_out(vip)).collect::<Result<Vec<_>>>()?;
+    ensure!(refused.contains(&true), "nobody is held back");
+    let said = place.command(&["drops"])?;
+    for reason in ["blocked", "flows_per_source", "new_rate"] {
+        ensure!(said.contains(reason), "{reason} in {said}");
+    }
     Ok(())
 }

@@ -121,7 +121,4 @@ pub enum CommandError {
     /// It is noted, and the data plane resists.
     #[error("noted, but the data plane did not take it yet: {0}")]
     NotApplied(String),
-    /// There is no data plane.
-    #[error("this agent runs without a data plane (datapath.mode: off)")]
-    NoDatapath,
 }

@@ -286,9 +286,6 @@ fn refusal_of(error: &CommandError) -> Refusal {
             StatusCode::INTERNAL_SERVER_ERROR,
             "the agent goes on trying; `pointsman status` shows how it stands",
         ),
-        CommandError::NoDatapath => {
-            (StatusCode::CONFLICT, "set datapath.mode to auto and start the agent again")
-        }
     };
     Refusal::new(status, error.to_string(), hint)
 }

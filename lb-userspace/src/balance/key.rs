@@ -13,6 +13,8 @@ use lb_common::{
     hash, maglev,
 };
 
+use crate::model::snapshot::Protocol;
+
 /// The hash of a client's address.
 #[must_use]
 pub fn of_source(client: IpAddr) -> u64 {
@@ -26,16 +28,24 @@ pub fn of_source(client: IpAddr) -> u64 {
 /// The hash of a TCP connection from `client` to `local`.
 #[must_use]
 pub fn of_connection(client: SocketAddr, local: SocketAddr) -> u64 {
+    of_flow(client, local, Protocol::Tcp)
+}
+
+/// The hash of a flow from `client` to `local`.
+#[must_use]
+pub fn of_flow(client: SocketAddr, local: SocketAddr, protocol: Protocol) -> u64 {
     match (client.ip().to_canonical(), local.ip().to_canonical()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let mut key = flow(Address4::new(from.octets()), client, local);
             key.destination = Address4::new(to.octets());
+            key.protocol = protocol.number();
             hash::tuple_hash(&key)
         }
         // A client behind a trusted proxy may be of another family than that one's connection.
         (from, to) => {
             let mut key = flow(Address6::new(octets(from)), client, local);
             key.destination = Address6::new(octets(to));
+            key.protocol = protocol.number();
             hash::tuple_hash(&key)
         }
     }
@@ -65,7 +75,6 @@ pub fn of_path(path: &str) -> u64 {
 
 /// Keeps hashes of bytes apart from those of addresses: the square root of 11.
 const BYTES_SEED: u64 = 0x510e_527f_ade6_82d1;
-const TCP: u8 = 6;
 
 /// A key with `source` at both ends.
 fn flow<A: Address>(source: A, client: SocketAddr, local: SocketAddr) -> FlowKey<A> {
@@ -74,7 +83,7 @@ fn flow<A: Address>(source: A, client: SocketAddr, local: SocketAddr) -> FlowKey
         destination: source,
         source_port: Be16::new(client.port()),
         destination_port: Be16::new(local.port()),
-        protocol: TCP,
+        protocol: Protocol::Tcp.number(),
         padding: [0; 3],
     }
 }

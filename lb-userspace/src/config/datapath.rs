@@ -7,7 +7,7 @@ use super::{
     decode::Entries,
     duration::Period,
     fault::{Refusal, quoted},
-    schema::{Bool, Choice, Integer, Key, List, Nested, Presence, Section, Text},
+    schema::{Bool, Choice, Integer, Key, KeyInfo, List, Nested, Presence, Section, Text},
 };
 use crate::model::snapshot::{AttachMode, Datapath, FlowTimeouts, SynCookies};
 
@@ -63,8 +63,8 @@ static MODE: Key<Choice<AttachMode>> = Key {
     doc: "How the program is attached: `native` in the driver, `generic` in the network stack \
           (any interface, slower), `auto` native where the driver can and generic with a \
           warning where it can not. `off` not at all: no privilege is needed, and frontends of \
-          `mode: l4` are served in user space. Of them TCP alone is, `forward`, `new_flows` and \
-          `packets` are not honoured, and servers see this host's address.",
+          `mode: l4` are served in user space: `forward` does not matter, servers see this \
+          host's address, and `packets` holds for UDP alone.",
 };
 
 static PIN_DIRECTORY: Key<Text<PathBuf>> = Key {
@@ -242,6 +242,7 @@ fn decode(entries: &Entries<'_>) -> Option<Datapath> {
     let snat_ports = entries.get(&SNAT_PORTS);
     if let Some((_, last)) = snat_ports
         && last > LAST_CLEAR_PORT
+        && mode != Some(AttachMode::Off)
     {
         let message = "reaches into the ports Linux takes for its own connections by default";
         let hint = format!("end it at {LAST_CLEAR_PORT}, or move net.ipv4.ip_local_port_range");
@@ -254,6 +255,9 @@ fn decode(entries: &Entries<'_>) -> Option<Datapath> {
     let (max_prefixes, max_sources) = (entries.get(&MAX_PREFIXES), entries.get(&MAX_SOURCES));
     let timeouts = entries.get(&TIMEOUTS);
     let sweep_interval = entries.get(&SWEEP_INTERVAL);
+    if mode == Some(AttachMode::Off) {
+        warn_of_idle_keys(entries);
+    }
     Some(Datapath {
         interfaces: interfaces?.into_iter().collect::<Option<_>>()?,
         mode: mode?,
@@ -272,6 +276,24 @@ fn decode(entries: &Entries<'_>) -> Option<Datapath> {
         timeouts: timeouts?,
         sweep_interval: sweep_interval?,
     })
+}
+
+/// Keys that mean nothing where there is no data plane.
+fn warn_of_idle_keys(entries: &Entries<'_>) {
+    let idle: [(&dyn KeyInfo, &str); 9] = [
+        (&INTERFACES, "no program is attached"),
+        (&PIN_DIRECTORY, "nothing is pinned"),
+        (&MANAGE_ADDRESSES, "put the VIPs on an interface by other means"),
+        (&ANSWER_ECHO, "this host's kernel answers"),
+        (&SYN_COOKIES, "the kernel's are in force: sysctl net.ipv4.tcp_syncookies"),
+        (&SYN_COOKIE_THRESHOLD, "the kernel's cookies are in force: net.ipv4.tcp_syncookies"),
+        (&SNAT_PORTS, "the kernel takes ports out of net.ipv4.ip_local_port_range"),
+        (&GUE_PORT, "nothing is encapsulated"),
+        (&SWEEP_INTERVAL, "flows are looked after twice a second"),
+    ];
+    for (key, hint) in idle.into_iter().filter(|(key, _)| entries.has(*key)) {
+        entries.warn(key, Refusal::new("does nothing with `mode: off`").hint(hint));
+    }
 }
 
 fn decode_interfaces(entries: &Entries<'_>) -> Option<Vec<Option<String>>> {

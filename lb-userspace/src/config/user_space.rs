@@ -1,5 +1,5 @@
-//! What frontends of layer 4 can not have where there is no data plane (`datapath.mode: off`)
-//! and the proxy serves them, and what they can have only there.
+//! What frontends of layer 4 can have where there is no data plane (`datapath.mode: off`) and
+//! the proxy serves them.
 
 use super::{
     address::judge_proxied,
@@ -12,13 +12,9 @@ use crate::model::{
     snapshot::{Bind, Protocol},
 };
 
-/// Whether the proxy can listen there for a frontend of layer 4.
+/// Whether the proxy can serve a VIP of layer 4.
 pub(super) fn judge_vip(vip: Bind) -> Result<(), Refusal> {
-    let Bind { address, protocol } = vip;
-    if protocol == Protocol::Udp {
-        let refusal = Refusal::new(format!("{address}/udp needs the data plane"));
-        return Err(refusal.hint("with `datapath.mode: off` there is TCP alone"));
-    }
+    let Bind { address, .. } = vip;
     // What is no server's address is no VIP, either; this host's loopback is good for both.
     judge_proxied(address.into()).map_err(|_| {
         let refusal = Refusal::new(format!("{address} can not be a VIP"));
@@ -34,16 +30,17 @@ pub(super) fn judge_server(address: ServerAddress) -> Result<(), Refusal> {
     }
 }
 
-/// What is counted packet by packet, and rates of flows, only the data plane can limit.
+/// Packets of a TCP connection are the kernel's, which only the data plane can count.
 pub(super) fn judge_limits(frontends: &NamedItems<RawFrontend>, sink: &Sink) {
     for frontend in frontends.values() {
-        let mode = frontend.value.as_ref().and_then(|frontend| frontend.mode.as_ref());
-        let Some(RawMode::L4(layer_4)) = mode else { continue };
-        let Some(limits) = layer_4.limits else { continue };
-        if limits.flow_rate.is_some() || limits.packet_rate.is_some() {
-            let refusal = Refusal::new("limits new_flows or packets, which needs the data plane");
-            let hint = "with `datapath.mode: off` there is connections_per_source";
-            sink.fault(&frontend.place, refusal.hint(hint));
+        let Some(frontend_read) = frontend.value.as_ref() else { continue };
+        let Some(RawMode::L4(layer_4)) = frontend_read.mode.as_ref() else { continue };
+        let vips = frontend_read.vips().into_iter().flatten();
+        let has_tcp = vips.filter_map(|bind| bind.value).any(|vip| vip.protocol == Protocol::Tcp);
+        if has_tcp && layer_4.limits.is_some_and(|limits| limits.packet_rate.is_some()) {
+            let refusal = Refusal::new("limits packets, which holds for UDP alone");
+            let hint = "with `datapath.mode: off` TCP has connections_per_source and new_flows";
+            sink.warn(&frontend.place, refusal.hint(hint));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Blocking sources and changing lists and limits at run time, and the rules that follow from
 //! that and from the configuration.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use super::{
     Control,
@@ -15,15 +15,31 @@ use crate::{
         command::{BlockOrder, CommandError, UnblockOrder},
     },
     clock::{Moment, rfc3339},
-    model::name::Name,
+    model::{name::Name, snapshot::Snapshot},
+    proxy::gate::Ruling,
     reconcile::Access,
 };
 
 impl Control {
     /// Makes the rules anew: configuration or blocks have changed.
     pub(super) fn rule(&mut self) {
-        let snapshot = self.overrides.apply(&self.snapshot);
-        self.access = Access::new(&snapshot, &self.blocks.orders());
+        self.access = self.access_of(&self.snapshot);
+        self.proxy.rule(self.ruling(&self.snapshot, &self.access));
+    }
+
+    /// The rules that follow from a configuration, from what is blocked and from what was said
+    /// at run time.
+    pub(super) fn access_of(&self, snapshot: &Snapshot) -> Access {
+        Access::new(&self.overrides.apply(snapshot), &self.blocks.orders())
+    }
+
+    /// The same for the proxy, where it serves layer 4; else nothing.
+    pub(super) fn ruling(&self, snapshot: &Snapshot, access: &Access) -> Ruling {
+        if self.kernel.is_some() {
+            return Ruling::default();
+        }
+        let most = snapshot.datapath.max_sources;
+        Ruling::new(Arc::clone(&access.rules), access.flags, access.frontends.clone(), most)
     }
 
     /// Forgets blocks that have ended, which the data plane has noticed by itself, and comes
@@ -43,9 +59,9 @@ impl Control {
         }
     }
 
-    /// Blocks a source and has it in the maps before that is confirmed.
+    /// Blocks a source and has it in force before that is confirmed.
     pub(super) async fn block(&mut self, order: BlockOrder) -> Result<BlockView, CommandError> {
-        self.require_kernel_and(order.frontend.as_ref())?;
+        self.require_frontend(order.frontend.as_ref())?;
         let id = (order.frontend, order.network);
         if self.blocks.is_full_for(&id) {
             return Err(CommandError::NoRoom(MAX_BLOCKS));
@@ -72,7 +88,7 @@ impl Control {
         &mut self,
         order: UnblockOrder,
     ) -> Result<BlocksView, CommandError> {
-        self.require_kernel_and(order.frontend.as_ref())?;
+        self.require_frontend(order.frontend.as_ref())?;
         let id = (order.frontend, order.network);
         if !self.blocks.remove(&id) {
             let (frontend, network) = id;
@@ -85,13 +101,13 @@ impl Control {
         Ok(self.blocks_view())
     }
 
-    /// Says something of a network on a list and has it in the maps before that is confirmed.
+    /// Says something of a network on a list and has it in force before that is confirmed.
     pub(super) async fn set_access(
         &mut self,
         order: AccessOrder,
     ) -> Result<AccessView, CommandError> {
         let AccessOrder { id, says, force } = order;
-        self.require_kernel_and(id.0.as_ref())?;
+        self.require_frontend(id.0.as_ref())?;
         if self.overrides.is_full_for(&id) {
             return Err(CommandError::NoRoom(MAX_ENTRIES));
         }
@@ -121,13 +137,13 @@ impl Control {
         Ok(self.overrides.view())
     }
 
-    /// Changes limits and has them in the maps before that is confirmed.
+    /// Changes limits and has them in force before that is confirmed.
     pub(super) async fn set_limits(
         &mut self,
         order: LimitsOrder,
     ) -> Result<AccessView, CommandError> {
         let LimitsOrder { frontend, set } = order;
-        self.require_kernel_and(Some(&frontend))?;
+        self.require_frontend(Some(&frontend))?;
         self.overrides.limit(&frontend, &set);
         self.rule();
         self.settle_rules().await?;
@@ -145,9 +161,15 @@ impl Control {
         configured.is_some_and(|list| !self.overrides.list(frontend, list).allow.is_empty())
     }
 
-    /// Whether the tries have room for all rules.
+    /// Room for rules of each family.
+    fn max_rules(&self) -> u32 {
+        let configured = self.snapshot.datapath.max_prefixes;
+        self.kernel.as_ref().map_or(configured, super::kernel::Kernel::max_rules)
+    }
+
+    /// Whether there is room for all rules.
     fn require_room(&self) -> Result<(), CommandError> {
-        let most = self.kernel.as_ref().map_or(0, super::kernel::Kernel::max_rules) as usize;
+        let most = self.max_rules() as usize;
         match self.access.count(true) > most || self.access.count(false) > most {
             true => Err(CommandError::NoRoom(most)),
             false => Ok(()),
@@ -180,7 +202,7 @@ impl Control {
         RulesView {
             listed: self.access.rules.len().saturating_sub(blocked),
             blocked,
-            capacity: self.kernel.as_ref().map_or(0, |kernel| kernel.max_rules().into()),
+            capacity: self.max_rules().into(),
         }
     }
 
@@ -193,10 +215,7 @@ impl Control {
         }
     }
 
-    fn require_kernel_and(&self, frontend: Option<&Name>) -> Result<(), CommandError> {
-        if self.kernel.is_none() {
-            return Err(CommandError::NoDatapath);
-        }
+    fn require_frontend(&self, frontend: Option<&Name>) -> Result<(), CommandError> {
         match frontend {
             Some(name) if !self.snapshot.l4_frontends().any(|(known, _)| known == name) => {
                 Err(CommandError::Unknown { what: "frontend of layer 4", name: name.to_string() })

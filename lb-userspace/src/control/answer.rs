@@ -2,11 +2,14 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use super::{Control, proxy_view, view};
+use lb_common::drop_reason::DropReason;
+
+use super::{Control, flows, proxy_view, view};
 use crate::{
     admin::{
         api::{
-            AccessLogView, AgentView, DatapathView, DropsView, ServerSet, ServerView, StatusView,
+            AccessLogView, AgentView, DatapathView, DropView, DropsView, ServerSet, ServerView,
+            StatusView,
         },
         command::{Command, CommandError, Reply},
     },
@@ -23,7 +26,7 @@ impl Control {
             Command::Drops(reply) => send(reply, self.drops()),
             Command::Flows(query, reply) => match &self.kernel {
                 Some(kernel) => kernel.flows().answer(Arc::clone(&self.snapshot), query, reply),
-                None => send(reply, Err(CommandError::NoDatapath)),
+                None => flows::answer_in_user_space(&self.proxy, &self.snapshot, query, reply),
             },
             Command::SetServer(id, set, reply) => {
                 let answer = self.set_server(&id, set).await;
@@ -108,14 +111,17 @@ impl Control {
     fn traffic(&self) -> Result<TrafficBook, CommandError> {
         let traffic = match &self.kernel {
             Some(kernel) => kernel.traffic(&self.snapshot).map_err(unreadable)?,
-            None => TrafficBook::default(),
+            None => proxy_view::traffic_of(&self.snapshot, &self.proxy),
         };
         Ok(TrafficBook { grown: self.shares.clone(), ..traffic })
     }
 
     fn drops(&self) -> Result<DropsView, CommandError> {
-        let kernel = self.kernel.as_ref().ok_or(CommandError::NoDatapath)?;
-        Ok(DropsView { drops: kernel.drops().map_err(unreadable)? })
+        let drops = match &self.kernel {
+            Some(kernel) => kernel.drops().map_err(unreadable)?,
+            None => self.proxy.drops(),
+        };
+        Ok(DropsView { drops: drops.into_iter().map(drop_view).collect() })
     }
 
     /// Notes the operator's word and has it in the maps before it is confirmed.
@@ -161,6 +167,14 @@ impl Control {
 fn send<T>(reply: Reply<T>, answer: Result<T, CommandError>) {
     if reply.send(answer).is_err() {
         tracing::debug!("the operator did not wait for the answer");
+    }
+}
+
+fn drop_view((reason, packets): (DropReason, u64)) -> DropView {
+    DropView {
+        reason: reason.name().to_owned(),
+        packets,
+        description: reason.description().to_owned(),
     }
 }
 

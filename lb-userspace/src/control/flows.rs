@@ -10,15 +10,14 @@ use crate::{
         flow_query::FlowSort,
     },
     clock::Moment,
-    datapath::{
-        FlowTables,
-        flows::{self, Flow, Selection},
-    },
+    datapath::{FlowTables, flows},
     model::{
+        flow::{Flow, Selection},
         index::NameIndex,
         snapshot::{Protocol, Snapshot},
         state::ServerId,
     },
+    proxy::supervisor::Proxy,
 };
 
 /// The tables, for one listing at a time.
@@ -41,23 +40,52 @@ impl FlowLister {
     pub fn answer(&self, snapshot: Arc<Snapshot>, query: FlowQuery, reply: Reply<FlowsView>) {
         let tables = Arc::clone(&self.tables);
         tokio::task::spawn_blocking(move || {
-            let answer = list(&tables, &snapshot, &query);
-            if reply.send(answer).is_err() {
-                tracing::debug!("the operator did not wait for the flows");
-            }
+            give(reply, list(&tables, &snapshot, query));
         });
+    }
+}
+
+/// Answers a query for flows that the proxy carries, once its workers have.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn answer_in_user_space(
+    proxy: &Proxy,
+    snapshot: &Arc<Snapshot>,
+    query: FlowQuery,
+    reply: Reply<FlowsView>,
+) {
+    let names = Arc::new(NameIndex::new(snapshot));
+    let limit = query.limit.unwrap_or(FlowQuery::DEFAULT_LIMIT);
+    let now = Moment::now();
+    let filter: Arc<dyn Selection + Send + Sync> =
+        match Filter::new(query, snapshot, Arc::clone(&names), now) {
+            Ok(filter) => Arc::new(filter),
+            Err(error) => return give(reply, Err(error)),
+        };
+    let listed = proxy.list(&filter, limit);
+    tokio::spawn(async move {
+        let (flows, truncated) = listed.await;
+        let flows = flows.iter().map(|flow| view(flow, &names, &now)).collect();
+        give(reply, Ok(FlowsView { flows, truncated }));
+    });
+}
+
+fn give(reply: Reply<FlowsView>, answer: Result<FlowsView, CommandError>) {
+    if reply.send(answer).is_err() {
+        tracing::debug!("the operator did not wait for the flows");
     }
 }
 
 fn list(
     tables: &Mutex<FlowTables>,
     snapshot: &Snapshot,
-    query: &FlowQuery,
+    query: FlowQuery,
 ) -> Result<FlowsView, CommandError> {
-    let names = NameIndex::new(snapshot);
+    let names = Arc::new(NameIndex::new(snapshot));
     let now = Moment::now();
-    let filter = Filter::new(query, snapshot, &names, &now)?;
     let limit = query.limit.unwrap_or(FlowQuery::DEFAULT_LIMIT);
+    let filter = Filter::new(query, snapshot, Arc::clone(&names), now)?;
     let tables = tables.lock().unwrap_or_else(PoisonError::into_inner);
     let (flows, truncated) = flows::list(&tables, limit, &filter)
         .map_err(|error| CommandError::Datapath(format!("{:#}", anyhow::Error::from(error))))?;
@@ -65,18 +93,18 @@ fn list(
 }
 
 /// Which flows a query asks for.
-struct Filter<'a> {
-    query: &'a FlowQuery,
-    names: &'a NameIndex,
-    now: &'a Moment,
+struct Filter {
+    query: FlowQuery,
+    names: Arc<NameIndex>,
+    now: Moment,
 }
 
-impl<'a> Filter<'a> {
+impl Filter {
     fn new(
-        query: &'a FlowQuery,
+        query: FlowQuery,
         snapshot: &Snapshot,
-        names: &'a NameIndex,
-        now: &'a Moment,
+        names: Arc<NameIndex>,
+        now: Moment,
     ) -> Result<Self, CommandError> {
         let unknown = |what, name: &str| CommandError::Unknown { what, name: name.to_owned() };
         let (frontend, server) = (query.frontend.as_deref(), query.server.as_deref());
@@ -102,9 +130,9 @@ impl<'a> Filter<'a> {
     }
 }
 
-impl Selection for Filter<'_> {
+impl Selection for Filter {
     fn may_want(&self, flow: &Flow) -> bool {
-        let query = self.query;
+        let query = &self.query;
         let protocol = protocol_of(flow.protocol);
         let frontend = |wanted: &String| {
             self.names.frontend(flow.vip, protocol).is_some_and(|name| name.as_str() == wanted)
@@ -222,10 +250,10 @@ mod tests {
 
     fn check(query: &str, expected: Result<&[usize], &str>) {
         let snapshot = snapshot(&[("pg1", "10.0.1.20:5432"), ("pg2", "10.0.1.21:5432")]);
-        let names = NameIndex::new(&snapshot);
+        let names = Arc::new(NameIndex::new(&snapshot));
         let query: FlowQuery = serde_urlencoded::from_str(query).expect("a query");
         let now = Moment { monotonic_ns: 2_000_000, ..Moment::now() };
-        let got = Filter::new(&query, &snapshot, &names, &now).map(|filter| {
+        let got = Filter::new(query.clone(), &snapshot, names, now).map(|filter| {
             let flows = flows();
             let found = flows.iter().enumerate().filter(|(_, flow)| filter.may_want(flow));
             let mut found: Vec<_> =

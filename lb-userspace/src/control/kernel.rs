@@ -9,13 +9,13 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::{access::action, server::state};
+use lb_common::{access::action, drop_reason::DropReason, server::state};
 use nix::net::if_::if_nametoindex;
 use tokio::sync::watch;
 
 use super::{book::Memory, flows::FlowLister, view::TrafficBook};
 use crate::{
-    admin::api::{DropView, InterfaceView, Traffic},
+    admin::api::{InterfaceView, Traffic},
     datapath::{
         Attachment, Capacities, DataPlane, DatapathError, EventReader, FlowTables, LockedPins,
         Maps, Pins, Resetter, Settler, error::MapAccessError, loader,
@@ -349,13 +349,8 @@ impl Kernel {
     ///
     /// # Errors
     /// If they can not be read.
-    pub fn drops(&self) -> Result<Vec<DropView>, MapAccessError> {
-        let view = |(reason, packets): (lb_common::drop_reason::DropReason, u64)| DropView {
-            reason: reason.name().to_owned(),
-            packets,
-            description: reason.description().to_owned(),
-        };
-        Ok(self.maps.drops()?.into_iter().map(view).collect())
+    pub fn drops(&self) -> Result<Vec<(DropReason, u64)>, MapAccessError> {
+        self.maps.drops()
     }
 
     /// Takes the program off every interface and removes every pin: forwarding stops.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lb_common::event::FlowEnd;
 use tokio::sync::watch;
 
 use crate::{access_log::writer::AccessLogger, proxy::log::LineSink};
@@ -14,6 +15,12 @@ impl LineSink for LogLines {
     fn write(&self, lines: String, count: u64) {
         if let Some(logger) = self.0.borrow().as_deref() {
             logger.log_lines(lines, count);
+        }
+    }
+
+    fn flow(&self, end: FlowEnd) {
+        if let Some(logger) = self.0.borrow().as_deref() {
+            logger.log(end);
         }
     }
 }

@@ -275,7 +275,8 @@ impl Control {
     /// Maps first: an attached program finds every VIP with its servers.
     async fn bring_up(&mut self) -> anyhow::Result<()> {
         self.fill_maps()?;
-        self.proxy.install(&self.snapshot, &self.book.statuses())?;
+        let ruling = self.ruling(&self.snapshot, &self.access);
+        self.proxy.install(&self.snapshot, &self.book.statuses(), ruling)?;
         self.attach()?;
         self.place_addresses().await
     }

@@ -1,10 +1,13 @@
 //! What the operator sees of the proxy. Pure.
 
+use std::collections::HashMap;
+
+use super::view::TrafficBook;
 use crate::{
     admin::api::{BackendView, FrontendView, ProxyLoad, ProxyTraffic},
     balance::Totals,
     model::{frontend::Frontend, snapshot::Snapshot},
-    proxy::report::ProxyReport,
+    proxy::{report::ProxyReport, supervisor::Proxy},
 };
 
 /// Every frontend of the proxy.
@@ -33,6 +36,28 @@ pub(super) fn frontends(snapshot: &Snapshot, report: &ProxyReport) -> Vec<Fronte
         })
     });
     views.collect()
+}
+
+/// What VIPs and servers of layer 4 have carried in user space, and carry now.
+pub(super) fn traffic_of(snapshot: &Snapshot, proxy: &Proxy) -> TrafficBook {
+    let ledger = proxy.ledger();
+    let mut flows = HashMap::new();
+    for (name, backend) in proxy.report(snapshot).backends {
+        let Some(known) = snapshot.backends.get(&name) else { continue };
+        for member in backend.servers {
+            if let Some(server) = known.servers.get(&member.name) {
+                flows.insert((name.clone(), server.address), member.active);
+            }
+        }
+    }
+    let vips = ledger.vips().into_iter().map(|(vip, carried)| (vip, carried.into()));
+    let servers = ledger.servers().into_iter().map(|(place, carried)| (place, carried.into()));
+    TrafficBook {
+        vips: vips.collect(),
+        servers: servers.collect(),
+        flows,
+        ..TrafficBook::default()
+    }
 }
 
 /// Adds what the proxy does with backends and servers to what is known of them.

@@ -97,7 +97,8 @@ impl Control {
                 return refused(vec![without_place(path, "log.access", message, hint)]);
             }
         };
-        if let Err(error) = self.proxy.install(&snapshot, &self.book.statuses()) {
+        let ruling = self.ruling(&snapshot, &self.access_of(&snapshot));
+        if let Err(error) = self.proxy.install(&snapshot, &self.book.statuses(), ruling) {
             let message = format!("{:#}", anyhow::Error::from(error));
             let hint = "see who listens there: ss -ltnp";
             return refused(vec![without_place(path, "frontends", message, hint)]);

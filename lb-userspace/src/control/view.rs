@@ -33,18 +33,19 @@ pub struct TrafficBook {
     pub grown: BTreeMap<ServerId, u32>,
 }
 
-/// Every VIP of every frontend that is forwarded in the kernel.
+/// Every VIP of every frontend of layer 4.
 #[must_use]
 pub fn vips(snapshot: &Snapshot, traffic: &TrafficBook) -> Vec<VipView> {
-    // In user space they are frontends of the proxy.
-    let of_kernel = snapshot.l4_frontends().filter(|_| !snapshot.is_in_user_space());
-    let vips = of_kernel.flat_map(|(name, frontend)| {
+    let vips = snapshot.l4_frontends().flat_map(|(name, frontend)| {
         frontend.bind.iter().map(move |bind| VipView {
             frontend: name.to_string(),
             address: bind.address,
             protocol: bind.protocol,
             backend: frontend.backend.to_string(),
-            forward: frontend.forward.name().to_owned(),
+            forward: match snapshot.is_in_user_space() {
+                true => "proxy".to_owned(),
+                false => frontend.forward.name().to_owned(),
+            },
             traffic: traffic.vips.get(bind).copied().unwrap_or_default(),
         })
     });

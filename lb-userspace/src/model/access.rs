@@ -1,6 +1,6 @@
 //! Who may be a client of layer 4: lists of networks, limits of a source, what is blocked.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -35,32 +35,11 @@ impl AccessList {
         self.allow.iter().chain(self.deny.iter())
     }
 
-    /// Whether a source is let in, as the data plane judges ([`lb_common::access`]).
-    #[must_use]
-    pub fn admits(&self, source: IpAddr) -> bool {
-        let source = IpNet::from(source.to_canonical());
-        match (longest(&self.allow, source), longest(&self.deny, source)) {
-            (None, None) => self.allow.is_empty(),
-            (allowed, denied) => allowed > denied,
-        }
-    }
-
     /// The first network that is on both lists.
     #[must_use]
     pub fn contradiction(&self) -> Option<&IpNet> {
         self.allow.iter().find(|network| self.deny.binary_search(network).is_ok())
     }
-}
-
-/// The longest prefix on a list that an address is in.
-fn longest(list: &[IpNet], address: IpNet) -> Option<u8> {
-    if list.is_empty() {
-        return None;
-    }
-    (0..=address.max_prefix_len()).rev().find(|length| {
-        let network = IpNet::new(address.addr(), *length).map(|network| network.trunc());
-        network.is_ok_and(|network| list.binary_search(&network).is_ok())
-    })
 }
 
 fn in_order(networks: Vec<IpNet>) -> Arc<[IpNet]> {
@@ -151,23 +130,6 @@ mod tests {
         assert_eq!(*list.allow, *networks(&["10.0.0.0/8", "2001:db8::/32"]));
         assert_eq!(list.contradiction(), None);
         assert!(!list.is_empty() && AccessList::default().is_empty());
-    }
-
-    #[test]
-    fn the_longest_prefix_decides_and_denial_wins() {
-        let allow = networks(&["10.0.0.0/8", "10.1.2.0/24", "192.0.2.0/24"]);
-        let list = AccessList::new(allow, networks(&["10.1.0.0/16", "192.0.2.0/24"]));
-        let admits = |text: &str| list.admits(text.parse().unwrap());
-        for inside in ["10.2.0.1", "10.1.2.3", "::ffff:10.2.0.1"] {
-            assert!(admits(inside), "{inside}");
-        }
-        for outside in ["10.1.3.1", "192.0.2.1", "198.51.100.1", "2001:db8::1"] {
-            assert!(!admits(outside), "{outside}");
-        }
-        let denying = AccessList::new(Vec::new(), networks(&["2001:db8::/32"]));
-        assert!(!denying.admits("2001:db8::1".parse().unwrap()));
-        assert!(denying.admits("10.0.0.1".parse().unwrap()));
-        assert!(AccessList::default().admits("10.0.0.1".parse().unwrap()));
     }
 
     #[test]

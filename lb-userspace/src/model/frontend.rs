@@ -123,6 +123,8 @@ pub struct AcceptProxy {
 pub enum ListenAddress {
     /// `ADDRESS:PORT`; the address may be unspecified, the port is not 0.
     Tcp(SocketAddr),
+    /// A VIP of UDP, where frontends of layer 4 are served in user space.
+    Udp(SocketAddr),
     /// `unix@/absolute/path`.
     Unix(PathBuf),
     /// `fd@N`: a listening socket that was inherited under this number.
@@ -224,20 +226,31 @@ impl Frontend {
     }
 }
 
+impl Listen {
+    /// A VIP where there is no data plane.
+    #[must_use]
+    pub fn on_vip(vip: &Bind) -> Self {
+        let address = match vip.protocol {
+            Protocol::Tcp => ListenAddress::Tcp(vip.address),
+            Protocol::Udp => ListenAddress::Udp(vip.address),
+        };
+        Self { address, is_v6only: true, mode: 0o660, tls: None, accept_proxy: None }
+    }
+}
+
 impl L4Frontend {
-    /// What the proxy serves in its place where there is no data plane. Idle connections last
+    /// Its VIPs of UDP.
+    pub fn datagram_vips(&self) -> impl Iterator<Item = &Bind> {
+        self.bind.iter().filter(|bind| bind.protocol == Protocol::Udp)
+    }
+
+    /// What the proxy serves on VIPs of TCP where there is no data plane. Idle connections last
     /// as long as flows would, and there may be as many; how packets would reach servers does
-    /// not matter. VIPs of UDP are not served: the configuration does not have them.
+    /// not matter.
     #[must_use]
     pub fn in_user_space(&self, datapath: &Datapath) -> TcpFrontend {
         let listen = self.bind.iter().filter(|bind| bind.protocol == Protocol::Tcp);
-        let listen = listen.map(|bind| Listen {
-            address: ListenAddress::Tcp(bind.address),
-            is_v6only: true,
-            mode: 0o660,
-            tls: None,
-            accept_proxy: None,
-        });
+        let listen = listen.map(Listen::on_vip);
         let idle = datapath.timeouts.established;
         TcpFrontend {
             listen: listen.collect(),
@@ -275,6 +288,7 @@ impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Udp(address) => write!(f, "{address}/udp"),
             Self::Unix(path) => write!(f, "unix@{}", path.display()),
             Self::Descriptor(number) => write!(f, "fd@{number}"),
             Self::Systemd(name) => write!(f, "systemd@{name}"),

@@ -8,6 +8,7 @@ pub mod backend;
 pub mod balance;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod flow;
 pub mod frontend;
 pub mod index;
 pub mod name;

@@ -86,7 +86,9 @@ impl Snapshot {
             Frontend::L4(_) | Frontend::Tcp(_) => None,
         });
         let joined = self.joined_frontends().flat_map(|(_, tcp)| tcp.into_owned().listen);
-        http.flatten().cloned().chain(joined).collect()
+        let layer_4 = self.l4_frontends().filter(|_| self.is_in_user_space());
+        let datagrams = layer_4.flat_map(|(_, frontend)| frontend.datagram_vips());
+        http.flatten().cloned().chain(joined).chain(datagrams.map(Listen::on_vip)).collect()
     }
 }
 

@@ -1,6 +1,8 @@
 //! Lines of the access log on their way out of a worker: gathered, so that a line costs a
 //! request no more than its text.
 
+use lb_common::event::FlowEnd;
+
 /// Bytes of lines that are gathered.
 const FULL: usize = 32 * 1024;
 
@@ -8,6 +10,9 @@ const FULL: usize = 32 * 1024;
 pub trait LineSink: Send + Sync + std::fmt::Debug {
     /// Takes whole lines, each with its newline.
     fn write(&self, lines: String, count: u64);
+
+    /// Takes a flow of layer 4 that is over.
+    fn flow(&self, end: FlowEnd);
 }
 
 /// Lines of one worker that have not gone yet.

@@ -13,6 +13,8 @@
 //! | `worker` | one worker: listeners, frontends, connections |
 //! | `http`, `rules` | requests, and where rules send them |
 //! | `tcp` | joined connections |
+//! | `udp` | datagrams, where there is no data plane |
+//! | `gate`, `traffic` | what the data plane would refuse, and count, of layer 4 |
 //! | `upstream`, `kept`, `server_io`, `far_end` | connections to servers: made; kept; as hyper, and as tunnels see them |
 //! | `listen`, `socket`, `stream`, `tls`, `proxy_protocol`, `sni` | bytes and who is at the other end |
 //! | `outcome`, `record` | how a request or a session ended; what the log shows of either |
@@ -21,6 +23,7 @@
 
 mod executor;
 mod far_end;
+pub mod gate;
 pub(crate) mod http;
 mod kept;
 pub mod limits;
@@ -43,5 +46,7 @@ pub mod supervisor;
 pub mod tcp;
 pub mod timer;
 pub mod tls;
+pub mod traffic;
+pub mod udp;
 mod upstream;
 pub mod worker;

@@ -15,6 +15,8 @@ use super::{
     rules::RuleSet,
     tcp::plan::TcpPlans,
     tls::{encryption::Encryption, termination::Termination},
+    udp::plan::UdpPlans,
+    worker::Shared,
 };
 use crate::{
     balance::{Counters, KnownServer, Pool, Pools, pools::KnownBackend},
@@ -24,7 +26,7 @@ use crate::{
         balance::Balance,
         frontend::{AcceptProxy, Frontend, HttpFrontend},
         name::Name,
-        snapshot::{HashBy, Snapshot},
+        snapshot::{HashBy, Snapshot, Spread},
         state::{ServerStatus, ServerStatuses},
     },
 };
@@ -34,8 +36,10 @@ use crate::{
 pub struct Plan {
     /// The frontends of `mode: http`.
     pub http: BTreeMap<Name, Arc<HttpPlan>>,
-    /// Those of `mode: tcp`.
+    /// Those of `mode: tcp`, and of layer 4 in user space.
     pub tcp: TcpPlans,
+    /// The VIPs of UDP in user space.
+    pub udp: UdpPlans,
     /// How requests are logged; none if they are not.
     pub log: Option<Arc<AccessLog>>,
 }
@@ -89,7 +93,12 @@ impl Plan {
     /// The plan of a snapshot. `pools` has been told of its backends, and `material` is its
     /// own.
     #[must_use]
-    pub fn new(snapshot: &Snapshot, pools: &Pools, material: &Material, before: &Self) -> Self {
+    pub fn new(
+        snapshot: &Snapshot,
+        (pools, shared): (&Pools, &Shared),
+        material: &Material,
+        before: &Self,
+    ) -> Self {
         let backends: BTreeMap<&Name, Arc<BackendPlan>> = snapshot
             .backends
             .iter()
@@ -128,8 +137,9 @@ impl Plan {
             };
             Some((name.clone(), Arc::new(plan)))
         });
-        let tcp = TcpPlans::new(snapshot, pools, material, &before.tcp);
-        Self { http: http.collect(), tcp, log: snapshot.log.access.clone() }
+        let tcp = TcpPlans::new(snapshot, (pools, shared), material, &before.tcp);
+        let udp = UdpPlans::new(snapshot, shared, &tcp, &before.udp);
+        Self { http: http.collect(), tcp, udp, log: snapshot.log.access.clone() }
     }
 }
 
@@ -176,8 +186,12 @@ pub fn configure_pools(
         });
         let mut balancing = backend.proxy.balancing.clone();
         // In user space flows are spread as in the data plane.
-        if layer_4.contains(backend_name) && balancing.algorithm != Balance::LeastConnections {
-            balancing.algorithm = Balance::Maglev;
+        if layer_4.contains(backend_name) {
+            balancing.algorithm = match backend.spread {
+                Spread::Hashed => Balance::Maglev,
+                Spread::LeastConnections => Balance::LeastConnections,
+                Spread::InTurn => Balance::RoundRobin,
+            };
         }
         (backend_name.clone(), KnownBackend { balancing, servers: servers.collect() })
     });

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lb_common::drop_reason::DropReason;
 use tokio::{
     sync::{mpsc, watch},
     time,
@@ -15,6 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    gate::Ruling,
     listen::{Inherited, Keeper, ListenError, SocketKey},
     log::LineSink,
     material::{Material, MaterialError},
@@ -22,11 +24,13 @@ use super::{
     report::{ProxyReport, report},
     timer::TICK,
     tls::watch::Watched,
-    worker::{self, Message, Shared},
+    traffic::Ledger,
+    worker::{self, Listing, Message, Shared},
 };
 use crate::{
     balance::Pools,
     model::{
+        flow::{Best, Flow, Selection},
         snapshot::Snapshot,
         state::{ServerId, ServerStatuses},
     },
@@ -87,8 +91,8 @@ impl Proxy {
         }
     }
 
-    /// Serves a configuration from now on. Connections, sockets and counters of what is the
-    /// same stay.
+    /// Serves a configuration from now on; `ruling` says who may be a client of layer 4.
+    /// Connections, sockets and counters of what is the same stay.
     ///
     /// # Errors
     /// [`ProxyError`]; then nothing has changed.
@@ -96,6 +100,7 @@ impl Proxy {
         &mut self,
         snapshot: &Snapshot,
         statuses: &ServerStatuses,
+        ruling: Ruling,
     ) -> Result<(), ProxyError> {
         let wanted: BTreeSet<_> = snapshot.listens().iter().map(SocketKey::of).collect();
         let material = Material::load(snapshot, &self.material).map_err(ProxyError::Files)?;
@@ -105,8 +110,11 @@ impl Proxy {
         let mut keeper = self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner);
         keeper.change(&wanted).map_err(ProxyError::Listen)?;
         drop(keeper);
+        self.shared.gate.rule(ruling);
+        self.shared.ledger.configure(snapshot);
         configure_pools(&self.pools, snapshot, statuses, Instant::now());
-        self.plan = Arc::new(Plan::new(snapshot, &self.pools, &material, &self.plan));
+        self.plan =
+            Arc::new(Plan::new(snapshot, (&self.pools, &self.shared), &material, &self.plan));
         self.plan.tcp.settle(snapshot, statuses);
         self.watched.send_replace(material.watched());
         self.material = material;
@@ -122,6 +130,45 @@ impl Proxy {
         if !self.workers.is_empty() {
             configure_pools(&self.pools, snapshot, statuses, Instant::now());
             self.plan.tcp.settle(snapshot, statuses);
+        }
+    }
+
+    /// Who may be a client of layer 4 from now on; who is in is judged again.
+    pub fn rule(&self, ruling: Ruling) {
+        self.shared.gate.rule(ruling);
+    }
+
+    /// What was refused or lost of layer 4, every reason.
+    #[must_use]
+    pub fn drops(&self) -> Vec<(DropReason, u64)> {
+        self.shared.gate.drops()
+    }
+
+    /// What VIPs and servers of layer 4 have carried.
+    #[must_use]
+    pub fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.shared.ledger)
+    }
+
+    /// Lists flows of layer 4: the `limit` of highest rank, and whether there are more.
+    pub fn list(
+        &self,
+        selection: &Arc<dyn Selection + Send + Sync>,
+        limit: usize,
+    ) -> impl Future<Output = (Vec<Flow>, bool)> + Send + use<> {
+        let (found, mut answers) = mpsc::unbounded_channel();
+        let mut best = Best::new(limit, selection.is_ordered());
+        for worker in &self.workers {
+            let listing = Listing { selection: Arc::clone(selection), limit, found: found.clone() };
+            // One that has ended has no flows.
+            let _ = worker.messages.send(Message::List(listing));
+        }
+        drop(found);
+        async move {
+            while let Some(more) = answers.recv().await {
+                best.merge(more);
+            }
+            best.into_flows()
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, Ref, RefCell},
     collections::BTreeMap,
+    os::fd::OwnedFd,
     pin::pin,
     rc::Rc,
     sync::{
@@ -25,6 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    gate::GateKeeper,
     http::connection,
     listen::{Accepted, Keeper, Listener, SocketKey},
     log::{LineSink, Lines},
@@ -32,9 +34,16 @@ use super::{
     plan::{Door, HttpPlan, Plan},
     tcp::accept::Sessions,
     timer::{self, TICK},
+    traffic::Ledger,
+    udp::worker::Datagrams,
     upstream::Upstreams,
 };
-use crate::model::{access_log::AccessLog, name::Name, rule::action::Mirror};
+use crate::model::{
+    access_log::AccessLog,
+    flow::{Best, Selection},
+    name::Name,
+    rule::action::Mirror,
+};
 
 /// So many connections that have come to rest leave memory behind that is worth giving back
 /// to the kernel, some megabytes.
@@ -47,6 +56,10 @@ pub struct Shared {
     pub keeper: Mutex<Keeper>,
     /// Where lines of the access log go.
     pub sink: Arc<dyn LineSink>,
+    /// Who may be a client of layer 4.
+    pub gate: Arc<GateKeeper>,
+    /// What VIPs and servers of layer 4 have carried.
+    pub ledger: Arc<Ledger>,
     connections: Arc<AtomicU32>,
 }
 
@@ -57,6 +70,24 @@ pub enum Message {
     Serve(Arc<Plan>),
     /// Take nothing new; end once nothing is left.
     Drain,
+    /// Say which flows of layer 4 are wanted.
+    List(Listing),
+}
+
+/// A question for the flows of layer 4.
+pub struct Listing {
+    /// Which are wanted.
+    pub selection: Arc<dyn Selection + Send + Sync>,
+    /// How many.
+    pub limit: usize,
+    /// Takes the answer.
+    pub found: mpsc::UnboundedSender<Best>,
+}
+
+impl std::fmt::Debug for Listing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listing").field("limit", &self.limit).finish_non_exhaustive()
+    }
 }
 
 /// One worker, as what runs on it sees it.
@@ -65,6 +96,7 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) upstreams: Rc<Upstreams>,
     pub(crate) sessions: Sessions,
+    pub(crate) datagrams: Datagrams,
     /// Its number, from 0.
     pub(crate) index: usize,
     lines: RefCell<Lines>,
@@ -116,7 +148,13 @@ pub(crate) struct FrontendSlot {
 impl Shared {
     /// Without a connection.
     pub fn new(keeper: Keeper, sink: Arc<dyn LineSink>) -> Self {
-        Self { keeper: Mutex::new(keeper), sink, connections: Arc::default() }
+        Self {
+            keeper: Mutex::new(keeper),
+            sink,
+            gate: Arc::default(),
+            ledger: Arc::default(),
+            connections: Arc::default(),
+        }
     }
 
     /// The counter of open connections of clients.
@@ -168,6 +206,7 @@ pub fn run(index: usize, shared: Arc<Shared>, messages: mpsc::UnboundedReceiver<
         shared,
         upstreams: Rc::default(),
         sessions: Sessions::default(),
+        datagrams: Datagrams::default(),
         index,
         lines: RefCell::default(),
         log: RefCell::default(),
@@ -205,8 +244,12 @@ impl Worker {
     async fn serve(self: Rc<Self>, mut messages: mpsc::UnboundedReceiver<Message>) {
         task::spawn_local(timer::run());
         task::spawn_local(Rc::clone(&self).keep_house());
-        while let Some(Message::Serve(plan)) = messages.recv().await {
-            self.follow(&plan);
+        loop {
+            match messages.recv().await {
+                Some(Message::Serve(plan)) => self.follow(&plan),
+                Some(Message::List(listing)) => self.list(&listing),
+                Some(Message::Drain) | None => break,
+            }
         }
         // Nothing but the log: what still ends is logged.
         let log = self.log.borrow().clone();
@@ -220,6 +263,14 @@ impl Worker {
         // Sessions notice; requests are dropped with the runtime. All of them are logged.
         self.has_ended.set(true);
         tick.tick().await;
+    }
+
+    /// Answers with the flows of layer 4 that are wanted.
+    fn list(&self, listing: &Listing) {
+        let mut best = Best::new(listing.limit, listing.selection.is_ordered());
+        self.datagrams.list(&*listing.selection, &mut best);
+        // Nobody may wait for it any more.
+        let _ = listing.found.send(best);
     }
 
     /// Whether what is dropped from now on is cut off by the worker's end.
@@ -283,6 +334,7 @@ impl Worker {
     fn follow(self: &Rc<Self>, plan: &Plan) {
         self.log.replace(plan.log.clone());
         self.sessions.follow(self, &plan.tcp);
+        self.datagrams.follow(self, &plan.udp);
         let mut slots = self.slots.borrow_mut();
         slots.retain(|name, slot| {
             let stays = plan.http.contains_key(name);
@@ -333,6 +385,20 @@ impl Worker {
     pub(crate) fn listener(&self, key: &SocketKey) -> Result<Listener, super::listen::ListenError> {
         let keeper = self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner);
         keeper.listener(key, self.index)
+    }
+
+    /// The worker's socket on a VIP of UDP.
+    pub(crate) fn datagram_socket(
+        &self,
+        key: &SocketKey,
+    ) -> Result<OwnedFd, super::listen::ListenError> {
+        let keeper = self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.datagrams(key, self.index)
+    }
+
+    /// Whether there is an access log.
+    pub(crate) fn has_log(&self) -> bool {
+        self.log.borrow().is_some()
     }
 
     async fn accept(

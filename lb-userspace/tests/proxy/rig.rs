@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use lb_common::event::FlowEnd;
 use pointsman::{
     config,
     model::{
@@ -18,7 +19,7 @@ use pointsman::{
         snapshot::Snapshot,
         state::{AdminState, ServerStatus, ServerStatuses},
     },
-    proxy::{listen::Inherited, log::LineSink, supervisor::Proxy},
+    proxy::{gate::Ruling, listen::Inherited, log::LineSink, supervisor::Proxy},
 };
 
 /// Longest wait for anything.
@@ -38,6 +39,10 @@ struct Log(Mutex<String>);
 impl LineSink for Log {
     fn write(&self, lines: String, _count: u64) {
         self.0.lock().expect("nobody panics here").push_str(&lines);
+    }
+
+    fn flow(&self, end: FlowEnd) {
+        unreachable!("there is no frontend of layer 4: {end:?}");
     }
 }
 
@@ -89,7 +94,11 @@ impl Rig {
         let mut proxy = Proxy::new(Inherited::default(), sink);
         let address = free();
         proxy
-            .install(&snapshot_on(address, bind, frontend, backend), &ServerStatuses::new())
+            .install(
+                &snapshot_on(address, bind, frontend, backend),
+                &ServerStatuses::new(),
+                Ruling::default(),
+            )
             .expect("the sockets are free");
         Self { address, proxy: Some(proxy), runtime, log }
     }
@@ -97,7 +106,9 @@ impl Rig {
     /// As a reload does it.
     pub(crate) fn install(&mut self, snapshot: &Snapshot) {
         let proxy = self.proxy.as_mut().expect("it runs");
-        proxy.install(snapshot, &ServerStatuses::new()).expect("the sockets are free");
+        proxy
+            .install(snapshot, &ServerStatuses::new(), Ruling::default())
+            .expect("the sockets are free");
     }
 
     /// As `server set` does it.

@@ -503,10 +503,18 @@ fn every_fault_of_a_file_is_reported_at_once() {
 #[test]
 fn what_is_hardly_meant_is_a_warning() {
     check_warnings(
-        "datapath: {mode: off, snat_ports: 1024-60000}",
+        "datapath: {interfaces: [eth0], snat_ports: 1024-60000}",
         &[
             "1: frontends: there is no frontend: nothing is forwarded",
             "1: datapath.snat_ports: reaches into the ports Linux takes for its own connections by default (hint: end it at 32767, or move net.ipv4.ip_local_port_range)",
+        ],
+    );
+    check_warnings(
+        "datapath: {mode: off, snat_ports: 1024-60000, pin_directory: /a}",
+        &[
+            "1: frontends: there is no frontend: nothing is forwarded",
+            "1: datapath.snat_ports: does nothing with `mode: off` (hint: the kernel takes ports out of net.ipv4.ip_local_port_range)",
+            "1: datapath.pin_directory: does nothing with `mode: off` (hint: nothing is pinned)",
         ],
     );
     check_warnings(

@@ -53,6 +53,8 @@ impl Inherited {
             ListenAddress::Descriptor(number) => handed.number == *number,
             ListenAddress::Systemd(name) => handed.name.as_ref() == Some(name),
             ListenAddress::Tcp(address) => local_address(&handed.socket) == Some(*address),
+            // They do not listen, and nobody hands them over.
+            ListenAddress::Udp(_) => false,
             ListenAddress::Unix(path) => SockRef::from(&handed.socket)
                 .local_addr()
                 .is_ok_and(|local| local.as_pathname() == Some(path)),

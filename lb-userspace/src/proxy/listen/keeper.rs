@@ -98,6 +98,18 @@ impl Keeper {
         listener.map_err(|source| ListenError::Refused { address, source })
     }
 
+    /// A worker's end of an open socket for datagrams.
+    ///
+    /// # Errors
+    /// As of [`Self::listener`].
+    pub fn datagrams(&self, key: &SocketKey, worker: usize) -> Result<OwnedFd, ListenError> {
+        let address = key.address.clone();
+        let socket = self.open.get(key).map(|open| &open.sockets[worker % open.sockets.len()]);
+        let Some(socket) = socket else { return Err(ListenError::NotInherited(address)) };
+        let own = socket.as_fd().try_clone_to_owned();
+        own.map_err(|source| ListenError::Refused { address, source })
+    }
+
     /// What is open.
     pub fn keys(&self) -> impl Iterator<Item = &SocketKey> {
         self.open.keys()
@@ -132,6 +144,11 @@ fn open_one(
                 }
             }
             Ok(Open { sockets, _file: None })
+        }
+        ListenAddress::Udp(address) => {
+            let refused = |source| ListenError::Refused { address: key.address.clone(), source };
+            let sockets = (0..workers).map(|_| open::udp(*address).map_err(refused));
+            Ok(Open { sockets: sockets.collect::<Result<_, _>>()?, _file: None })
         }
         ListenAddress::Unix(_) if !sockets.is_empty() => Ok(Open { sockets, _file: None }),
         ListenAddress::Unix(path) => {

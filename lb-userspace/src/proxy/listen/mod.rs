@@ -2,7 +2,7 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `open` | opening a TCP socket |
+//! | `open` | opening a TCP socket, or one for datagrams |
 //! | `unix` | opening a unix socket in place of a stale one |
 //! | `inherited` | sockets that were open when the agent started |
 //! | `keeper` | which sockets are open, over reloads |

@@ -1,23 +1,27 @@
 //! The frontends of `mode: tcp` as workers use them. A reload makes the next plan, which
 //! takes over the counters of what is still there.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     reach::{Backend, Endings},
     route::Router,
-    session::Site,
+    session::{Layer4, Site},
 };
 use crate::{
     balance::{Counters, Pools},
     model::{
-        access::AccessList,
-        frontend::{Frontend, TcpFrontend},
+        frontend::{Frontend, ListenAddress, TcpFrontend},
         name::Name,
-        snapshot::{OnDown, Snapshot},
+        snapshot::{Bind, OnDown, Protocol, Snapshot},
         state::{ServerState, ServerStatus, ServerStatuses},
     },
-    proxy::{limits::Connections, listen::SocketKey, material::Material},
+    proxy::{
+        gate::Gate, limits::Connections, listen::SocketKey, material::Material, worker::Shared,
+    },
 };
 
 /// Every frontend of `mode: tcp`.
@@ -42,7 +46,12 @@ pub struct TcpPlan {
 impl TcpPlans {
     /// The plans of a snapshot. `pools` and `material` are those of it.
     #[must_use]
-    pub fn new(snapshot: &Snapshot, pools: &Pools, material: &Material, before: &Self) -> Self {
+    pub fn new(
+        snapshot: &Snapshot,
+        (pools, shared): (&Pools, &Shared),
+        material: &Material,
+        before: &Self,
+    ) -> Self {
         let mut plans = Self::default();
         for (name, config) in snapshot.joined_frontends() {
             let frontend = snapshot.frontends.get(name);
@@ -56,11 +65,9 @@ impl TcpPlans {
             let old = before.frontends.get(name);
             let connections = old.map(|old| Arc::clone(&old.connections)).unwrap_or_default();
             let counters = old.map(|old| Arc::clone(&old.counters)).unwrap_or_default();
-            let access = match frontend.and_then(Frontend::as_l4) {
-                Some(layer_4) => vec![snapshot.datapath.access.clone(), layer_4.access.clone()],
-                None => Vec::new(),
-            };
-            let sites = plans.sites((name, &config, access), material, (&connections, &counters));
+            let layer_4 = frontend.and_then(Frontend::as_l4).map(|_| shared);
+            let kept = (&connections, &counters);
+            let sites = plans.sites((name, &config, layer_4), material, kept);
             plans.frontends.insert(name.clone(), TcpPlan { sites, connections, counters });
         }
         plans
@@ -68,19 +75,26 @@ impl TcpPlans {
 
     fn sites(
         &self,
-        (name, config, access): (&Name, &TcpFrontend, Vec<AccessList>),
+        (name, config, layer_4): (&Name, &TcpFrontend, Option<&Shared>),
         material: &Material,
         (connections, counters): (&Arc<Connections>, &Arc<Counters>),
     ) -> BTreeMap<SocketKey, Arc<Site>> {
         let find = |backend: &Name| self.backends.get(backend).cloned();
         let sites = config.listen.iter().filter_map(|listen| {
             let key = SocketKey::of(listen);
+            let layer_4 = layer_4.and_then(|shared| {
+                let ListenAddress::Tcp(address) = listen.address else { return None };
+                let vip = Bind { address, protocol: Protocol::Tcp };
+                let gate = Gate::new(Arc::clone(&shared.gate), name.clone());
+                let traffic = shared.ledger.vip(vip);
+                Some(Layer4 { gate, traffic, ledger: Arc::clone(&shared.ledger) })
+            });
             let site = Site {
                 frontend: name.clone(),
                 router: Router::new(&config.sni, find(&config.backend)?, find),
                 termination: material.termination(&key),
                 accept_proxy: listen.accept_proxy.clone(),
-                access: access.clone(),
+                layer_4,
                 limits: config.connections,
                 connections: Arc::clone(connections),
                 counters: Arc::clone(counters),
@@ -93,9 +107,19 @@ impl TcpPlans {
         sites.collect()
     }
 
-    /// Ends the sessions of servers that are DOWN or in MAINT, unless their backend keeps
-    /// them.
+    /// A backend.
+    #[must_use]
+    pub fn backend(&self, name: &Name) -> Option<&Arc<Backend>> {
+        self.backends.get(name)
+    }
+
+    /// Ends the sessions of servers that are DOWN or in MAINT, and of layer 4 those of servers
+    /// that are gone, unless their backend keeps them.
     pub fn settle(&self, snapshot: &Snapshot, statuses: &ServerStatuses) {
+        let layer_4 = match snapshot.is_in_user_space() {
+            true => snapshot.l4_backends(),
+            false => BTreeSet::new(),
+        };
         for (name, plan) in &self.backends {
             let Some(backend) = snapshot.backends.get(name) else { continue };
             if backend.on_down == OnDown::Keep {
@@ -111,7 +135,10 @@ impl TcpPlans {
                 })
                 .map(|(_, server)| server.address)
                 .collect();
-            plan.endings.settle(|address| dead.contains(&address));
+            let is_there = |address| backend.servers.values().any(|one| one.address == address);
+            let is_layer_4 = layer_4.contains(name);
+            let is_gone = |address| is_layer_4 && !is_there(address);
+            plan.endings.settle(|address| dead.contains(&address) || is_gone(address));
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     io,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -24,9 +25,9 @@ use crate::{
     model::{
         address::ServerAddress,
         backend::SendProxy,
-        balance::{Balance, HashKey},
+        balance::{Balance, Balancing, HashKey},
         name::Name,
-        snapshot::HashBy,
+        snapshot::{HashBy, Protocol},
     },
     proxy::{
         outcome::{Cause, Outcome, Phase},
@@ -62,6 +63,29 @@ pub struct Backend {
     pub endings: Arc<Endings>,
 }
 
+impl Backend {
+    /// What the backend hashes of a connection, or a flow, from `source` to `destination`;
+    /// none if nothing.
+    #[must_use]
+    pub fn hash_of(
+        &self,
+        balancing: &Balancing,
+        source: SocketAddr,
+        destination: SocketAddr,
+        protocol: Protocol,
+    ) -> Option<u64> {
+        match &balancing.algorithm {
+            Balance::Maglev => Some(match self.hash {
+                HashBy::Tuple => key::of_flow(source, destination, protocol),
+                HashBy::Source => key::of_source(source.ip()),
+            }),
+            Balance::Hash(HashKey::Source) => Some(key::of_source(source.ip())),
+            // Parts of requests: a connection has none, and goes in turn.
+            _ => None,
+        }
+    }
+}
+
 /// One for each server: cancelled when its sessions are to end.
 #[derive(Debug, Default)]
 pub struct Endings(Mutex<HashMap<ServerAddress, CancellationToken>>);
@@ -75,7 +99,8 @@ impl Endings {
         }
     }
 
-    fn of(&self, address: ServerAddress) -> CancellationToken {
+    /// Cancelled when a server's sessions are to end.
+    pub(crate) fn of(&self, address: ServerAddress) -> CancellationToken {
         let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         tokens.entry(address).or_default().clone()
     }
@@ -83,10 +108,11 @@ impl Endings {
 
 /// A session counts for its backend until this is dropped.
 #[derive(Debug)]
-pub(super) struct Counted(Arc<AtomicU32>);
+pub(crate) struct Counted(Arc<AtomicU32>);
 
 impl Counted {
-    pub(super) fn new(count: &Arc<AtomicU32>) -> Self {
+    /// One more.
+    pub(crate) fn new(count: &Arc<AtomicU32>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(count))
     }
@@ -170,15 +196,7 @@ async fn take(
 ) -> Result<Lease, Outcome> {
     let balancing = backend.pool.balancing();
     let source = addresses.source;
-    let hash = match &balancing.algorithm {
-        Balance::Maglev => Some(match backend.hash {
-            HashBy::Tuple => key::of_connection(source, addresses.destination),
-            HashBy::Source => key::of_source(source.ip()),
-        }),
-        Balance::Hash(HashKey::Source) => Some(key::of_source(source.ip())),
-        // Parts of requests: a connection has none, and goes in turn.
-        _ => None,
-    };
+    let hash = backend.hash_of(&balancing, source, addresses.destination, Protocol::Tcp);
     let request = PickFacts {
         hash,
         random: fastrand::u64(..),

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use lb_common::{counters::TrafficCounters, drop_reason::DropReason};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -25,12 +26,12 @@ use crate::proxy::stream::Stream;
 use crate::{
     balance::{Counters, Done, Lease},
     model::{
-        access::AccessList,
         backend::SendProxy,
         frontend::{AcceptProxy, ConnectionLimits},
         name::Name,
     },
     proxy::{
+        gate::Gate,
         limits::{Admission, Connections, TooMany},
         listen::Accepted,
         outcome::{Cause, Outcome, Phase},
@@ -38,6 +39,7 @@ use crate::{
         sni::{self, HelloError},
         socket::{Addresses, Socket},
         tls::{facts::TlsFacts, termination::Termination},
+        traffic::{Ledger, Traffic},
     },
 };
 
@@ -52,8 +54,8 @@ pub struct Site {
     pub termination: Option<Arc<Termination>>,
     /// Who introduces clients by the PROXY protocol.
     pub accept_proxy: Option<AcceptProxy>,
-    /// Who may be a client: whom each of these lists lets in.
-    pub access: Vec<AccessList>,
+    /// What the data plane would do, if the frontend is of layer 4.
+    pub layer_4: Option<Layer4>,
     /// Most connections.
     pub limits: ConnectionLimits,
     /// The connections of the frontend; kept over reloads.
@@ -66,6 +68,17 @@ pub struct Site {
     pub client: Duration,
     /// How long nobody may say anything.
     pub tunnel: Duration,
+}
+
+/// What the data plane would do for a VIP: refuse and count.
+#[derive(Debug)]
+pub struct Layer4 {
+    /// Who may be a client.
+    pub gate: Gate,
+    /// What the VIP has carried; kept over reloads.
+    pub traffic: Arc<Traffic>,
+    /// What all have carried.
+    pub ledger: Arc<Ledger>,
 }
 
 /// What a worker gives its sessions.
@@ -181,8 +194,27 @@ impl Session {
             }
         };
         let pipes = &worker.pipes;
-        let relayed = relay(&mut client, &mut server, first, timeouts, pipes, interrupt).await;
+        let relayed = match &site.layer_4 {
+            None => relay(&mut client, &mut server, first, timeouts, pipes, interrupt).await,
+            // In a box of its own: others need not be as large.
+            Some(layer_4) => {
+                let source = self.addresses.source.ip();
+                let interrupt = async {
+                    tokio::select! {
+                        () = interrupt => {}
+                        () = layer_4.gate.expelled(source) => {}
+                    }
+                };
+                let relayed = relay(&mut client, &mut server, first, timeouts, pipes, interrupt);
+                Box::pin(relayed).await
+            }
+        };
         self.bytes = (relayed.up, relayed.down);
+        if matches!(relayed.end, End::Interrupted)
+            && let Some(Err(reason)) = self.expelled(site)
+        {
+            return Outcome::new(Cause::Policy, Phase::Data, reason.name());
+        }
         self.judge(relayed.end, stop.is_cancelled())
     }
 
@@ -194,19 +226,30 @@ impl Session {
         held: &mut Held,
     ) -> Result<(Stream, Vec<u8>), Outcome> {
         let too_many = |error: TooMany, socket: &Socket| {
+            if let Some(Layer4 { gate, .. }) = &site.layer_4 {
+                gate.count(match error {
+                    TooMany::InAll(_) => DropReason::FlowTableFull,
+                    TooMany::OfSource(_) => DropReason::FlowsPerSource,
+                });
+            }
             socket.abort_on_close();
             Outcome::new(Cause::Policy, Phase::Request, error.reason())
         };
         let source = self.addresses.source.ip();
-        if !site.access.iter().all(|list| list.admits(source)) {
-            socket.abort_on_close();
-            return Err(Outcome::new(Cause::Policy, Phase::Request, "denied"));
+        let mut limits = site.limits;
+        if let Some(Layer4 { gate, .. }) = &site.layer_4 {
+            limits.per_source = gate.per_source();
+            gate.admit(source).map_err(|reason| {
+                gate.count(reason);
+                socket.abort_on_close();
+                Outcome::new(Cause::Policy, Phase::Request, reason.name())
+            })?;
         }
         // Whoever introduces clients counts, too, until it has.
-        let admitted = site.connections.admit(&site.limits);
+        let admitted = site.connections.admit(&limits);
         let admission = held.admission.insert(admitted.map_err(|error| too_many(error, &socket))?);
         self.introduce(&mut socket, site).await?;
-        let attributed = admission.attribute(self.addresses.source.ip(), &site.limits);
+        let attributed = admission.attribute(self.addresses.source.ip(), &limits);
         attributed.map_err(|error| too_many(error, &socket))?;
         if let Some(termination) = &site.termination {
             let shaken = termination.accept(socket).await.map_err(|error| {
@@ -244,6 +287,33 @@ impl Session {
                 tracing::debug!(peer = %self.addresses.source, "{error}");
                 Err(error.outcome())
             }
+        }
+    }
+
+    /// Whether the rules let the client in still, where the data plane would ask.
+    fn expelled(&self, site: &Site) -> Option<Result<(), DropReason>> {
+        let Layer4 { gate, .. } = site.layer_4.as_ref()?;
+        Some(gate.judge(self.addresses.source.ip()))
+    }
+
+    /// Counts a session that is over as the data plane would a flow.
+    fn count_flow(&self, worker: usize, site: &Site, outcome: Outcome) {
+        let Some(Layer4 { traffic, ledger, gate }) = &site.layer_4 else { return };
+        let server = self.progress.server.as_ref().filter(|_| self.connect.is_some());
+        let is_refused = outcome.cause != Cause::Policy && server.is_none();
+        let carried = TrafficCounters {
+            flows: server.is_some().into(),
+            forward_bytes: self.bytes.0,
+            reply_bytes: self.bytes.1,
+            resets: u64::from(is_refused || outcome.cause == Cause::ServerDown),
+            ..TrafficCounters::default()
+        };
+        traffic.add(worker, &carried);
+        if is_refused && outcome.reason == "no_server" {
+            gate.count(DropReason::NoServer);
+        }
+        if let Some((server, backend)) = server.zip(self.backend.clone()) {
+            ledger.server((backend, server.address())).add(worker, &carried);
         }
     }
 
@@ -286,6 +356,7 @@ impl Session {
             retries: self.progress.retries,
         };
         site.counters.count(worker.index, &done);
+        self.count_flow(worker.index, site, outcome);
         if let Some((_, backend)) = &held.backend {
             backend.pool.counters().count(worker.index, &done);
         }

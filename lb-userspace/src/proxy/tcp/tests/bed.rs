@@ -111,7 +111,7 @@ pub(super) fn site(backends: Vec<Backend>, sni: &[(SniPattern, Name)]) -> Site {
         router: Router::new(sni, Arc::clone(&backends[0]), find),
         termination: None,
         accept_proxy: None,
-        access: Vec::new(),
+        layer_4: None,
         limits: ConnectionLimits { total: 100, per_source: 100 },
         connections: Arc::default(),
         counters: Arc::default(),
