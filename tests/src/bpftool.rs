@@ -26,16 +26,40 @@ pub struct RawEntry {
 }
 
 impl RawEntry {
+    /// The value's bytes.
+    ///
+    /// # Errors
+    /// When `bpftool` printed something else.
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        bytes(&self.value)
+    }
+
     /// The value as a number: in a map of maps or of programs, an id.
     ///
     /// # Errors
     /// When it has not four bytes.
     pub fn id(&self) -> Result<u32> {
-        let byte = |text: &String| u8::from_str_radix(text.trim_start_matches("0x"), 16).ok();
-        let bytes: Option<Vec<u8>> = self.value.iter().map(byte).collect();
-        let bytes = bytes.and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
-        Ok(u32::from_ne_bytes(bytes.with_context(|| format!("no id: {self:?}"))?))
+        number(&self.value)
     }
+
+    /// The key as a number: in an array, the index.
+    ///
+    /// # Errors
+    /// When it has not four bytes.
+    pub fn index(&self) -> Result<u32> {
+        number(&self.key)
+    }
+}
+
+fn bytes(printed: &[String]) -> Result<Vec<u8>> {
+    let byte = |text: &String| u8::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+    let bytes: Option<Vec<u8>> = printed.iter().map(byte).collect();
+    bytes.with_context(|| format!("not bytes: {printed:?}"))
+}
+
+fn number(printed: &[String]) -> Result<u32> {
+    let bytes = <[u8; 4]>::try_from(bytes(printed)?).ok();
+    Ok(u32::from_ne_bytes(bytes.with_context(|| format!("no number: {printed:?}"))?))
 }
 
 /// What `bpftool -j map dump` prints of a map, chosen by `pinned PATH` or `id NUMBER`.

@@ -1,9 +1,10 @@
 //! How an operator looks inside: `bpftool`, the access log, the command line, addresses.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{SocketAddr, UdpSocket},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,8 +13,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
-use lb_common::abi::map;
+use anyhow::{Context, Result, bail, ensure};
+use lb_common::{
+    abi::{self, map},
+    backend::{RING_LINES, RingLine, RingSlot},
+    stage::Stage,
+};
 use pointsman::admin::api::{FlowsView, InterfaceView};
 use serde_json::Value;
 use testbed::{
@@ -30,18 +35,11 @@ use testbed::{
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Pinned maps that have no fields to print here, and what kind `bpftool` says they are.
-const OTHERS: [(&str, &str); 4] = [
-    (map::RINGS, "array_of_maps"),
-    (map::EVENTS, "ringbuf"),
-    (map::SOURCES, "lru_hash"),
-    (map::AFFINITY, "lru_hash"),
-];
-
-/// Every pinned map, and fields that `bpftool map dump` must print of its entries: JSON
-/// pointers into key and value (of the first processor, where there is one for each). A
-/// number or a list of octets, never a string of hexadecimal bytes.
-const FIELDS: [(&str, &[&str]); 22] = [
+/// Every pinned map that holds values, and fields that `bpftool map dump` must print of its
+/// entries: JSON pointers into key and value (of the first processor, where there is one for
+/// each). A number, never a string of hexadecimal bytes. Maps of other kinds are looked into
+/// by [`require_rings`], [`require_events`] and [`require_stages`].
+const FIELDS: [(&str, &[&str]); 24] = [
     (map::SETTINGS, &["/value/abi_version", "/value/snat_port_low", "/value/flags"]),
     (map::ADDRESS_FILTER, &["/value/bits"]),
     (
@@ -83,6 +81,11 @@ const FIELDS: [(&str, &[&str]); 22] = [
     (map::ACCESS4, &["/value/action", "/value/expires_s"]),
     (map::ACCESS6, &["/value/action", "/value/expires_s"]),
     (map::ADMISSION, &["/value/generation", "/value/flags", "/value/flow_interval_ns"]),
+    (
+        map::SOURCES,
+        &["/key/address", "/key/scope", "/key/family", "/value/flows", "/value/flows_full_ns"],
+    ),
+    (map::AFFINITY, &["/key/source", "/key/backend", "/value/seen_ns", "/value/server/generation"]),
     (map::ENDED, &["/values/0/value/taken", "/values/0/value/left"]),
     (map::ENDED4, &["/values/0/value/flows/0/ended_ms"]),
     (map::ENDED6, &["/values/0/value/flows/31/client/source/octets/15"]),
@@ -98,7 +101,14 @@ const FIELDS: [(&str, &[&str]); 22] = [
 fn bpftool_prints_named_and_typed_fields_of_every_map() -> Result<()> {
     let bed = Bed::new(2, Mode::from_environment()?)?;
     let _fleet = Fleet::start(&bed)?;
-    let agent = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    let mut agent = Agent::install(&bed)?;
+    let mut configuration = agent.configuration(Service::all_embedded(&bed));
+    // What makes the data plane remember sources.
+    let line = configuration.service("line4");
+    line.frontend_options.push("limits: {connections_per_source: 100}".into());
+    line.options.extend(["hash: source".into(), "affinity: 1h".into()]);
+    agent.configure(&configuration)?;
+    agent.start()?;
     // One confirmed flow and one half-open flow of each family.
     let mut conversations = Vec::new();
     for family in Family::BOTH {
@@ -108,25 +118,108 @@ fn bpftool_prints_named_and_typed_fields_of_every_map() -> Result<()> {
     }
     agent.cli_good(&["block", "192.0.2.0/24"])?;
     agent.cli_good(&["block", "2001:db8:ff::/48"])?;
-    for (name, fields) in FIELDS {
-        let entries = bpftool::formatted_entries(&agent.pin_directory().join(name))?;
-        let entry = entries.first().with_context(|| format!("{name} is empty"))?;
-        for field in fields {
-            let value = entry.pointer(field);
-            let typed = value.is_some_and(Value::is_number);
-            ensure!(typed, "{name} has no number at {field}: {entry}");
+    let mut missing: BTreeSet<&str> = map::ALL.into();
+    let mut stages = 0;
+    for entry in fs::read_dir(agent.pin_directory())? {
+        let pin = entry?.path();
+        let name = pin.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        missing.remove(name.as_str());
+        if name == "program" || name.starts_with("link-") {
+            continue;
+        }
+        if name.starts_with("stages-") {
+            require_stages(&pin)?;
+            stages += 1;
+            continue;
+        }
+        match FIELDS.iter().find(|(known, _)| *known == name) {
+            Some((_, fields)) => require_fields(&pin, fields)?,
+            None if name == map::RINGS => require_rings(&pin, &bed, &agent)?,
+            None if name == map::EVENTS => require_events(&pin)?,
+            None => bail!("the test does not know the pinned map {name}"),
         }
     }
-    // What has no entries here, or none that bpftool can print, has its name and its type.
-    for (name, kind) in OTHERS {
-        let shown = bpftool::json(&["map", "show", "pinned"], &agent.pin_directory().join(name))?;
-        ensure!(shown.get("type").and_then(Value::as_str) == Some(kind), "{shown}");
+    ensure!(missing.is_empty(), "maps that are not pinned: {missing:?}");
+    ensure!(stages == 1, "{stages} arrays of stages");
+    Ok(())
+}
+
+/// Every entry that is printed has its fields.
+fn require_fields(pin: &Path, fields: &[&str]) -> Result<()> {
+    let entries = bpftool::formatted_entries(pin)?;
+    ensure!(!entries.is_empty(), "{} is empty", pin.display());
+    for entry in &entries {
+        for field in fields {
+            let typed = entry.pointer(field).is_some_and(Value::is_number);
+            ensure!(typed, "{} has no number at {field}: {entry}", pin.display());
+        }
     }
-    let listed: Vec<&str> = FIELDS.iter().map(|(name, _)| *name).collect();
-    let missing = map::ALL
-        .iter()
-        .find(|name| !listed.contains(*name) && !OTHERS.map(|(other, _)| other).contains(*name));
-    ensure!(missing.is_none(), "the test does not know map {missing:?}");
+    Ok(())
+}
+
+/// Each backend has a ring, whose slots name servers that there are. The kernel knows no types
+/// of maps that user space makes and puts into another.
+fn require_rings(pin: &Path, bed: &Bed, agent: &Agent<'_>) -> Result<()> {
+    let shown = bpftool::json(&["map", "show", "pinned"], pin)?;
+    ensure!(text(&shown, "type") == "array_of_maps", "{shown}");
+    let servers = bpftool::formatted_entries(&agent.pin_directory().join(map::SERVERS))?;
+    let generation = |id: u16| -> Option<u64> {
+        let is_it =
+            |entry: &&Value| entry.pointer("/key").and_then(Value::as_u64) == Some(id.into());
+        servers.iter().find(is_it)?.pointer("/value/generation")?.as_u64()
+    };
+    let rings = bpftool::raw_entries(&["pinned", pin.to_str().context("a path in UTF-8")?])?;
+    ensure!(rings.len() == Service::all_embedded(bed).len(), "{} rings", rings.len());
+    for ring in rings {
+        let id = ring.id()?.to_string();
+        let lines = bpftool::raw_entries(&["id", &id])?;
+        ensure!(lines.len() == RING_LINES as usize, "{} lines", lines.len());
+        for line in &lines {
+            ensure!(line.bytes()?.len() == size_of::<RingLine>(), "{line:?}");
+        }
+        let first = lines.first().context("an empty ring")?.bytes()?;
+        for slot in first.chunks_exact(size_of::<RingSlot>()) {
+            let [id_low, id_high, low, high] = slot else {
+                bail!("a slot of {} bytes", slot.len())
+            };
+            let server = u16::from_ne_bytes([*id_low, *id_high]);
+            let current = u64::from(u16::from_ne_bytes([*low, *high]));
+            ensure!(generation(server) == Some(current), "server {server} is of another time");
+        }
+    }
+    Ok(())
+}
+
+/// A ring buffer has no entries to dump.
+fn require_events(pin: &Path) -> Result<()> {
+    let shown = bpftool::json(&["map", "show", "pinned"], pin)?;
+    ensure!(text(&shown, "type") == "ringbuf", "{shown}");
+    ensure!(text(&shown, "name") == map::EVENTS, "{shown}");
+    let size = shown.get("max_entries").and_then(Value::as_u64);
+    ensure!(size == Some(u64::from(abi::EVENT_BYTES)), "{shown}");
+    Ok(())
+}
+
+/// Programs by stage, each under its own name.
+fn require_stages(pin: &Path) -> Result<()> {
+    let shown = bpftool::json(&["map", "show", "pinned"], pin)?;
+    ensure!(text(&shown, "type") == "prog_array", "{shown}");
+    let entries = bpftool::raw_entries(&["pinned", pin.to_str().context("a path in UTF-8")?])?;
+    // By number, the programs that bpftool shows.
+    let mut found = BTreeMap::new();
+    for entry in &entries {
+        let id = entry.id()?.to_string();
+        let shown = bpftool::json(&["prog", "show", "id"], Path::new(&id))?;
+        found.insert(entry.index()?, text(&shown, "name"));
+    }
+    for stage in Stage::ALL {
+        let name =
+            found.get(&(stage as u32)).with_context(|| format!("no {stage:?}: {found:?}"))?;
+        // The kernel keeps 15 characters.
+        let wanted: String = stage.program().chars().take(15).collect();
+        ensure!(*name == wanted, "{stage:?} is {name}");
+    }
+    ensure!(found.len() == Stage::ALL.len(), "{found:?}");
     Ok(())
 }
 
