@@ -1,5 +1,5 @@
-//! PostgreSQL, Redis and RabbitMQ behind a VIP, under their own load tools, with a server
-//! killed and restored during the run.
+//! PostgreSQL, Redis and RabbitMQ behind a VIP of each family, under their own load tools on
+//! both at the same time, with a server killed and restored during the run.
 //!
 //! What is promised: clients of the killed server get errors, not silence; from the
 //! eviction on every new connection and every run of the load tool succeeds; the restored
@@ -72,23 +72,30 @@ fn goes_on_when_a_server_is_killed(kind: Kind) -> Result<()> {
         })
     });
     let agent = Agent::launch(&bed, services.collect())?;
-    let [v4, v6] = Family::BOTH.map(|family| Bed::vip(family, kind.port()));
+    let vips = Family::BOTH.map(|family| Bed::vip(family, kind.port()));
 
-    for vip in [v4, v6] {
+    for vip in vips {
         wait_for_names(kind, &bed.client, vip, &["s0", "s1", "s2"])?;
         note(format!("{kind} through {vip}: {}", kind.load(&bed.client, vip, LONG)?));
     }
 
-    let load = Background::start(kind, &bed.client, v4)?;
-    load.wait_for_runs(3)?;
+    let mut loads = Vec::new();
+    for vip in vips {
+        loads.push(Background::start(kind, &bed.client, vip)?);
+    }
+    let wait_for_runs = |further| loads.iter().try_for_each(|load| load.wait_for_runs(further));
+    wait_for_runs(3)?;
     bed.server(0)?.kill_processes()?;
     let killed = Instant::now();
     agent.wait_for_state("s0", ServerState::Down)?;
     let evicted = Instant::now();
     note(format!("{kind}: evicted after {:?}", evicted - killed));
-    load.wait_for_runs(4)?;
-    note(format!("{kind} with two servers: {}", kind.load(&bed.client, v4, LONG)?));
-    require_names(kind, &bed.client, v4, &["s1", "s2"])?;
+    wait_for_runs(4)?;
+    for vip in vips {
+        let done = kind.load(&bed.client, vip, LONG)?;
+        note(format!("{kind} through {vip} with two servers: {done}"));
+        require_names(kind, &bed.client, vip, &["s1", "s2"])?;
+    }
 
     let restarted = installation.start(bed.server(0)?, &fleet::name(0))?;
     let restored = processes.first_mut().context("three servers")?;
@@ -96,25 +103,31 @@ fn goes_on_when_a_server_is_killed(kind: Kind) -> Result<()> {
     installation.wait(bed.server(0)?, &fleet::name(0), own_address(kind, 0), restored)?;
     agent.wait_for_state("s0", ServerState::Up)?;
     let back = Instant::now();
-    load.wait_for_runs(3)?;
-    wait_for_names(kind, &bed.client, v4, &["s0", "s1", "s2"])?;
-    note(format!("{kind} with three again: {}", kind.load(&bed.client, v4, LONG)?));
-
-    let runs = load.stop();
-    let failed: Vec<&Run> = runs.iter().filter(|run| run.outcome.is_err()).collect();
-    note(format!("{kind}: {} runs of the load in all, {} failed", runs.len(), failed.len()));
-    for run in failed {
-        // A run may only fail because it was under way when the server was killed, or
-        // began before the eviction; a starting server is not used before it is UP.
-        let excused = run.started < evicted && run.ended > killed;
-        ensure!(
-            excused,
-            "a run failed {:?} after the kill: {:?}",
-            run.started - killed,
-            run.outcome
-        );
+    wait_for_runs(3)?;
+    for vip in vips {
+        wait_for_names(kind, &bed.client, vip, &["s0", "s1", "s2"])?;
+        let done = kind.load(&bed.client, vip, LONG)?;
+        note(format!("{kind} through {vip} with three again: {done}"));
     }
-    ensure!(runs.iter().any(|run| run.started > back), "no run with the restored server");
+
+    for (vip, load) in vips.into_iter().zip(loads) {
+        let runs = load.stop();
+        let failed: Vec<&Run> = runs.iter().filter(|run| run.outcome.is_err()).collect();
+        note(format!("{kind} through {vip}: {} runs, {} failed", runs.len(), failed.len()));
+        for run in failed {
+            // A run may only fail because it was under way when the server was killed, or
+            // began before the eviction; a starting server is not used before it is UP.
+            let excused = run.started < evicted && run.ended > killed;
+            ensure!(
+                excused,
+                "a run through {vip} failed {:?} after the kill: {:?}",
+                run.started.saturating_duration_since(killed),
+                run.outcome
+            );
+        }
+        let after = runs.iter().filter(|run| run.started > back && run.outcome.is_ok());
+        ensure!(after.count() > 0, "no run through {vip} with the restored server");
+    }
     Ok(())
 }
 
