@@ -54,6 +54,7 @@ pub mod rewrite;
 pub mod select;
 pub mod settle;
 pub mod splice;
+mod stages;
 pub mod too_big;
 pub mod track;
 pub mod transmit;
