@@ -37,4 +37,5 @@ pub mod syn_cookie;
 pub mod tcp_state;
 pub mod timeouts;
 pub mod token_bucket;
+pub mod trace;
 pub mod vip;

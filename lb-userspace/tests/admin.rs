@@ -124,6 +124,18 @@ fn answer(command: Command) {
             let view = AccessView { limits: vec![order.set], ..AccessView::default() };
             reply.send(Ok(view)).expect("the server waits");
         }
+        Command::Trace(order, reply) => {
+            let (packets, shown) = mpsc::channel(2);
+            for number in 0..2_u8 {
+                let packet = vec![number; order.snaplen as usize];
+                packets.try_send(packet.into()).expect("there is room");
+            }
+            reply.send(Ok(shown)).expect("the server waits");
+            // The trace goes on until nobody looks, or ends here.
+            if order.duration_s > 1 {
+                tokio::spawn(async move { packets.closed().await });
+            }
+        }
         // Dropped: the control loop is stopping.
         Command::Status(_) => {}
     }
@@ -186,6 +198,28 @@ async fn an_unknown_server_is_refused_with_a_hint() {
     let Err(ClientError::Refused(error)) = result else { panic!("got {result:?}") };
     assert_eq!(error.error, "there is no server 'pg9' in backend 'pg'");
     assert_eq!(error.hint, "did you mean 'pg1'?");
+}
+
+#[tokio::test]
+async fn packets_come_until_either_end_has_had_enough() {
+    let bed = Bed::answering(Limits { connections: 2, ..Limits::default() }).await;
+    let client = Client::new(&bed.socket);
+    let order =
+        |duration_s| serde_json::json!({"sample": 1, "snaplen": 20, "duration_s": duration_s});
+    let mut packets = client.stream("/v1/trace", &order(1)).await.unwrap();
+    let mut found = Vec::new();
+    while let Some(part) = packets.next().await.unwrap() {
+        found.extend_from_slice(&part);
+    }
+    assert_eq!(found, [[0; 20], [1; 20]].concat());
+    // Whoever goes makes room: this would not end if the agent did not see it.
+    for _ in 0..5 {
+        let mut packets = client.stream("/v1/trace", &order(60)).await.unwrap();
+        assert!(packets.next().await.unwrap().is_some());
+    }
+    let refused = client.stream("/v1/trace", &order(0)).await;
+    let Err(ClientError::Refused(error)) = refused else { panic!("got {refused:?}") };
+    assert!(error.error.contains("duration_s is 0"), "{error:?}");
 }
 
 #[tokio::test]

@@ -262,6 +262,9 @@ fn the_agent_ends_in_order_and_without_a_data_plane_answers_all_the_same() {
     for command in ["flows", "drops", "blocks"] {
         assert_eq!(agent.cli(&[command]).status.code(), Some(0), "{command}");
     }
+    let trace = agent.cli(&["trace"]);
+    assert_eq!(trace.status.code(), Some(1));
+    assert!(String::from_utf8(trace.stderr).unwrap().contains("without a data plane"));
     assert_eq!(agent.end(Signal::SIGTERM), Some(0));
     assert!(!agent.path("admin.sock").exists());
     assert!(agent.log().contains("datapath.mode is off"), "{}", agent.log());

@@ -9,13 +9,14 @@ use std::{
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, StatusCode,
-    body::Bytes,
+    body::{Bytes, Incoming},
     client::conn::http1,
     header::{CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::api::ErrorView;
 
@@ -101,26 +102,41 @@ impl Client {
         target: &str,
         body: Bytes,
     ) -> Result<T, ClientError> {
-        let request = Request::builder()
-            .method(method)
-            .uri(target)
-            .header(HOST, "pointsman")
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|error| ClientError::Exchange(error.into()))?;
+        let request = request_of(method, target, body)?;
         let (status, body) = time::timeout(TIMEOUT, self.exchange(request))
             .await
             .map_err(|_| ClientError::Timeout(self.socket.clone()))??;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(ClientError::Answer);
         }
-        let error = serde_json::from_slice(&body).map_err(ClientError::Answer)?;
-        Err(match status {
-            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::CONFLICT => {
-                ClientError::Refused(error)
+        Err(refusal(status, &body))
+    }
+
+    /// Sends `body` to `target`, whose answer goes on until either end has had enough.
+    ///
+    /// # Errors
+    /// [`ClientError`] unless the agent's answer begins with success.
+    pub async fn stream(&self, target: &str, body: &impl Serialize) -> Result<Parts, ClientError> {
+        let body = serde_json::to_vec(body).map_err(ClientError::Answer)?;
+        let request = request_of(Method::POST, target, body.into())?;
+        let begin = async {
+            let stream = UnixStream::connect(&self.socket).await;
+            let stream = stream.map_err(|error| self.refine(error))?;
+            let (mut sender, connection) =
+                http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+            // Its end is the end of the body.
+            let connection = AbortOnDropHandle::new(tokio::spawn(connection));
+            let response = sender.send_request(request).await.map_err(broken)?;
+            let (head, body) = response.into_parts();
+            if head.status.is_success() {
+                return Ok(Parts { body, _connection: connection });
             }
-            _ => ClientError::Failed(error),
-        })
+            let body = Limited::new(body, ANSWER_BYTES).collect().await;
+            Err(refusal(head.status, &body.map_err(ClientError::Exchange)?.to_bytes()))
+        };
+        time::timeout(TIMEOUT, begin)
+            .await
+            .map_err(|_| ClientError::Timeout(self.socket.clone()))?
     }
 
     async fn exchange(
@@ -128,7 +144,6 @@ impl Client {
         request: Request<Full<Bytes>>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.refine(error))?;
-        let broken = |error: hyper::Error| ClientError::Exchange(error.into());
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let answer = async {
@@ -157,4 +172,66 @@ impl Client {
             _ => ClientError::Connect { socket, source },
         }
     }
+}
+
+/// An answer that goes on.
+#[derive(Debug)]
+pub struct Parts {
+    body: Incoming,
+    /// What moves its bytes.
+    _connection: AbortOnDropHandle<Result<(), hyper::Error>>,
+}
+
+impl Parts {
+    /// What comes next of it; none at its end.
+    ///
+    /// # Errors
+    /// If the exchange breaks off.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(broken(error)),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn request_of(
+    method: Method,
+    target: &str,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, ClientError> {
+    Request::builder()
+        .method(method)
+        .uri(target)
+        .header(HOST, "pointsman")
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .map_err(|error| ClientError::Exchange(error.into()))
+}
+
+/// What an answer without success says.
+fn refusal(status: StatusCode, body: &[u8]) -> ClientError {
+    match serde_json::from_slice(body) {
+        Err(error) => ClientError::Answer(error),
+        Ok(error) => match status {
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::CONFLICT => {
+                ClientError::Refused(error)
+            }
+            _ => ClientError::Failed(error),
+        },
+    }
+}
+
+fn broken(error: hyper::Error) -> ClientError {
+    ClientError::Exchange(error.into())
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 
@@ -11,6 +12,7 @@ use super::{
         BlockView, BlocksView, DropsView, FlowQuery, FlowsView, ReloadResult, ServerSet,
         ServerView, StatusView,
     },
+    trace::TraceOrder,
 };
 use crate::model::{name::Name, state::ServerId};
 
@@ -62,9 +64,16 @@ pub enum Command {
     SetAccess(AccessOrder, Reply<AccessView>),
     /// Change limits.
     SetLimits(LimitsOrder, Reply<AccessView>),
+    /// Show packets: records, until either end has had enough.
+    Trace(TraceOrder, Reply<Packets>),
     /// Load the configuration again.
     Reload(Reply<ReloadResult>),
 }
+
+/// Records of packets as they pass.
+pub type Packets = mpsc::Receiver<Packet>;
+/// The record of one packet (`lb_common::trace`).
+pub type Packet = Bytes;
 
 /// The way back of one command. Nobody may be listening any more.
 pub type Reply<T> = oneshot::Sender<Result<T, CommandError>>;
@@ -115,10 +124,19 @@ pub enum CommandError {
     /// There is no room for another block or network.
     #[error("there is no room for another network ({0} at most)")]
     NoRoom(usize),
+    /// Packets are shown to somebody already.
+    #[error("somebody else traces packets")]
+    Traced,
+    /// The traced data plane could not take over.
+    #[error("can not trace packets: {0}")]
+    NotTraced(String),
     /// The data plane could not be read.
     #[error("can not read the data plane: {0}")]
     Datapath(String),
     /// It is noted, and the data plane resists.
     #[error("noted, but the data plane did not take it yet: {0}")]
     NotApplied(String),
+    /// There is no data plane, so there are no packets.
+    #[error("this agent runs without a data plane (datapath.mode: off)")]
+    NoDatapath,
 }

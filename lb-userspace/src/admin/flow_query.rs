@@ -115,6 +115,18 @@ impl ClientFilter {
 }
 
 impl VipFilter {
+    /// The address.
+    #[must_use]
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The port; none if any will do.
+    #[must_use]
+    pub const fn port(&self) -> Option<u16> {
+        self.port
+    }
+
     /// Whether it names this VIP.
     #[must_use]
     pub fn accepts(&self, vip: SocketAddr) -> bool {

@@ -14,6 +14,7 @@ pub mod flow_query;
 pub mod routes;
 pub mod server;
 pub mod socket;
+pub mod trace;
 
 /// The admin socket unless the configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/pointsman/admin.sock";

@@ -11,6 +11,7 @@ use super::{
     api::{ErrorView, FlowQuery, ServerSet},
     blocks,
     command::{BlockOrder, UnblockOrder},
+    trace::{self, TraceOrder},
 };
 use crate::model::{name::Name, state::ServerId};
 
@@ -37,6 +38,8 @@ pub enum ApiRequest {
     SetAccess(AccessOrder),
     /// `POST /v1/limits`
     SetLimits(LimitsOrder),
+    /// `POST /v1/trace`
+    Trace(TraceOrder),
     /// `POST /v1/reload`
     Reload,
 }
@@ -90,7 +93,7 @@ pub fn read(
             StatusCode::NOT_FOUND,
             format!("there is nothing at {path}"),
             "there are GET /v1/status, /v1/flows, /v1/drops, /v1/blocks, /v1/access and POST \
-             /v1/reload, /v1/block, /v1/unblock, /v1/access, /v1/limits, \
+             /v1/reload, /v1/block, /v1/unblock, /v1/access, /v1/limits, /v1/trace, \
              /v1/servers/BACKEND/SERVER",
         )
     })?;
@@ -121,6 +124,7 @@ pub fn read(
         Route::Access => Ok(ApiRequest::Access),
         Route::SetAccess => access::read_access(body).map(ApiRequest::SetAccess),
         Route::SetLimits => access::read_limits(body).map(ApiRequest::SetLimits),
+        Route::Trace => trace::read_trace(body).map(ApiRequest::Trace),
         Route::Flows => read_flow_query(query.unwrap_or_default()).map(ApiRequest::Flows),
         Route::Server(backend, server) => {
             let id = (read_name("backend", backend)?, read_name("server", server)?);
@@ -140,6 +144,7 @@ enum Route<'a> {
     Access,
     SetAccess,
     SetLimits,
+    Trace,
     Server(&'a str, &'a str),
 }
 
@@ -156,6 +161,7 @@ impl<'a> Route<'a> {
             "access" if *method == Method::POST => Some(Self::SetAccess),
             "access" => Some(Self::Access),
             "limits" => Some(Self::SetLimits),
+            "trace" => Some(Self::Trace),
             other => {
                 let (backend, server) = other.strip_prefix("servers/")?.split_once('/')?;
                 (!server.contains('/')).then_some(Self::Server(backend, server))
@@ -171,6 +177,7 @@ impl<'a> Route<'a> {
             | Self::Unblock
             | Self::SetAccess
             | Self::SetLimits
+            | Self::Trace
             | Self::Server(..) => Method::POST,
         }
     }
@@ -322,7 +329,7 @@ mod tests {
         let refusal =
             read(&Method::POST, "/v1/reload", None, b"", Access::ReadOnly).expect_err("is refused");
         assert_eq!(refusal.status, StatusCode::FORBIDDEN);
-        for path in ["/v1/access", "/v1/limits"] {
+        for path in ["/v1/access", "/v1/limits", "/v1/trace"] {
             let refusal = read(&Method::POST, path, None, b"{}", Access::ReadOnly);
             assert_eq!(refusal.expect_err("is refused").status, StatusCode::FORBIDDEN, "{path}");
         }

@@ -4,12 +4,19 @@
 //! its head and body, time to answer. It must not block and must not touch the data plane:
 //! commands go to the control loop.
 
-use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::{
     Request, Response, StatusCode,
-    body::{Body, Bytes},
+    body::{Body, Bytes, Frame},
     header::{ALLOW, CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
@@ -140,7 +147,7 @@ impl AdminServer {
     }
 
     /// Answers one request; what went wrong is in the answer.
-    async fn answer<B>(&self, request: Request<B>, access: Access) -> Response<Full<Bytes>>
+    async fn answer<B>(&self, request: Request<B>, access: Access) -> Response<Answer>
     where
         B: Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -148,7 +155,7 @@ impl AdminServer {
         let (head, body) = request.into_parts();
         let body = match self.read_body(body).await {
             Ok(body) => body,
-            Err(refusal) => return refused(&refusal),
+            Err(refusal) => return refused(&refusal).map(Either::Left),
         };
         let (path, query) = (head.uri.path(), head.uri.query());
         let answer = match routes::read(&head.method, path, query, &body, access) {
@@ -172,8 +179,14 @@ impl AdminServer {
                 self.ask(|reply| Command::SetLimits(order, reply)).await
             }
             Ok(ApiRequest::Reload) => self.ask(Command::Reload).await,
+            Ok(ApiRequest::Trace(order)) => {
+                match self.question(|reply| Command::Trace(order, reply)).await {
+                    Ok(records) => return stream(records).map(Either::Right),
+                    Err(refusal) => Err(refusal),
+                }
+            }
         };
-        answer.unwrap_or_else(|refusal| refused(&refusal))
+        answer.unwrap_or_else(|refusal| refused(&refusal)).map(Either::Left)
     }
 
     async fn read_body<B>(&self, body: B) -> Result<Bytes, Refusal>
@@ -208,6 +221,11 @@ impl AdminServer {
         &self,
         command: impl FnOnce(Reply<T>) -> Command,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
+        Ok(json(StatusCode::OK, &self.question(command).await?))
+    }
+
+    /// Sends one command to the control loop and waits for its answer.
+    async fn question<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Refusal> {
         let busy = |error| {
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, "try again in a few seconds")
         };
@@ -217,11 +235,29 @@ impl AdminServer {
             mpsc::error::TrySendError::Closed(_) => busy("the agent is stopping"),
         })?;
         match time::timeout(self.limits.answer, answer).await {
-            Ok(Ok(Ok(value))) => Ok(json(StatusCode::OK, &value)),
+            Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(error))) => Err(refusal_of(&error)),
             Ok(Err(_)) => Err(busy("the agent is stopping")),
             Err(_) => Err(busy("the agent did not answer in time")),
         }
+    }
+}
+
+/// A body of either kind.
+type Answer = Either<Full<Bytes>, RecordBody>;
+
+/// Records as they come. hyper drops it when the client is gone.
+struct RecordBody(mpsc::Receiver<Bytes>);
+
+impl Body for RecordBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|record| record.map(|record| Ok(Frame::data(record))))
     }
 }
 
@@ -286,8 +322,24 @@ fn refusal_of(error: &CommandError) -> Refusal {
             StatusCode::INTERNAL_SERVER_ERROR,
             "the agent goes on trying; `pointsman status` shows how it stands",
         ),
+        CommandError::Traced => (StatusCode::CONFLICT, "try again when they have finished"),
+        CommandError::NotTraced(_) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "tracing needs Linux 5.18 or later; see the agent's log for more",
+        ),
+        CommandError::NoDatapath => {
+            (StatusCode::CONFLICT, "set datapath.mode to auto and start the agent again")
+        }
     };
     Refusal::new(status, error.to_string(), hint)
+}
+
+/// Records for as long as there are any.
+fn stream(records: mpsc::Receiver<Bytes>) -> Response<RecordBody> {
+    let mut response = Response::new(RecordBody(records));
+    let kind = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
 }
 
 fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {

@@ -13,6 +13,7 @@ pub mod reload;
 pub mod run;
 pub mod server;
 pub mod status;
+pub mod trace;
 pub mod units;
 
 use std::{
@@ -64,6 +65,8 @@ pub enum Command {
     /// Change lists of sources and limits of layer 4, until that is taken back
     #[command(subcommand)]
     Access(access::AccessCommand),
+    /// Show packets, what became of them and why
+    Trace(trace::TraceArgs),
     /// Make the agent load its configuration again
     Reload(reload::ReloadArgs),
     /// Look for what keeps packets from being forwarded, and say what mends it
@@ -121,6 +124,7 @@ impl Cli {
             Command::Unblock(args) => block::unblock(&args, output),
             Command::Blocks(args) => block::blocks(&args, output),
             Command::Access(command) => access::run(&command, output),
+            Command::Trace(args) => trace::run(&args, output),
             Command::Reload(args) => reload::run(&args, output),
             Command::Doctor(args) => doctor::run(&args, output),
             Command::Completions(args) => completions::run(&args, output),
@@ -164,6 +168,9 @@ mod tests {
         assert!(parse("pointsman access deny 192.0.2.0/24 --frontend web --json").is_ok());
         assert!(parse("pointsman access deny").is_err());
         assert!(parse("pointsman access limit web").is_err());
+        assert!(parse("pointsman trace --vip 10.0.0.100:80 --proto tcp -w -").is_ok());
+        assert!(parse("pointsman trace --flow 10.0.0.1:80 --host 10.0.0.1").is_err());
+        assert!(parse("pointsman trace --snaplen 2048").is_err());
         assert!(parse("pointsman access limit web --new-flows 50/200 --packets none").is_ok());
     }
 }

@@ -50,6 +50,7 @@ impl Control {
                 let answer = self.set_limits(order).await;
                 send(reply, answer);
             }
+            Command::Trace(order, reply) => self.trace(&order, reply),
             Command::Reload(reply) => {
                 let answer = self.reload().await;
                 send(reply, Ok(answer));

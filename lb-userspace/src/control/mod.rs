@@ -12,7 +12,6 @@ pub mod blocks;
 pub mod book;
 pub mod flows;
 mod growth;
-mod idle_bits;
 pub mod kernel;
 pub mod log_lines;
 pub mod memory;
@@ -23,6 +22,7 @@ mod publish;
 pub mod reload;
 pub mod restart;
 pub mod signal;
+mod trace;
 pub mod view;
 
 use std::{
@@ -47,6 +47,7 @@ use self::{
     memory::StateFile,
     overrides::OverrideBook,
     signal::{Signals, Wish},
+    trace::TraceDesk,
 };
 use crate::{
     access_log::writer::AccessLogger,
@@ -103,6 +104,8 @@ pub struct Control {
     proxy: Proxy,
     state_file: StateFile,
     outputs: Outputs,
+    /// Packets that somebody is shown.
+    trace: TraceDesk,
     /// What the last sweep of the flow tables found.
     sweeps: watch::Receiver<SweepReport>,
     /// Tables that the log says are nearly full.
@@ -204,6 +207,7 @@ impl Control {
             proxy: start.proxy,
             state_file: start.state_file,
             outputs: start.outputs,
+            trace: TraceDesk::default(),
             sweeps: start.sweeps,
             nearly_full: BTreeSet::new(),
             started: Instant::now(),
@@ -242,6 +246,7 @@ impl Control {
                     self.next_hops.clone_from(&inputs.next_hops.borrow_and_update());
                     self.wake();
                 }
+                Some(event) = self.trace.next() => self.note_trace(event),
                 Ok(()) = self.sweeps.changed() => self.look_at_tables(),
                 _ = look.tick() => self.look_at_interfaces(),
                 () = time::sleep_until(self.due.into()) => self.compare().await,
@@ -256,6 +261,9 @@ impl Control {
     /// If something could not be removed.
     pub async fn stop(mut self, detach: bool) -> anyhow::Result<()> {
         self.remember();
+        if self.trace.is_busy() {
+            self.end_trace();
+        }
         self.proxy.stop(PROXY_GRACE).await;
         if !detach {
             return Ok(());
@@ -330,7 +338,6 @@ impl Control {
 
     /// Brings the maps to what is desired, and tells what they then have.
     fn fill_maps(&mut self) -> anyhow::Result<()> {
-        let mut reconciled = Ok(());
         if let Some(kernel) = &mut self.kernel {
             let shares = self.growth.look(&self.snapshot, &self.book, Instant::now());
             self.due = shares.next.map_or(self.due, |next| self.due.min(next));
@@ -345,18 +352,13 @@ impl Control {
             if !kernel.has_cookies() {
                 desired.settings.flags &= !(flag::SYN_COOKIES | flag::ALWAYS_COOKIES);
             }
-            let result = kernel.reconcile(&desired);
-            // A plan that failed may have gone far.
-            if !matches!(result, Ok(0)) {
+            let changes = kernel.reconcile(&desired)?;
+            if changes > 0 {
+                tracing::debug!(changes, "the maps were brought up to date");
                 self.outputs.map_changes.send_replace(());
             }
-            reconciled = result.map(|changes| {
-                tracing::debug!(changes, "the maps are up to date");
-            });
         }
-        // The proxy waits for no map.
         self.proxy.set_servers(&self.snapshot, &self.book.statuses());
-        reconciled?;
         self.publish();
         Ok(())
     }
@@ -404,12 +406,7 @@ impl Control {
 
     /// Says of each table when it becomes nearly full, and when it no longer is.
     fn look_at_tables(&mut self) {
-        let report = self.sweeps.borrow_and_update();
-        let fill = report.fill.clone();
-        if let Some(kernel) = &mut self.kernel {
-            kernel.note_sweep(&report.addresses);
-        }
-        drop(report);
+        let fill = self.sweeps.borrow_and_update().fill.clone();
         let full: BTreeSet<_> = view::nearly_full(&fill).map(|table| table.map).collect();
         for table in view::nearly_full(&fill).filter(|one| !self.nearly_full.contains(one.map)) {
             tracing::warn!("{}", view::table_warning(table));

@@ -38,6 +38,8 @@ const XDP_PASS: u32 = 2;
 pub struct DataPlane {
     pins: LockedPins,
     object: Ebpf,
+    /// What is attached in its place while packets are traced.
+    pub(super) traced: Option<Ebpf>,
     adopted: bool,
     kept: Vec<CapacityKept>,
     /// As they are.
@@ -86,7 +88,7 @@ impl DataPlane {
             super::packet_log::start(&mut object)?;
             object
         };
-        Ok(Self { pins, object, adopted, kept, capacities, cookies })
+        Ok(Self { pins, object, traced: None, adopted, kept, capacities, cookies })
     }
 
     /// Whether every map was there already.
@@ -154,8 +156,9 @@ impl DataPlane {
         if mode == AttachMode::Off {
             return Ok(None);
         }
-        stages::pin(&self.object, &self.pins)?;
-        let program = stages::program(&mut self.object, PROGRAM)?;
+        let object = self.traced.as_mut().unwrap_or(&mut self.object);
+        stages::pin(object, &self.pins)?;
+        let program = stages::program(object, PROGRAM)?;
         let attached = attach::attach(program, &self.pins, interface, mode)
             .and_then(|attachment| attach::pin_program(program, &self.pins).map(|()| attachment));
         self.prune();
@@ -287,7 +290,7 @@ fn load_object(pins: &LockedPins, capacities: Capacities) -> Result<(Ebpf, bool)
 }
 
 /// Who is to blame for an object that did not load.
-fn load_failed(error: EbpfError) -> DatapathError {
+pub(super) fn load_failed(error: EbpfError) -> DatapathError {
     let (map, source) = match error {
         EbpfError::MapError(MapError::CreateError { name, io_error }) => (name, io_error),
         other => return ProgramFault::Object(other).into(),
@@ -323,7 +326,7 @@ pub(super) fn verify_failed(error: ProgramError) -> DatapathError {
 }
 
 /// An ARP request is nobody's business but the kernel's.
-fn try_canned(program: &Xdp) -> Result<(), DatapathError> {
+pub(super) fn try_canned(program: &Xdp) -> Result<(), DatapathError> {
     let (verdict, _) = test_run(program, &ARP_REQUEST)?;
     if verdict == XDP_PASS {
         return Ok(());

@@ -7,7 +7,6 @@
 //! use a blocking thread, save for [`events`].
 
 mod access;
-mod addresses;
 mod attach;
 pub mod batch;
 pub mod error;
@@ -31,8 +30,8 @@ mod shape;
 pub mod stages;
 pub mod sweep;
 mod tables;
+pub mod trace;
 
-pub use addresses::AddressBits;
 pub use attach::{Attached, Attachment, attached};
 pub use error::DatapathError;
 pub use events::EventReader;
@@ -44,3 +43,4 @@ pub use resets::Resetter;
 pub use settle::{Ends, Settler};
 pub use shape::{Capacities, CapacityKept};
 pub use tables::{FlowTables, Table};
+pub use trace::Traced;

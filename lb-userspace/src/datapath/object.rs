@@ -4,6 +4,10 @@
 pub static PROGRAM_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pointsman.o"));
 
+/// The data plane that shows its packets.
+pub static TRACED_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/traced.o"));
+
 /// The data plane inside a timing loop; for the benchmarks.
 #[cfg(feature = "test-objects")]
 pub static BENCH_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.o"));

@@ -54,6 +54,9 @@ const PEERS: [Need; 4] = [
 /// Peers of the proxy in the bed.
 const BED_PEERS: [Need; 1] = [program("node", "nodejs")];
 
+/// Readers of files that are written in the bed.
+const READERS: [Need; 1] = [program("tcpdump", "tcpdump")];
+
 /// Real servers behind the balancer, and their clients.
 const SERVERS: [Need; 6] = [
     versioned("/usr/lib/postgresql", "bin/postgres", "postgresql", "postgresql"),
@@ -119,7 +122,7 @@ fn needs(level: Level) -> Vec<Need> {
         Level::Unit => PEERS.to_vec(),
         Level::Run => RUN.to_vec(),
         Level::Servers => [&RUN[..], &SERVERS[..]].concat(),
-        Level::Test => [&RUN[..], &SERVERS[..], &PEERS[..], &BED_PEERS[..]].concat(),
+        Level::Test => [&RUN[..], &SERVERS[..], &PEERS[..], &BED_PEERS[..], &READERS[..]].concat(),
         Level::Bench => [&RUN[..], &BENCH[..]].concat(),
     }
 }

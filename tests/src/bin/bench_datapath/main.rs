@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use lb_common::trace::Filter;
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
@@ -45,6 +46,10 @@ struct Options {
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 100_000, 1_000_000],
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     flows: Vec<u32>,
+    /// Measure the data plane as it is while one packet in N is traced; 0: while all are looked
+    /// at, and none is wanted
+    #[arg(long, value_name = "N")]
+    traced: Option<u32>,
     /// Core to run on; the last one by default
     #[arg(long)]
     core: Option<usize>,
@@ -53,7 +58,7 @@ struct Options {
 fn main() -> Result<()> {
     let options = Options::parse();
     let core = pin(options.core)?;
-    let mut object = Loop::load()?;
+    let mut object = Loop::load(options.traced.map(filter).as_ref())?;
     let mut tables = Tables::open(&object)?;
     println!(
         "core {core}, {} batches of {} packets; ns a packet, the loop included\n",
@@ -79,6 +84,18 @@ fn main() -> Result<()> {
         report::write_json(&figures, path)?;
     }
     Ok(())
+}
+
+/// What `pointsman trace --sample N` asks for; of another address if N is 0.
+fn filter(sample: u32) -> Filter {
+    let mut filter =
+        Filter { sample: sample.max(1), snap: 256, until_ns: u64::MAX, ..Filter::default() };
+    if sample == 0
+        && let Some(end) = filter.ends.first_mut()
+    {
+        end.address.octets = [0xff; 16];
+    }
+    filter
 }
 
 /// All batches of the scenarios that share a filling of the tables. The first of them is

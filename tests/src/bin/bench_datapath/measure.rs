@@ -3,17 +3,18 @@
 use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRunOptions,
-    maps::{Array, Map, MapData, ProgramArray},
+    maps::{Array, Map, MapData, ProgramArray, RingBuf},
     programs::{TestRun as _, XdpMode},
 };
 use lb_common::{
     abi::{self, map},
     bench::{Measurement, Order},
     flow::Direction,
+    trace::Filter,
 };
 use pointsman::datapath::{
     Maps,
-    object::{BENCH_OBJECT, PROGRAM_OBJECT},
+    object::{BENCH_OBJECT, PROGRAM_OBJECT, TRACED_OBJECT},
     stages,
 };
 use testbed::namespace::Namespace;
@@ -32,6 +33,8 @@ const TABLE_ENTRIES: u32 = 2_097_152;
 /// The product's programs and those that drive them, with their maps.
 pub(crate) struct Loop {
     product: Ebpf,
+    /// What a traced data plane tells.
+    records: Option<RingBuf<MapData>>,
     driver: Ebpf,
     /// The program that is driven.
     measured: Option<&'static str>,
@@ -40,17 +43,19 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
-    /// Loads the objects.
+    /// Loads the objects; with a filter, the data plane that is traced in place of the other.
     ///
     /// # Errors
     /// If the verifier refuses a program; root is needed.
-    pub(crate) fn load() -> Result<Self> {
+    pub(crate) fn load(traced: Option<&Filter>) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         for table in [map::FLOWS4, map::FLOWS6] {
             loader.map_max_entries(table, TABLE_ENTRIES);
         }
-        let mut product = loader.load(PROGRAM_OBJECT).context("could not load the product")?;
+        let object = if traced.is_some() { TRACED_OBJECT } else { PROGRAM_OBJECT };
+        let mut product = loader.load(object).context("could not load the product")?;
         stages::load(&mut product)?;
+        let records = traced.map(|filter| trace(&mut product, filter)).transpose()?;
         let mut driver = EbpfLoader::new()
             .map_max_entries("CALIBRATION", TABLE_ENTRIES)
             .load(BENCH_OBJECT)
@@ -61,7 +66,7 @@ impl Loop {
         }
         let idle = Namespace::create("idle")?;
         attach(&mut driver, &idle)?;
-        Ok(Self { product, driver, measured: None, _idle: idle })
+        Ok(Self { product, records, driver, measured: None, _idle: idle })
     }
 
     /// The maps of configuration and counters.
@@ -100,6 +105,8 @@ impl Loop {
     ) -> Result<f64> {
         let packets = scenario.packets(packets);
         tables.switch(scenario)?;
+        // Room for those of this batch.
+        while self.records.as_mut().is_some_and(|records| records.next().is_some()) {}
         if scenario.opens() {
             // Too short a batch to warm the caches by itself.
             let warm_up = scenario.order(flows, 2 * batch, packets);
@@ -198,6 +205,14 @@ impl Loop {
         let map = self.driver.map_mut(name).with_context(|| format!("no map {name}"))?;
         Ok(map.try_into()?)
     }
+}
+
+/// Says which packets are wanted of a traced data plane.
+fn trace(product: &mut Ebpf, filter: &Filter) -> Result<RingBuf<MapData>> {
+    let map = product.map_mut("TRACE_FILTER").context("no map TRACE_FILTER")?;
+    Array::<_, Filter>::try_from(map)?.set(0, filter, 0)?;
+    let map = product.take_map("TRACE_RECORDS").context("no map TRACE_RECORDS")?;
+    Ok(RingBuf::try_from(map)?)
 }
 
 /// Makes the driver known to the kernel's dispatcher of XDP programs for good. Else every run
