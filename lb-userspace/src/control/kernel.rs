@@ -13,12 +13,12 @@ use lb_common::{access::action, drop_reason::DropReason, server::state};
 use nix::net::if_::if_nametoindex;
 use tokio::sync::watch;
 
-use super::{book::Memory, flows::FlowLister, view::TrafficBook};
+use super::{book::Memory, flows::FlowLister, idle_bits::IdleBits, view::TrafficBook};
 use crate::{
     admin::api::{InterfaceView, Traffic},
     datapath::{
-        Attachment, Capacities, DataPlane, DatapathError, EventReader, FlowTables, LockedPins,
-        Maps, Pins, Resetter, Settler, error::MapAccessError, loader,
+        AddressBits, Attachment, Capacities, DataPlane, DatapathError, EventReader, FlowTables,
+        LockedPins, Maps, Pins, Resetter, Settler, error::MapAccessError, loader,
     },
     model::{
         next_hop::NextHop,
@@ -37,6 +37,8 @@ pub struct Kernel {
     actual: Actual,
     /// The rules for sources that the maps hold; none if that is not known for sure.
     rules: Option<Rules>,
+    /// Bits of the address filter that flows may need, or need no more.
+    idle: IdleBits,
     attachments: BTreeMap<String, Attachment>,
     flows: FlowLister,
 }
@@ -66,7 +68,15 @@ impl Kernel {
         let maps = plane.maps()?;
         let actual = Actual::read(&maps, None)?;
         let flows = FlowLister::new(FlowTables::open(plane.pins())?);
-        Ok(Self { plane, maps, actual, rules: None, attachments: BTreeMap::new(), flows })
+        Ok(Self {
+            plane,
+            maps,
+            actual,
+            rules: None,
+            idle: IdleBits::default(),
+            attachments: BTreeMap::new(),
+            flows,
+        })
     }
 
     /// The tables of flows, to be listed.
@@ -167,6 +177,11 @@ impl Kernel {
         self.plane.ended_places()
     }
 
+    /// Takes note of the addresses that a sweep found flows to use.
+    pub fn note_sweep(&mut self, used: &AddressBits) {
+        self.idle.note_sweep(used);
+    }
+
     /// Brings the maps to what is desired; how many changes that took.
     ///
     /// # Errors
@@ -178,13 +193,20 @@ impl Kernel {
         let (was_known, mut known) = (known.is_some(), known);
         loop {
             self.actual = Actual::read(&self.maps, known)?;
+            self.actual.idle = self.idle.words();
             let mut plan = reconcile::plan(desired, &self.actual)?;
             plan.make_room(&self.actual, self.plane.max_rules() as usize);
-            reconcile::apply(&mut self.maps, &plan.operations).map_err(Box::new)?;
+            if let Err(error) = reconcile::apply(&mut self.maps, &plan.operations) {
+                // What was done is what counters and flows are told by.
+                self.actual = Actual::read(&self.maps, None)?;
+                self.idle.follow(&self.actual);
+                return Err(Box::new(error).into());
+            }
             for operation in &plan.operations {
                 tracing::debug!(%operation, "applied");
                 self.actual.apply(operation);
             }
+            self.idle.follow(&self.actual);
             changes += plan.operations.len();
             // Equal to what they were made; this one is the one that plans compare with.
             self.actual.rules = Rules::clone(&desired.rules);

@@ -12,6 +12,7 @@ pub mod blocks;
 pub mod book;
 pub mod flows;
 mod growth;
+mod idle_bits;
 pub mod kernel;
 pub mod log_lines;
 pub mod memory;
@@ -338,6 +339,7 @@ impl Control {
 
     /// Brings the maps to what is desired, and tells what they then have.
     fn fill_maps(&mut self) -> anyhow::Result<()> {
+        let mut reconciled = Ok(());
         if let Some(kernel) = &mut self.kernel {
             let shares = self.growth.look(&self.snapshot, &self.book, Instant::now());
             self.due = shares.next.map_or(self.due, |next| self.due.min(next));
@@ -352,13 +354,18 @@ impl Control {
             if !kernel.has_cookies() {
                 desired.settings.flags &= !(flag::SYN_COOKIES | flag::ALWAYS_COOKIES);
             }
-            let changes = kernel.reconcile(&desired)?;
-            if changes > 0 {
-                tracing::debug!(changes, "the maps were brought up to date");
+            let result = kernel.reconcile(&desired);
+            // A plan that failed may have gone far.
+            if !matches!(result, Ok(0)) {
                 self.outputs.map_changes.send_replace(());
             }
+            reconciled = result.map(|changes| {
+                tracing::debug!(changes, "the maps are up to date");
+            });
         }
+        // The proxy waits for no map.
         self.proxy.set_servers(&self.snapshot, &self.book.statuses());
+        reconciled?;
         self.publish();
         Ok(())
     }
@@ -406,7 +413,12 @@ impl Control {
 
     /// Says of each table when it becomes nearly full, and when it no longer is.
     fn look_at_tables(&mut self) {
-        let fill = self.sweeps.borrow_and_update().fill.clone();
+        let report = self.sweeps.borrow_and_update();
+        let fill = report.fill.clone();
+        if let Some(kernel) = &mut self.kernel {
+            kernel.note_sweep(&report.addresses);
+        }
+        drop(report);
         let full: BTreeSet<_> = view::nearly_full(&fill).map(|table| table.map).collect();
         for table in view::nearly_full(&fill).filter(|one| !self.nearly_full.contains(one.map)) {
             tracing::warn!("{}", view::table_warning(table));

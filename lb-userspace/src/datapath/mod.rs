@@ -7,6 +7,7 @@
 //! use a blocking thread, save for [`events`].
 
 mod access;
+mod addresses;
 mod attach;
 pub mod batch;
 pub mod error;
@@ -32,6 +33,7 @@ pub mod sweep;
 mod tables;
 pub mod trace;
 
+pub use addresses::AddressBits;
 pub use attach::{Attached, Attachment, attached};
 pub use error::DatapathError;
 pub use events::EventReader;

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
+    addresses::AddressBits,
     error::MapAccessError,
     expiry::{Verdict, decide, may_be_over},
     settle::{Ends, Settler},
@@ -52,6 +53,8 @@ pub struct SweepReport {
     pub ends: Ends,
     /// Flows found that count among those of their servers, deleted ones too.
     pub counted: HashMap<Handle, u32>,
+    /// Addresses that flows found are reached at: VIPs, and addresses that servers answer to.
+    pub addresses: AddressBits,
     /// Time from first to last call.
     pub took: Duration,
     /// The longest a call that reads a batch took.
@@ -199,8 +202,11 @@ where
     let mut fill = TableFill { map: name, entries: 0, capacity: family.half_open.capacity() };
     let (mut expired, mut longest) = (0, Duration::ZERO);
     let mut start = Instant::now();
+    let addresses = &mut result.addresses;
     let look = |found: super::half_open::Found<A>| {
         let now_ns = Moment::now().monotonic_ns;
+        addresses.insert(found.flow.from_client.destination);
+        addresses.insert(found.flow.from_server.destination);
         let (forward, reply) = (found.half(Direction::Forward), found.half(Direction::Reply));
         let verdict = decide(&forward, Some(&reply), timeouts, now_ns);
         if verdict == Verdict::Keep {
@@ -251,6 +257,7 @@ where
         fill.entries += keys.len() as u64;
         let now_ns = Moment::now().monotonic_ns;
         for (key, entry) in keys.iter().zip(&entries) {
+            result.addresses.insert(key.destination);
             if is_counted(entry) {
                 *result.counted.entry(entry.server).or_default() += 1;
             }

@@ -11,13 +11,13 @@ use lb_common::{
     backend::BackendEntry,
     server::{ServerEntry, flag, state},
     settings::Settings,
-    vip::{FilterWord, VipEntry, VipKey},
+    vip::{VipEntry, VipKey},
 };
 
 use super::{
     access::{self, Rules},
     operation::Operation,
-    target::vip_key,
+    target::{filter, vip_key},
 };
 use crate::model::{index::plain_address, name::Name, next_hop::NextHop, snapshot::Bind};
 
@@ -40,6 +40,9 @@ pub struct Actual {
     pub rings: BTreeSet<u16>,
     /// Words of the address filter that are not zero, by index.
     pub filter: BTreeMap<u32, u64>,
+    /// Bits of the filter that no flow needs, in words by index. Not in the maps: sweeps of the
+    /// flow tables say so, and nothing that is not known to be idle is.
+    pub idle: BTreeMap<u32, u64>,
 }
 
 impl Default for Actual {
@@ -66,6 +69,7 @@ impl Default for Actual {
             servers: BTreeMap::new(),
             rings: BTreeSet::new(),
             filter: BTreeMap::new(),
+            idle: BTreeMap::new(),
         }
     }
 }
@@ -96,6 +100,12 @@ impl Actual {
     #[must_use]
     pub fn vip(&self, bind: &Bind) -> Option<&VipEntry> {
         self.vips.get(&vip_key(bind))
+    }
+
+    /// Words of the filter that VIPs and servers need.
+    #[must_use]
+    pub fn needed_filter(&self) -> BTreeMap<u32, u64> {
+        filter(self.vips.keys(), self.servers.values())
     }
 
     /// The id and entry of the server at `address` in the backend of that name.
@@ -138,11 +148,11 @@ impl Actual {
             Operation::PutBackend { id, entry } => {
                 self.backends.insert(*id, *entry);
             }
-            Operation::PutFilterWord { index, word: FilterWord { bits: 0 } } => {
-                self.filter.remove(index);
-            }
-            Operation::PutFilterWord { index, word } => {
-                self.filter.insert(*index, word.bits);
+            Operation::WidenFilter { index, word } | Operation::NarrowFilter { index, word } => {
+                match word.bits {
+                    0 => self.filter.remove(index),
+                    bits => self.filter.insert(*index, bits),
+                };
             }
             Operation::PutVip { key, entry } => {
                 self.vips.insert(*key, *entry);

@@ -79,7 +79,9 @@ impl Kernel for Maps {
                 self.set_ring(*backend, &ring::slots(members, *layout)?)?;
             }
             Operation::PutBackend { id, entry } => self.put_backend(*id, entry)?,
-            Operation::PutFilterWord { index, word } => self.set_filter_word(*index, *word)?,
+            Operation::WidenFilter { index, word } | Operation::NarrowFilter { index, word } => {
+                self.set_filter_word(*index, *word)?;
+            }
             Operation::PutVip { key, entry } => self.put_vip(key, entry)?,
             Operation::RemoveVip { key } => self.remove_vip(key)?,
             Operation::ClearRing { backend } => self.clear_ring(*backend)?,

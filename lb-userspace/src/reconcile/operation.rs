@@ -59,8 +59,15 @@ pub enum Operation {
         /// What to write.
         entry: BackendEntry,
     },
-    /// Write a word of the address filter.
-    PutFilterWord {
+    /// Write a word of the address filter that lets more addresses through than before.
+    WidenFilter {
+        /// Its index.
+        index: u32,
+        /// What to write.
+        word: FilterWord,
+    },
+    /// Write a word of the address filter that lets fewer addresses through than before.
+    NarrowFilter {
         /// Its index.
         index: u32,
         /// What to write.
@@ -115,7 +122,10 @@ impl fmt::Display for Operation {
                 write!(f, "give backend id {backend} a ring of {} servers", ring::usable(members))
             }
             Self::PutBackend { id, .. } => write!(f, "write backend id {id}"),
-            Self::PutFilterWord { index, .. } => write!(f, "write word {index} of the filter"),
+            Self::WidenFilter { index, .. } => write!(f, "set bits of word {index} of the filter"),
+            Self::NarrowFilter { index, .. } => {
+                write!(f, "clear bits of word {index} of the filter")
+            }
             Self::PutVip { key, .. } => write!(f, "write {}", Key(key)),
             Self::RemoveVip { key } => write!(f, "remove {}", Key(key)),
             Self::ClearRing { backend } => write!(f, "take the ring of backend id {backend}"),

@@ -102,7 +102,7 @@ pub(super) fn plan_within(
     planner.admissions(&mut operations, |target| target.is_some());
     planner.settings(&mut operations);
     // Before anything leads flows to a new server: its replies come to a new address.
-    planner.filter(&mut operations, |before, after| before | after);
+    planner.widen_filter(&mut operations);
     planner.fresh_counters(&mut operations);
     planner.servers(&mut operations, Planner::harmless);
     planner.backends(&mut operations, |planner, id| !planner.emptied(id));
@@ -110,7 +110,7 @@ pub(super) fn plan_within(
     planner.backends(&mut operations, Planner::emptied);
     planner.unused_backends(&mut operations);
     planner.servers(&mut operations, |_, id| planner.retired(id));
-    planner.filter(&mut operations, |_, after| after);
+    planner.narrow_filter(&mut operations);
     planner.admissions(&mut operations, |target| target.is_none());
     if !gone.is_empty() {
         operations.push(Operation::RemoveRules(gone));
@@ -243,21 +243,27 @@ impl Planner<'_> {
         }
     }
 
-    /// Writes the words that differ; `value` says what of the old and the new word.
-    fn filter(&self, operations: &mut Vec<Operation>, value: impl Fn(u64, u64) -> u64) {
-        let written = operations.iter().filter_map(|operation| match operation {
-            Operation::PutFilterWord { index, word } => Some((*index, word.bits)),
-            _ => None,
-        });
-        let mut before = self.actual.filter.clone();
-        before.extend(written);
-        let indexes = before.keys().chain(self.target.filter.keys());
-        let indexes: std::collections::BTreeSet<u32> = indexes.copied().collect();
-        for index in indexes {
-            let old = before.get(&index).copied().unwrap_or(0);
-            let bits = value(old, self.target.filter.get(&index).copied().unwrap_or(0));
-            if bits != old {
-                operations.push(Operation::PutFilterWord { index, word: FilterWord { bits } });
+    /// Sets the bits of all addresses that are to be served.
+    fn widen_filter(&self, operations: &mut Vec<Operation>) {
+        for (index, needed) in &self.target.filter {
+            let before = self.actual.filter.get(index).copied().unwrap_or(0);
+            let bits = before | needed;
+            if bits != before {
+                operations
+                    .push(Operation::WidenFilter { index: *index, word: FilterWord { bits } });
+            }
+        }
+    }
+
+    /// Clears the bits of addresses that are not, once no flow needs them any more.
+    fn narrow_filter(&self, operations: &mut Vec<Operation>) {
+        for (index, before) in &self.actual.filter {
+            let needed = self.target.filter.get(index).copied().unwrap_or(0);
+            let gone = before & !needed & self.actual.idle.get(index).copied().unwrap_or(0);
+            if gone != 0 {
+                let bits = (before | needed) & !gone;
+                operations
+                    .push(Operation::NarrowFilter { index: *index, word: FilterWord { bits } });
             }
         }
     }

@@ -52,6 +52,7 @@ impl Actual {
                 .filter(|(_, word)| word.bits != 0)
                 .map(|(index, word)| (index, word.bits))
                 .collect(),
+            idle: BTreeMap::new(),
         })
     }
 }

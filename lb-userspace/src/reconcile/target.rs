@@ -111,7 +111,7 @@ pub(super) fn target(
     target.hold_backends(desired, actual, &backend_ids);
     target.bury(actual);
     target.place_vips(limits, desired, actual, &backend_ids);
-    target.filter = filter(&target);
+    target.filter = filter(target.vips.keys(), target.servers.values());
     Ok(target)
 }
 
@@ -425,9 +425,12 @@ fn backend_entry(
 
 /// Words of the filter: every VIP address, which clients send to, and every SNAT address,
 /// which servers answer to.
-fn filter(target: &Target) -> BTreeMap<u32, u64> {
-    let vips = target.vips.keys().filter(|key| is_vip(key)).map(|key| key.address);
-    let servers = target.servers.values().filter(|entry| entry.state != state::UNUSED);
+pub(super) fn filter<'a>(
+    vips: impl Iterator<Item = &'a VipKey>,
+    servers: impl Iterator<Item = &'a ServerEntry>,
+) -> BTreeMap<u32, u64> {
+    let vips = vips.filter(|key| is_vip(key)).map(|key| key.address);
+    let servers = servers.filter(|entry| entry.state != state::UNUSED);
     let snat = servers.map(|entry| entry.snat_address).filter(|a| *a != Address6::default());
     let mut words = BTreeMap::new();
     for address in vips.chain(snat) {

@@ -33,6 +33,7 @@ use crate::model::{
     snapshot::{Bind, Protocol},
 };
 
+mod filter;
 mod sources;
 
 /// The maps, rings and all, and every handle ever seen in them.
@@ -217,7 +218,7 @@ fn assert_agrees(maps: &Maps, desired: &Desired) {
     let used: BTreeSet<u16> = vips.values().map(|vip| vip.backend).collect();
     assert!(maps.rings.keys().all(|id| used.contains(id)), "no ring without a VIP");
     assert_eq!(maps.rings.keys().copied().collect::<BTreeSet<_>>(), actual.rings);
-    assert_filter(actual);
+    filter::assert_filter(actual);
 }
 
 /// The ring holds the usable servers, or the usable backups, and nothing else; every
@@ -250,18 +251,6 @@ fn assert_ring(maps: &Maps, backend: u16, wanted: &BTreeMap<SocketAddr, DesiredS
     let entry = &maps.actual.backends[&backend];
     assert_eq!(entry.ring_members as usize, expected.len());
     assert_eq!(entry.ring_signature == 0, expected.is_empty());
-}
-
-/// The bits of VIP and SNAT addresses are set, and no others.
-fn assert_filter(actual: &Actual) {
-    let vips = actual.vips.keys().filter(|key| is_vip(key)).map(|key| key.address);
-    let servers = actual.servers.values().filter(|server| server.state != state::UNUSED);
-    let snat = servers.map(|server| server.snat_address).filter(|a| *a != Address6::default());
-    let bits: BTreeSet<u32> = vips.chain(snat).map(filter_bit).collect();
-    let found = actual.filter.iter().flat_map(|(index, word)| {
-        (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| index * 64 + bit)
-    });
-    assert_eq!(found.collect::<BTreeSet<u32>>(), bits);
 }
 
 fn filter_bit(address: Address6) -> u32 {
