@@ -1,10 +1,10 @@
 //! Carrying a plan out.
 
-use std::convert::Infallible;
+use std::{collections::BTreeSet, convert::Infallible};
 
-use lb_common::maglev::BuildError;
+use lb_common::{maglev::BuildError, server::state, vip::TOMBSTONE_PROTOCOL};
 
-use super::{actual::Actual, operation::Operation, ring};
+use super::{actual::Actual, operation::Operation, ring, target::is_vip};
 use crate::datapath::{Maps, error::MapAccessError};
 
 /// What operations are carried out on.
@@ -19,14 +19,14 @@ pub trait Kernel {
     fn execute(&mut self, operation: &Operation) -> Result<(), Self::Error>;
 }
 
-/// A plan that could not be carried out to its end. What was done stays done and is safe;
+/// A plan that could not be carried out as a whole. What was done stays done and is safe;
 /// plan again from what the maps now hold.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {operation} ({done} of {total} changes were made)")]
 pub struct ApplyError<E: std::error::Error + 'static> {
     /// What failed.
     pub operation: String,
-    /// Operations carried out before it.
+    /// Operations that were carried out.
     pub done: usize,
     /// Operations of the plan.
     pub total: usize,
@@ -34,21 +34,110 @@ pub struct ApplyError<E: std::error::Error + 'static> {
     pub source: E,
 }
 
-/// Carries out a plan, up to its end or the first failure. Blocks: a `SetRing` takes 10 to
-/// 30 ms.
+/// Carries a plan out. Where an operation fails, what needs it waits for the next plan, and so
+/// does all that takes something away; what has nothing to do with it is done: servers of other
+/// backends, their rings and VIPs. Blocks: a `SetRing` takes 10 to 30 ms.
 ///
 /// # Errors
 /// The first operation that failed.
 pub fn apply<K: Kernel>(kernel: &mut K, plan: &[Operation]) -> Result<(), ApplyError<K::Error>> {
-    for (done, operation) in plan.iter().enumerate() {
-        kernel.execute(operation).map_err(|source| ApplyError {
-            operation: operation.to_string(),
-            done,
-            total: plan.len(),
-            source,
-        })?;
+    let mut waiting = Waiting::default();
+    let mut failure = None;
+    let mut done = 0;
+    for operation in plan {
+        if failure.is_some() && waiting.includes(operation) {
+            waiting.add(operation);
+            continue;
+        }
+        match kernel.execute(operation) {
+            Ok(()) => done += 1,
+            Err(source) => {
+                waiting.add(operation);
+                failure.get_or_insert((operation.to_string(), source));
+            }
+        }
     }
-    Ok(())
+    let total = plan.len();
+    failure.map_or(Ok(()), |(operation, source)| Err(ApplyError { operation, done, total, source }))
+}
+
+/// What can not be done because something before it was not.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Backends whose ring or servers are not as they should be: nothing may come to them.
+    backends: BTreeSet<u16>,
+    /// What VIPs ask of sources is not as it should be.
+    vips: bool,
+    /// A VIP may still be at the backend that it is to leave.
+    moves: bool,
+    /// A generation has not been written down, which the entry of a VIP still holds.
+    generations: bool,
+    /// The filter does not let all replies in.
+    flows: bool,
+}
+
+impl Waiting {
+    /// An operation was not carried out.
+    fn add(&mut self, operation: &Operation) {
+        match operation {
+            Operation::SetRing { backend, .. } => {
+                self.backends.insert(*backend);
+            }
+            Operation::PutBackend { id, .. } => {
+                self.backends.insert(*id);
+            }
+            Operation::PutServer { entry, .. } if entry.state != state::UNUSED => {
+                self.backends.insert(entry.backend);
+            }
+            Operation::PutSettings(_)
+            | Operation::PutRules(_)
+            | Operation::PutAdmission { .. }
+            | Operation::ZeroVipCounters(_) => self.vips = true,
+            Operation::PutVip { key, .. } if key.protocol == TOMBSTONE_PROTOCOL => {
+                self.generations = true;
+            }
+            Operation::PutVip { .. } => self.moves = true,
+            Operation::WidenFilter { .. } | Operation::ZeroServerCounters(_) => self.flows = true,
+            // Nothing is built on these.
+            Operation::PutServer { .. }
+            | Operation::RemoveVip { .. }
+            | Operation::RemoveRules(_)
+            | Operation::ClearRing { .. }
+            | Operation::NarrowFilter { .. }
+            | Operation::JudgeAnew => {}
+        }
+    }
+
+    /// Whether an operation has to wait, after one that failed.
+    fn includes(&self, operation: &Operation) -> bool {
+        match operation {
+            Operation::PutServer { entry, .. } => match entry.state {
+                // A dead one serves nobody, whatever ring still names it.
+                state::DOWN => false,
+                state::UP => self.flows,
+                state::DRAIN => self.flows || self.moves || self.backends.contains(&entry.backend),
+                _ => true,
+            },
+            Operation::SetRing { backend, .. } => self.flows || self.backends.contains(backend),
+            Operation::PutBackend { id, entry } => {
+                entry.name.first() == Some(&0) || self.flows || self.backends.contains(id)
+            }
+            Operation::PutVip { key, entry } if is_vip(key) => {
+                self.vips || self.flows || self.backends.contains(&entry.backend)
+            }
+            Operation::RemoveVip { key } => self.generations || !is_vip(key),
+            Operation::PutSettings(_) | Operation::PutAdmission { .. } => true,
+            Operation::RemoveRules(_)
+            | Operation::ClearRing { .. }
+            | Operation::NarrowFilter { .. } => true,
+            Operation::PutRules(_)
+            | Operation::PutVip { .. }
+            | Operation::WidenFilter { .. }
+            | Operation::ZeroVipCounters(_)
+            | Operation::ZeroServerCounters(_)
+            | Operation::JudgeAnew => false,
+        }
+    }
 }
 
 /// Why the maps refused an operation.

@@ -33,6 +33,7 @@ use crate::model::{
     snapshot::{Bind, Protocol},
 };
 
+mod failures;
 mod filter;
 mod sources;
 
