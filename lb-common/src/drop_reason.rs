@@ -48,7 +48,7 @@ drop_reasons! {
     PortsExhausted = 7, "ports_exhausted";
     /// The table of confirmed flows is full; the packet was forwarded, its flow stays half-open.
     FlowTableFull = 8, "flow_table_full";
-    /// The table of half-open flows refused an entry.
+    /// No room for another half-open flow: the one that was silent for longest gave way and the packet was forwarded; without a data plane, the datagram was dropped.
     HalfOpenTableFull = 9, "half_open_table_full";
     /// The next hop towards the server is not known, nor to the kernel; or it is a router and `dsr` needs the server itself.
     NoNeighbour = 10, "no_neighbour";

@@ -5,6 +5,7 @@
 
 use lb_common::{
     address::Address,
+    drop_reason::DropReason,
     flow::{Direction, FlowKey, Hop},
     half_open::{self, Bucket, HalfOpenFlow, Place, WAYS},
     hash,
@@ -12,7 +13,7 @@ use lb_common::{
     tcp_state::{Progress, TcpFlags},
 };
 
-use crate::{atomic, family::Family, maps::Draft};
+use crate::{atomic, counters, family::Family, maps::Draft};
 
 /// A place in the table as BPF code holds it.
 pub struct Found<A: 'static> {
@@ -82,7 +83,8 @@ pub enum Claim<A: 'static> {
     Known,
 }
 
-/// Writes a flow to the table unless its server's tuple belongs to another flow.
+/// Writes a flow to the table unless its server's tuple belongs to another flow. If there is no
+/// room, the flow that was silent for longest gives way, which is counted.
 /// `client_hash` is the hash of its client's tuple.
 #[inline(always)]
 pub fn claim<F: Family>(
@@ -96,7 +98,7 @@ pub fn claim<F: Family>(
     let index = half_open::bucket_index(hash, settings.half_open_buckets);
     let pointer = bucket::<F>(index)?;
     let bucket = lock(pointer)?;
-    let (mut taken, mut known, mut way) = (false, false, 0);
+    let (mut taken, mut known, mut way, mut crowded) = (false, false, 0, false);
     for (index, there) in bucket.flows.iter().enumerate() {
         if bucket.tags[index] == tag
             && there.from_server.is(&flow.from_server)
@@ -108,11 +110,15 @@ pub fn claim<F: Family>(
     }
     if !taken && !known {
         way = bucket.room(now.ms) as usize % WAYS;
+        crowded = bucket.is_live(way as u32, now.ms, now.limit_ms);
         copy(flow, &mut bucket.flows[way]);
         bucket.tags[way] = tag;
         bucket.seen_ms[way] = now.ms;
     }
     unlock(bucket);
+    if crowded {
+        counters::count_drop(DropReason::HalfOpenTableFull);
+    }
     if taken {
         return Some(Claim::Taken);
     }
