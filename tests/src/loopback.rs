@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -345,7 +345,15 @@ pub fn said(output: &Output) -> String {
 /// # Errors
 /// When it can not listen.
 pub fn greeter(text: &'static str) -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    greeter_on(text, Ipv4Addr::LOCALHOST.into())
+}
+
+/// The same at another address of this host.
+///
+/// # Errors
+/// When it can not listen.
+pub fn greeter_on(text: &'static str, host: IpAddr) -> Result<SocketAddr> {
+    let listener = TcpListener::bind((host, 0))?;
     let address = listener.local_addr()?;
     thread::spawn(move || {
         for stream in listener.incoming() {

@@ -3,13 +3,14 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use pointsman::admin::api::FlowsView;
 use testbed::{
-    loopback::{Loopback, PATIENCE, free, greeter, greeting},
+    loopback::{Loopback, PATIENCE, free, greeter, greeter_on, greeting},
     process::wait_until,
 };
 
@@ -83,6 +84,60 @@ fn an_agent_without_privilege_serves_layer_4() -> Result<()> {
     ensure!(said.contains("data plane: off; frontends of layer 4 are served in user space"));
     let said = place.doctor()?;
     ensure!(said.contains("served in user space, without privilege"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_vip_of_ipv6_is_served_and_its_connections_are_listed() -> Result<()> {
+    let mut place = Loopback::unprivileged()?;
+    let local: IpAddr = Ipv6Addr::LOCALHOST.into();
+    let servers = [greeter_on("a", local)?, greeter_on("b", local)?];
+    let six = TcpListener::bind((local, 0))?.local_addr()?;
+    place.start(&sections(six, servers, "", ""))?;
+    let (mut stream, greeted) = greeting(six, 1)?;
+    ensure!(echoes(&mut stream));
+    let client = stream.local_addr()?;
+    ensure!(client.is_ipv6());
+    let listed = || -> Result<FlowsView> {
+        Ok(serde_json::from_str(&place.command(&["flows", "--json"])?)?)
+    };
+    let flows = listed()?.flows;
+    let [flow] = flows.as_slice() else { bail!("{flows:?}") };
+    ensure!((flow.client, flow.vip, &*flow.state) == (client, six, "established"), "{flow:?}");
+    ensure!(flow.server_name.as_deref() == Some(&format!("pg/{greeted}")), "{flow:?}");
+    ensure!((flow.forward_bytes, flow.reply_bytes) == (1, 2), "{flow:?}");
+    ensure!(servers.contains(&flow.server) && flow.snat.port() != 0, "{flow:?}");
+    let view = place.status()?;
+    ensure!(view.vips[0].traffic.flows == 1, "it counts while it lasts: {:?}", view.vips);
+    drop(stream);
+    wait_until("it to be gone from the list", PATIENCE, || {
+        ensure!(listed()?.flows.is_empty());
+        Ok(())
+    })?;
+    let carried = place.status()?.vips[0].traffic;
+    ensure!((carried.flows, carried.forward_bytes, carried.reply_bytes) == (1, 1, 2));
+    Ok(())
+}
+
+#[test]
+fn connections_go_in_turn_and_a_full_server_overflows_or_refuses() -> Result<()> {
+    let mut place = Loopback::unprivileged()?;
+    let (vip, servers) = (free()?, servers()?);
+    let [a, b] = servers;
+    let with = |more: &str| {
+        let limited =
+            format!("servers: {{a: {{address: \"{a}\", max_connections: 1}}, b: \"{b}\"}}");
+        sections(vip, servers, "", more)
+            .replace(&format!("servers: {{a: \"{a}\", b: \"{b}\"}}"), &limited)
+    };
+    place.start(&with(", balance: round-robin"))?;
+    let held = (0..6).map(|_| greeting(vip, 1)).collect::<Result<Vec<_>>>()?;
+    let count = |held: &[(TcpStream, String)], name| held.iter().filter(|(_, n)| n == name).count();
+    ensure!((count(&held, "a"), count(&held, "b")) == (1, 5), "{held:?}");
+    place.reload(&with(", balance: round-robin, on_full: reset"))?;
+    let refused = (0..4).map(|_| is_kept_out(vip)).collect::<Result<Vec<_>>>()?;
+    ensure!(refused.iter().filter(|refused| **refused).count() == 2, "{refused:?}");
+    ensure!(place.command(&["drops"])?.contains("server_full"));
     Ok(())
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Draw<'a> {
     pub(super) hash: Option<u64>,
     /// Servers that this request has tried, by id.
     pub(super) avoid: &'a [u64],
+    /// It is refused if the first server that the algorithm finds is full.
+    pub(super) is_firm: bool,
 }
 
 impl Draw<'_> {
@@ -44,6 +46,13 @@ impl Draw<'_> {
 
 /// Chooses a server and takes a slot.
 pub(super) fn choose<'a>(tier: &'a Tier, balancing: &Balancing, draw: Draw<'_>) -> Choice<'a> {
+    if draw.is_firm {
+        return match first(tier, balancing, draw) {
+            Some(seat) if draw.take(seat) => Choice::Taken(&seat.member),
+            Some(_) => Choice::Full,
+            None => Choice::Nobody,
+        };
+    }
     let chosen = match (&balancing.algorithm, draw.hash) {
         (Balance::Maglev | Balance::Hash(_), Some(hash)) => match balancing.load_factor {
             None => tier.along_ring(hash).find(|seat| draw.take(seat)),
@@ -62,6 +71,19 @@ pub(super) fn choose<'a>(tier: &'a Tier, balancing: &Balancing, draw: Draw<'_>) 
         None if tier.seats.iter().any(|seat| draw.may_have(seat)) => Choice::Full,
         None => Choice::Nobody,
     }
+}
+
+/// The server that the algorithm finds, whether it has room or not.
+fn first<'a>(tier: &'a Tier, balancing: &Balancing, draw: Draw<'_>) -> Option<&'a Seat> {
+    let found = match (&balancing.algorithm, draw.hash) {
+        (Balance::Maglev | Balance::Hash(_), Some(hash)) => {
+            tier.along_ring(hash).find(|seat| draw.may_have(seat))
+        }
+        (Balance::LeastConnections, _) => None,
+        _ => tier.at_turn(draw.turn).filter(|seat| draw.may_have(seat)),
+    };
+    let open = tier.seats.iter().filter(|seat| draw.may_have(seat));
+    found.or_else(|| open.reduce(|best, seat| if is_lighter(seat, best) { seat } else { best }))
 }
 
 /// The next in turn with room, at most twice around.

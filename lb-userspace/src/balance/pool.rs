@@ -55,6 +55,8 @@ pub struct PickFacts<'a> {
     /// Servers that this request has tried in vain, by [`Member::id`]: taken again only if
     /// there are no others.
     pub avoid: &'a [u64],
+    /// It is not served if the first server that the algorithm finds is full.
+    pub is_firm: bool,
 }
 
 /// What a request gets.
@@ -187,7 +189,13 @@ impl Pool {
                 return Err(PickError::OwnServer);
             }
         }
-        let draw = Draw { turn, random: facts.random, hash: facts.hash, avoid: facts.avoid };
+        let draw = Draw {
+            turn,
+            random: facts.random,
+            hash: facts.hash,
+            avoid: facts.avoid,
+            is_firm: facts.is_firm,
+        };
         if self.shared.queue.has_any() {
             // Nobody overtakes those who wait.
             return self.enter(&view.balancing, facts);

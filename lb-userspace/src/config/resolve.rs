@@ -423,6 +423,9 @@ fn judge_backend(
         let refusal = Refusal::new("needs `mode: l4` and `hash: source`");
         sink.fault(place, refusal.hint("in the proxy, `persistence` keeps clients"));
     }
+    if let Some(place) = backend.affinity_place.as_ref().filter(|_| is_in_user_space) {
+        sink.warn(place, user_space::no_affinity());
+    }
     let spread = backend.proxy.as_ref().map(RawProxy::of_layer_4).unwrap_or_default();
     let unhashed = match spread {
         Spread::Hashed => None,

@@ -30,6 +30,12 @@ pub(super) fn judge_server(address: ServerAddress) -> Result<(), Refusal> {
     }
 }
 
+/// Nobody remembers clients there.
+pub(super) fn no_affinity() -> Refusal {
+    let refusal = Refusal::new("does nothing with `datapath.mode: off`");
+    refusal.hint("`hash: source` still sends a client to one server while the servers are the same")
+}
+
 /// Packets of a TCP connection are the kernel's, which only the data plane can count.
 pub(super) fn judge_limits(frontends: &NamedItems<RawFrontend>, sink: &Sink) {
     for frontend in frontends.values() {

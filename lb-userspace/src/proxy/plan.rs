@@ -187,6 +187,8 @@ pub fn configure_pools(
         let mut balancing = backend.proxy.balancing.clone();
         // In user space flows are spread as in the data plane.
         if layer_4.contains(backend_name) {
+            // Nobody waits for a place at a server.
+            balancing.queue.length = 0;
             balancing.algorithm = match backend.spread {
                 Spread::Hashed => Balance::Maglev,
                 Spread::LeastConnections => Balance::LeastConnections,

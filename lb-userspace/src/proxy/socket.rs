@@ -96,6 +96,14 @@ impl Socket {
         })
     }
 
+    /// This host's end of a connection over IP.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Sends small writes at once and probes an idle peer. Connections that were accepted
     /// have that of their listener.
     ///

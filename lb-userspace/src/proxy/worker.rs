@@ -268,6 +268,7 @@ impl Worker {
     /// Answers with the flows of layer 4 that are wanted.
     fn list(&self, listing: &Listing) {
         let mut best = Best::new(listing.limit, listing.selection.is_ordered());
+        self.sessions.live.list(&*listing.selection, &mut best);
         self.datagrams.list(&*listing.selection, &mut best);
         // Nobody may wait for it any more.
         let _ = listing.found.send(best);

@@ -235,3 +235,44 @@ proptest! {
 fn active(rig: &Rig) -> Vec<u32> {
     rig.pool.report(rig.now).iter().map(|report| report.active).collect()
 }
+
+#[test]
+fn a_firm_request_has_the_server_that_the_algorithm_finds_or_none() {
+    for algorithm in [Balance::Maglev, Balance::RoundRobin, Balance::LeastConnections] {
+        let mut rig = Rig::new(algorithm.clone(), &[100, 100]);
+        rig.balancing.queue.length = 0;
+        // Least connections finds the one that has fewer for its weight: never the other.
+        let weight = if algorithm == Balance::LeastConnections { 1 } else { 100 };
+        rig.change("b", |server| (server.most, server.weight) = (Some(1), weight));
+        let mut leases: BTreeMap<String, Vec<Lease>> = BTreeMap::new();
+        let mut refused = 0;
+        for hash in 0..200 {
+            let facts = PickFacts { is_firm: true, ..hashed(lb_common::hash::mix(hash)) };
+            match rig.pool.pick(&facts) {
+                Ok(Picked::Server(lease)) => {
+                    leases.entry(name_of(&lease).to_owned()).or_default().push(lease);
+                }
+                Ok(Picked::Queued(_)) => panic!("there is no queue"),
+                Err(error) => {
+                    assert_eq!(error, PickError::QueueFull { waiting: 0 });
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!(leases["b"].len(), 1, "{algorithm:?}");
+        assert_eq!(leases["a"].len() + refused, 199, "{algorithm:?}");
+        // Half of the requests are for the full one, or, where loads count, hardly any.
+        let expected = if weight == 1 { 0..3 } else { 70..130 };
+        assert!(expected.contains(&refused), "{algorithm:?}: {refused}");
+        // Others go where there is room.
+        let lease = rig.lease_with(&hashed(0));
+        assert_eq!(name_of(&lease), "a");
+        // And the place of one that is over is taken again.
+        leases.clear();
+        drop(lease);
+        let facts = |hash| PickFacts { is_firm: true, ..hashed(lb_common::hash::mix(hash)) };
+        let picks: Vec<_> = (0..200).map(|hash| rig.pool.pick(&facts(hash))).collect();
+        let is_b = |pick: &Result<Picked, _>| matches!(pick, Ok(Picked::Server(lease)) if name_of(lease) == "b");
+        assert_eq!(picks.iter().filter(|pick| is_b(pick)).count(), 1, "{algorithm:?}");
+    }
+}

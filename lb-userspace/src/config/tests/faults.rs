@@ -518,6 +518,12 @@ fn what_is_hardly_meant_is_a_warning() {
         ],
     );
     check_warnings(
+        "datapath: {mode: off}\nfrontends: {a: {mode: l4, bind: [\"10.0.0.1:80\"], backend: b}}\nbackends:\n  b: {hash: source, affinity: 1m, on_full: reset, slow_start: 1m, servers: {s: \"10.0.1.1:80\"}}\n",
+        &[
+            "4: backends.b.affinity: does nothing with `datapath.mode: off` (hint: `hash: source` still sends a client to one server while the servers are the same)",
+        ],
+    );
+    check_warnings(
         "datapath: {mode: off}\nfrontends: {a: {mode: l4, bind: [\"10.0.0.1:80\"], backend: b}}\nbackends:\n  b: {servers: {}}\n  c: {servers: {s: {address: \"10.0.1.1:80\", weight: 0}}}\n",
         &[
             "4: backends.b: there is no server: clients are refused",

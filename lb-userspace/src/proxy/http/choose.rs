@@ -34,6 +34,7 @@ pub(super) async fn choose(
         priority: exchange.priority,
         own: exchange.own.as_ref(),
         avoid: tried,
+        is_firm: false,
     };
     let unavailable =
         |cause, phase, why| Failure::new(StatusCode::SERVICE_UNAVAILABLE, cause, phase, why);

@@ -40,6 +40,7 @@ pub(super) fn send_copies(exchange: &Exchange, parts: &Parts, mirrors: &[Arc<Mir
             priority: 0,
             own: None,
             avoid: &[],
+            is_firm: false,
         };
         let Ok(Picked::Server(lease)) = backend.pool.pick(&facts) else { continue };
         let mut copy = copy(parts);

@@ -7,6 +7,7 @@ use tokio::task;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    live::Live,
     pipe::Pipes,
     plan::TcpPlans,
     record::Record,
@@ -22,6 +23,8 @@ use crate::proxy::{
 pub(crate) struct Sessions {
     slots: RefCell<BTreeMap<SocketKey, Rc<Slot>>>,
     pipes: Pipes,
+    /// Those of layer 4.
+    pub(crate) live: Live,
     /// Ends every session at once.
     abort: CancellationToken,
 }
@@ -101,6 +104,7 @@ fn serve(worker: &Rc<Worker>, slot: &Slot, accepted: Accepted) {
     let own = session::Worker {
         index: worker.index,
         pipes: worker.sessions.pipes.clone(),
+        live: worker.sessions.live.clone(),
         sessions: worker.shared.count(),
         log: Rc::new(log),
     };

@@ -10,6 +10,7 @@
 //! | `relay` | both directions, their timeouts and their end |
 //! | `direction` | one direction: copying, or splicing once that pays |
 //! | `pipe` | the pipes that splicing needs |
+//! | `live` | those of layer 4, for the operator |
 //! | `record` | the access log's line |
 //!
 //! A session is one task of one worker. While it is idle it holds two sockets, a timer and
@@ -18,6 +19,7 @@
 
 pub(crate) mod accept;
 mod direction;
+pub(crate) mod live;
 mod pipe;
 pub mod plan;
 pub mod reach;

@@ -156,6 +156,7 @@ fn of_backend(
         name: name.clone(),
         pool: pools.get(name)?,
         hash: backend.hash,
+        refuses_when_full: backend.refuse_when_full,
         encryption: material.encryption(name),
         send_proxy: backend.proxy.send_proxy,
         connect: backend.proxy.timeouts.connect,

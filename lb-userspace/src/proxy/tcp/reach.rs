@@ -49,6 +49,8 @@ pub struct Backend {
     pub pool: Arc<Pool>,
     /// What is hashed for `balance: maglev`.
     pub hash: HashBy,
+    /// Whether a full server refuses, although others may have room.
+    pub refuses_when_full: bool,
     /// TLS with its servers.
     pub encryption: Option<Arc<Encryption>>,
     /// The header its servers get.
@@ -202,6 +204,7 @@ async fn take(
         random: fastrand::u64(..),
         client: Some(key::of_source(source.ip())),
         avoid: tried,
+        is_firm: backend.refuses_when_full,
         ..PickFacts::default()
     };
     let started = Instant::now();

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     direction::{BUFFER, Direction, Lent, Side, Waiting},
+    live::Carried,
     pipe::Pipes,
 };
 use crate::proxy::stream::Stream;
@@ -66,13 +67,14 @@ thread_local! {
 /// given to the other, or both are reset when they are dropped, so that neither takes what
 /// it got for all there is.
 ///
-/// `first` has come from the client already; `interrupt` ends the session.
+/// `first` has come from the client already; `interrupt` ends the session. `carried` is kept
+/// up to date, if somebody may look.
 pub(super) async fn relay(
     client: &mut Stream,
     server: &mut Stream,
     first: Vec<u8>,
     timeouts: RelayTimeouts,
-    pipes: &Pipes,
+    (pipes, carried): (&Pipes, Option<&Carried>),
     interrupt: impl Future<Output = ()>,
 ) -> Relayed {
     let now = Instant::now();
@@ -86,7 +88,11 @@ pub(super) async fn relay(
         timeouts,
     };
     let end = poll_fn(|context| {
-        if let Poll::Ready(end) = both.poll(context, client, server, pipes) {
+        let polled = both.poll(context, client, server, pipes);
+        if let Some(carried) = carried {
+            both.show(carried);
+        }
+        if let Poll::Ready(end) = polled {
             return Poll::Ready(end);
         }
         if interrupt.as_mut().poll(context).is_ready() {
@@ -152,6 +158,14 @@ impl Both {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Finished),
             _ => Poll::Pending,
         }
+    }
+
+    fn show(&self, carried: &Carried) {
+        carried.up.set(self.up.total());
+        carried.down.set(self.down.total());
+        carried.at.set(self.up_at.max(self.down_at));
+        carried.is_up_over.set(self.up.waiting() == Waiting::Over);
+        carried.is_down_over.set(self.down.waiting() == Waiting::Over);
     }
 
     /// Looks at the clock when the timer says so: at the earliest moment at which a wait

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    live::{Carried, Ends, Listed, Live},
     pipe::Pipes,
     reach::{Backend, Counted, Progress, Reached, reach},
     record::Record,
@@ -25,6 +26,7 @@ use super::{
 use crate::proxy::stream::Stream;
 use crate::{
     balance::{Counters, Done, Lease},
+    clock::Moment,
     model::{
         backend::SendProxy,
         frontend::{AcceptProxy, ConnectionLimits},
@@ -88,6 +90,8 @@ pub struct Worker {
     pub index: usize,
     /// Its pipes.
     pub pipes: Pipes,
+    /// Its sessions of layer 4.
+    pub live: Live,
     /// Connections of clients of the whole process, this one included.
     pub sessions: Arc<AtomicU32>,
     /// Takes the lines of the access log.
@@ -195,17 +199,23 @@ impl Session {
         };
         let pipes = &worker.pipes;
         let relayed = match &site.layer_4 {
-            None => relay(&mut client, &mut server, first, timeouts, pipes, interrupt).await,
+            None => {
+                let own = (pipes, None);
+                relay(&mut client, &mut server, first, timeouts, own, interrupt).await
+            }
             // In a box of its own: others need not be as large.
             Some(layer_4) => {
                 let source = self.addresses.source.ip();
+                let carried = Rc::default();
+                let _listed = self.join(layer_4, worker, &server, &carried);
                 let interrupt = async {
                     tokio::select! {
                         () = interrupt => {}
                         () = layer_4.gate.expelled(source) => {}
                     }
                 };
-                let relayed = relay(&mut client, &mut server, first, timeouts, pipes, interrupt);
+                let own = (pipes, Some(&*carried));
+                let relayed = relay(&mut client, &mut server, first, timeouts, own, interrupt);
                 Box::pin(relayed).await
             }
         };
@@ -296,21 +306,45 @@ impl Session {
         Some(gate.judge(self.addresses.source.ip()))
     }
 
+    /// Counts and lists a session of layer 4 that has its server.
+    fn join(
+        &self,
+        layer_4: &Layer4,
+        worker: &Worker,
+        stream: &Stream,
+        carried: &Rc<Carried>,
+    ) -> Option<Listed> {
+        let address = self.progress.server.as_ref()?.address();
+        let one = TrafficCounters { flows: 1, ..TrafficCounters::default() };
+        layer_4.traffic.add(worker.index, &one);
+        let backend = self.backend.clone()?;
+        layer_4.ledger.server((backend, address)).add(worker.index, &one);
+        let ends = Ends {
+            client: self.addresses.source,
+            vip: self.addresses.destination,
+            server: address.socket()?,
+            local: stream.socket().local_address()?,
+            created_ns: Moment::now().monotonic_ns,
+        };
+        Some(worker.live.enter(ends, carried))
+    }
+
     /// Counts a session that is over as the data plane would a flow.
     fn count_flow(&self, worker: usize, site: &Site, outcome: Outcome) {
         let Some(Layer4 { traffic, ledger, gate }) = &site.layer_4 else { return };
         let server = self.progress.server.as_ref().filter(|_| self.connect.is_some());
         let is_refused = outcome.cause != Cause::Policy && server.is_none();
         let carried = TrafficCounters {
-            flows: server.is_some().into(),
             forward_bytes: self.bytes.0,
             reply_bytes: self.bytes.1,
             resets: u64::from(is_refused || outcome.cause == Cause::ServerDown),
             ..TrafficCounters::default()
         };
         traffic.add(worker, &carried);
-        if is_refused && outcome.reason == "no_server" {
-            gate.count(DropReason::NoServer);
+        match outcome.reason {
+            "no_server" => gate.count(DropReason::NoServer),
+            "queue_full" => gate.count(DropReason::ServerFull),
+            _ => {}
         }
         if let Some((server, backend)) = server.zip(self.backend.clone()) {
             ledger.server((backend, server.address())).add(worker, &carried);

@@ -14,7 +14,7 @@ use super::{
     worker::{Engine, Host, Origin},
 };
 use crate::{
-    balance::{Lease, Outcome, PickFacts, Picked, key},
+    balance::{Lease, Outcome, PickError, PickFacts, Picked, key},
     model::{frontend::ConnectionLimits, snapshot},
     proxy::{limits::TooMany, tcp::reach::Counted},
 };
@@ -105,11 +105,13 @@ fn choose(site: &Site, client: SocketAddr) -> Result<Lease, DropReason> {
         hash: backend.hash_of(&balancing, client, site.vip.address, snapshot::Protocol::Udp),
         random: fastrand::u64(..),
         client: Some(key::of_source(client.ip())),
+        is_firm: backend.refuses_when_full,
         ..PickFacts::default()
     };
     match backend.pool.pick(&facts) {
         Ok(Picked::Server(lease)) => Ok(lease),
-        Ok(Picked::Queued(_)) | Err(_) => Err(DropReason::NoServer),
+        Ok(Picked::Queued(_)) | Err(PickError::QueueFull { .. }) => Err(DropReason::ServerFull),
+        Err(PickError::NoServer | PickError::OwnServer) => Err(DropReason::NoServer),
     }
 }
 

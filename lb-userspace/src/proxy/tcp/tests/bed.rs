@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{
     Pipes,
+    live::Live,
     reach::{Backend, Endings},
     record::Record,
     route::Router,
@@ -93,6 +94,7 @@ pub(super) fn backend(text: &str, servers: &[SocketAddr]) -> Backend {
         name: name(text),
         pool: Arc::new(pool),
         hash: HashBy::Tuple,
+        refuses_when_full: false,
         encryption: None,
         send_proxy: None,
         connect: SECOND,
@@ -138,7 +140,8 @@ impl Bed {
         let pipes = Pipes::default();
         let log = move |record| drop(sender.send(record));
         let sessions = Arc::new(AtomicU32::new(0));
-        let worker = Worker { index: 0, pipes: pipes.clone(), sessions, log: Rc::new(log) };
+        let live = Live::default();
+        let worker = Worker { index: 0, pipes: pipes.clone(), live, sessions, log: Rc::new(log) };
         let stop = CancellationToken::new();
         let (site, stopping) = (Arc::new(site), stop.clone());
         task::spawn_local(async move {
