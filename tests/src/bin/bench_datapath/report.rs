@@ -130,4 +130,15 @@ mod tests {
         assert_eq!(figures[0].scenario, "nat4_udp_hit");
         assert!((figures[0].ratio - 1.5).abs() < 1e-9);
     }
+
+    #[test]
+    fn the_json_has_the_documented_keys() {
+        let figure =
+            &figures(&[Scenario::Calibration, Scenario::Floor], 1, &mut [vec![1.0], vec![2.0]])
+                .unwrap()[0];
+        let json = serde_json::to_value(figure).unwrap();
+        let keys: std::collections::BTreeSet<_> =
+            json.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, ["scenario", "flows", "ns_p10", "ns_p50", "ns_p90", "ratio"].into());
+    }
 }

@@ -96,4 +96,18 @@ mod tests {
         assert!((figure.cpu_us_over_direct - 2.0).abs() < 1e-9);
         assert_eq!(figure.failures, 3);
     }
+
+    #[test]
+    fn the_json_has_the_documented_keys() {
+        let one = [sample(1.0, 1.0, 0)];
+        let figure = Figure::of(Scenario::Close, "x", &one, &one).unwrap();
+        let json = serde_json::to_value(&figure).unwrap();
+        let keys: std::collections::BTreeSet<_> =
+            json.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(
+            keys,
+            ["scenario", "contender", "per_second", "cpu_us", "cpu_us_over_direct", "failures"]
+                .into()
+        );
+    }
 }

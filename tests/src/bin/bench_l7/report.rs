@@ -144,4 +144,28 @@ mod tests {
         let figure = figure.unwrap();
         assert_eq!((figure.cpu_us, figure.ratio_to_haproxy), (None, Some(2.0)));
     }
+
+    #[test]
+    fn the_json_has_the_documented_keys() {
+        let one = [sample(None, 0, 1.0)];
+        // What is not measured is null, not absent.
+        let figure = Figure::of(Scenario::Idle, "x", &one, None).unwrap();
+        let json = serde_json::to_value(&figure).unwrap();
+        let keys: std::collections::BTreeSet<_> =
+            json.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(
+            keys,
+            [
+                "scenario",
+                "contender",
+                "per_second",
+                "cpu_us",
+                "ratio_to_haproxy",
+                "p99_ms",
+                "failures",
+                "rss_mib"
+            ]
+            .into()
+        );
+    }
 }
