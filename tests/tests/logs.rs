@@ -1,17 +1,20 @@
-//! The access log end to end: rotation, syslog, templates. On loopback, without privilege.
+//! The access log end to end: rotation, syslog, templates. On loopback, without privilege. And
+//! the agent's own log in the journal, for which mounts of its own put a fake journal into place.
 
 use std::{
     fs,
     net::{TcpListener, UdpSocket},
     os::unix::net::UnixDatagram,
+    path::Path,
+    process::Command,
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use testbed::{
     loopback::{Loopback, PATIENCE, free, text},
-    process::wait_until,
+    process::{Process, wait_until},
     web::{WebClient, server},
 };
 
@@ -107,5 +110,91 @@ fn a_syslog_daemon_that_is_dead_or_clogged_slows_no_request() -> Result<()> {
             Ok(())
         })?;
     }
+    Ok(())
+}
+
+/// An agent that logs to the journal, where `/run` is empty but for what is in `run`. The
+/// mounts are its own and go with it.
+fn with_a_run_directory_of_its_own(place: &Loopback, run: &Path) -> Result<Command> {
+    let front = free()?;
+    let sections = format!(
+        "datapath: {{mode: off}}\n\
+         admin: {{socket: {}}}\n\
+         log: {{target: journald}}\n\
+         frontends: {{web: {{mode: http, bind: [\"{front}\"], backend: app}}}}\n\
+         backends: {{app: {{servers: {{s1: \"127.0.0.1:1\"}}}}}}\n",
+        text(&place.path("admin.sock"))
+    );
+    let configuration = place.path("pointsman.yaml");
+    fs::write(&configuration, sections)?;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /run && exec \"$@\""]).arg(run);
+    command.arg(testbed::agent::binary()?).arg("run").arg("--config").arg(configuration);
+    Ok(command)
+}
+
+/// The value of a field in a datagram of the journal's native protocol, in either form:
+/// `NAME=VALUE`, or the name, the length in eight bytes and the value.
+fn field(entry: &[u8], name: &str) -> Option<String> {
+    let mut rest = entry;
+    while !rest.is_empty() {
+        let end = rest.iter().position(|byte| *byte == b'\n')?;
+        let line = std::str::from_utf8(&rest[..end]).ok()?;
+        rest = &rest[end + 1..];
+        let (found, value) = if let Some((found, value)) = line.split_once('=') {
+            (found, value.to_owned())
+        } else {
+            let (length, after) = rest.split_first_chunk::<8>()?;
+            let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+            rest = after.get(length + 1..)?;
+            (line, String::from_utf8_lossy(&after[..length]).into_owned())
+        };
+        if found == name {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[test]
+fn the_agents_own_log_reaches_the_journal_with_its_fields() -> Result<()> {
+    let place = Loopback::new()?;
+    let run = place.path("run");
+    fs::create_dir_all(run.join("systemd/journal"))?;
+    let journal = UnixDatagram::bind(run.join("systemd/journal/socket"))?;
+    journal.set_read_timeout(Some(PATIENCE))?;
+    let log = place.path("stderr.log");
+    let mut agent = Process::start(&mut with_a_run_directory_of_its_own(&place, &run)?, &log)?;
+    let mut buffer = vec![0; 65_536];
+    let entry = loop {
+        let length = journal.recv(&mut buffer).with_context(|| agent.last_output())?;
+        let entry = &buffer[..length];
+        if field(entry, "MESSAGE").as_deref() == Some("ready") {
+            break entry.to_owned();
+        }
+    };
+    let is = |name: &str, value: &str| -> Result<()> {
+        let found = field(&entry, name);
+        ensure!(found.as_deref() == Some(value), "{name} is {found:?}");
+        Ok(())
+    };
+    is("SYSLOG_IDENTIFIER", "pointsman")?;
+    is("TARGET", "pointsman::app")?;
+    // Notice: what `info` is in the journal.
+    is("PRIORITY", "5")?;
+    agent.signal(Signal::SIGTERM)?;
+    ensure!(agent.wait(PATIENCE)?.success(), "{}", agent.last_output());
+    ensure!(agent.output().is_empty(), "on standard error too: {}", agent.output());
+    Ok(())
+}
+
+#[test]
+fn a_machine_without_a_journal_is_told_what_to_do() -> Result<()> {
+    let place = Loopback::new()?;
+    let run = place.path("run");
+    fs::create_dir(&run)?;
+    let output = with_a_run_directory_of_its_own(&place, &run)?.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && said.contains("set log.target to stderr"), "{said}");
     Ok(())
 }
