@@ -13,7 +13,7 @@ use testbed::{
     bed::{Bed, Family, Mode},
     bpftool,
     clients::{self, Conversation, Kind, Traffic},
-    configuration::Service,
+    configuration::{Service, TCP_SERVICES},
     fleet::Fleet,
     namespace::write_sysctl,
     process::wait_until,
@@ -246,5 +246,29 @@ fn open_connections_follow_a_server_that_gets_another_ethernet_address_in_silenc
             conversation.say()?;
         }
     }
+    Ok(())
+}
+
+/// Loopback has no native XDP.
+#[test]
+fn a_driver_without_native_xdp_falls_back_loudly() -> Result<()> {
+    let bed = Bed::new(1, Mode::Native)?;
+    let mut agent = Agent::install(&bed)?;
+    let service = Service::embedded(&bed, TCP_SERVICES[0], "tcp", Family::V4);
+    let mut configuration = agent.configuration(vec![service]);
+    configuration.interfaces.push("lo".into());
+    configuration.mode = "auto".into();
+    agent.configure(&configuration)?;
+    agent.start()?;
+    ensure!(attached(&agent, "lo")? == AttachMode::Generic);
+    ensure!(attached(&agent, "client0")? == AttachMode::Native);
+    let loud = "lo forwards in GENERIC mode, several times slower than native";
+    let log = agent.log();
+    let logged: Vec<_> = log.lines().filter(|line| line.contains("GENERIC")).collect();
+    ensure!(logged.len() == 1 && logged[0].contains("WARN") && logged[0].contains(loud), "{log}");
+    let warnings = agent.status()?.warnings;
+    ensure!(warnings.iter().filter(|one| one.contains(loud)).count() == 1, "{warnings:?}");
+    let shown = agent.cli_good(&["status"])?;
+    ensure!(shown.contains(loud), "{shown}");
     Ok(())
 }

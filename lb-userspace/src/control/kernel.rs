@@ -413,3 +413,41 @@ fn generic_warning(attachment: &Attachment, wanted: AttachMode) -> Option<String
     let name = &attachment.interface;
     Some(format!("{name} forwards in GENERIC mode, several times slower than native ({why})"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment(generic: bool, fallback: Option<&str>) -> Attachment {
+        Attachment {
+            interface: "eth0".into(),
+            ifindex: 2,
+            generic,
+            fallback: fallback.map(str::to_owned),
+            replaced: false,
+        }
+    }
+
+    #[test]
+    fn generic_mode_that_nobody_asked_for_is_said_loudly() {
+        let fallen = attachment(true, Some("Operation not supported (os error 95)"));
+        let warning = generic_warning(&fallen, AttachMode::Auto).expect("a warning");
+        assert_eq!(
+            warning,
+            "eth0 forwards in GENERIC mode, several times slower than native (its driver refused \
+             native XDP: Operation not supported (os error 95))"
+        );
+        let adopted = generic_warning(&attachment(true, None), AttachMode::Auto);
+        assert!(adopted.expect("a warning").ends_with("(it was attached so before)"));
+    }
+
+    #[test]
+    fn what_was_asked_for_is_no_warning() {
+        let generic = attachment(true, None);
+        assert_eq!(generic_warning(&generic, AttachMode::Generic), None);
+        let native = attachment(false, None);
+        for wanted in [AttachMode::Auto, AttachMode::Native] {
+            assert_eq!(generic_warning(&native, wanted), None);
+        }
+    }
+}

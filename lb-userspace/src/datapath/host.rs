@@ -26,15 +26,15 @@ pub fn require() -> Result<(), HostError> {
     if !missing.is_empty() {
         return Err(HostError::Privilege { missing: missing.join(" ") });
     }
-    require_xdp_links()?;
+    require_xdp_links(KernelVersion::current().ok())?;
     require_btf(Path::new(BTF))
 }
 
 /// Links to XDP programs came with Linux 5.9, batches of arrays with 5.6, everything the
 /// data plane calls with 5.15. A version that can not be read is taken to be new.
-fn require_xdp_links() -> Result<(), HostError> {
-    match KernelVersion::current() {
-        Ok(version) if version < KernelVersion::new(5, 15, 0) => {
+fn require_xdp_links(version: Option<KernelVersion>) -> Result<(), HostError> {
+    match version {
+        Some(version) if version < KernelVersion::new(5, 15, 0) => {
             Err(HostError::NoXdp { source: io::Error::from_raw_os_error(libc::EOPNOTSUPP) })
         }
         _ => Ok(()),
@@ -78,6 +78,23 @@ mod tests {
         assert_eq!(missing_capabilities(1 << SYS_ADMIN), ["CAP_NET_ADMIN"]);
         let exact = 1 << NET_ADMIN | 1 << PERFMON | 1 << BPF;
         assert!(missing_capabilities(exact).is_empty());
+    }
+
+    #[test]
+    fn a_kernel_that_is_too_old_is_told_which_is_not() {
+        for (major, minor, patch) in [(4, 8, 0), (5, 10, 250), (5, 14, 21)] {
+            let error = require_xdp_links(Some(KernelVersion::new(major, minor, patch)))
+                .expect_err("too old");
+            assert!(error.to_string().contains("use Linux 5.15 or later"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_is_new_enough_or_says_nothing_is_taken() {
+        for (major, minor) in [(5, 15), (6, 1), (7, 0)] {
+            assert!(require_xdp_links(Some(KernelVersion::new(major, minor, 0))).is_ok());
+        }
+        assert!(require_xdp_links(None).is_ok());
     }
 
     #[test]
