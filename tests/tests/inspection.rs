@@ -103,6 +103,8 @@ fn bpftool_prints_named_and_typed_fields_of_every_map() -> Result<()> {
     let _fleet = Fleet::start(&bed)?;
     let mut agent = Agent::install(&bed)?;
     let mut configuration = agent.configuration(Service::all_embedded(&bed));
+    // An array is dumped as a whole, in use or not.
+    configuration.datapath_options.extend(["max_half_open: 1024".into(), "max_flows: 4096".into()]);
     // What makes the data plane remember sources.
     let line = configuration.service("line4");
     line.frontend_options.push("limits: {connections_per_source: 100}".into());
