@@ -170,7 +170,10 @@ impl Member {
             Outcome::Failure => true,
             Outcome::Unknown => return,
         };
-        let balancing = self.shared.balancing.load();
+        if !self.shared.is_watched() {
+            return;
+        }
+        let balancing = self.shared.balancing();
         if let Some(rules) = &balancing.passive {
             self.judge(failed, rules, self.shared.nanos(now));
         }

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 
 use super::{
@@ -137,7 +137,7 @@ impl Pool {
     pub fn new(balancing: Balancing, notify: Arc<Notify>, turn: u64, now: Instant) -> Self {
         let shared = Shared::new(balancing, notify, now);
         Self {
-            view: ArcSwap::from_pointee(View::empty(shared.balancing.load_full())),
+            view: ArcSwap::from_pointee(View::empty(Guard::into_inner(shared.balancing()))),
             turns: AtomicU64::new(turn & 0xffff_ffff),
             counters: Counters::default(),
             budget: Budget::default(),
@@ -156,7 +156,7 @@ impl Pool {
         let mut roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.view.load();
         if *before.balancing != *balancing {
-            self.shared.balancing.store(Arc::new(balancing.clone()));
+            self.shared.follow(balancing);
         }
         roster.follow(servers, &self.shared, now);
         self.renew(&mut roster, now);
@@ -223,7 +223,7 @@ impl Pool {
     pub fn may_retry(&self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.shared.epoch);
         let requests = self.turns.load(Ordering::Relaxed);
-        self.budget.withdraw(&self.shared.balancing.load().retries, requests, elapsed)
+        self.budget.withdraw(&self.shared.balancing().retries, requests, elapsed)
     }
 
     /// How requests are spread.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 
 use super::{breaker::Share, queue::Queue};
@@ -19,7 +19,9 @@ use crate::model::balance::Balancing;
 pub(super) struct Shared {
     /// Times are counted from here: just before the pool began, so that none is 0.
     pub(super) epoch: Instant,
-    pub(super) balancing: ArcSwap<Balancing>,
+    balancing: ArcSwap<Balancing>,
+    /// What requests say of servers matters ([`Balancing::passive`]).
+    is_watched: AtomicBool,
     pub(super) queue: Queue,
     pub(super) share: Share,
     /// Traffic took a server out and the pool has not looked since.
@@ -33,12 +35,29 @@ impl Shared {
         let epoch = begun.checked_sub(Duration::from_nanos(1)).unwrap_or(begun);
         Arc::new(Self {
             epoch,
+            is_watched: AtomicBool::new(balancing.passive.is_some()),
             balancing: ArcSwap::from_pointee(balancing),
             queue: Queue::default(),
             share: Share::default(),
             changed: AtomicBool::new(false),
             notify,
         })
+    }
+
+    /// How requests are spread.
+    pub(super) fn balancing(&self) -> Guard<Arc<Balancing>> {
+        self.balancing.load()
+    }
+
+    /// Whether it matters how requests went: asked for each of them, and nearly always no.
+    pub(super) fn is_watched(&self) -> bool {
+        self.is_watched.load(Ordering::Relaxed)
+    }
+
+    /// From now on they are spread like this.
+    pub(super) fn follow(&self, balancing: &Balancing) {
+        self.balancing.store(Arc::new(balancing.clone()));
+        self.is_watched.store(balancing.passive.is_some(), Ordering::Relaxed);
     }
 
     /// Nanoseconds from the epoch to `now`; 1 at least, so that 0 can mean never.

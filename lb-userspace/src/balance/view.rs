@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::Guard;
+
 use super::{
     choose::{Choice, Draw, choose},
     cookie::Cookies,
@@ -146,7 +148,7 @@ impl Record {
     }
 
     fn come_back(&mut self, shared: &Shared, now: Instant) {
-        let balancing = shared.balancing.load();
+        let balancing = shared.balancing();
         let rules = balancing.passive.as_ref();
         if self.member.breaker.let_in(rules, &shared.share, shared.nanos(now)) {
             self.up_since = Some(now);
@@ -210,7 +212,7 @@ impl View {
 /// The view that follows, and when time will change it. Doors that this opens are open now;
 /// [`Roster::close_doors`] is for when it is in force.
 pub(super) fn next(before: &View, roster: &mut Roster, shared: &Shared, now: Instant) -> View {
-    let balancing = shared.balancing.load_full();
+    let balancing = Guard::into_inner(shared.balancing());
     let max_share = balancing.passive.as_ref().map_or(0, |passive| passive.max_share);
     roster.let_in(shared, max_share, now);
 

@@ -57,6 +57,8 @@ pub(crate) struct Client {
     pub(super) receiving: Deadline,
     /// Until the client takes something.
     pub(super) sending: Deadline,
+    /// Until a server begins to answer its request of HTTP/1.
+    pub(super) answering: Deadline,
     header_since: Cell<Option<Instant>>,
     header_time: Cell<Option<Duration>>,
     /// Requests that are being worked on.
@@ -108,6 +110,7 @@ impl Client {
             http2_limits: plan.config.limits,
             receiving: Deadline::default(),
             sending: Deadline::default(),
+            answering: Deadline::default(),
             header_since: Cell::new(None),
             header_time: Cell::new(None),
             running: Cell::new(0),

@@ -160,7 +160,8 @@ async fn requests(
         if let Poll::Ready(done) = Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(End::Done(done));
         }
-        if client.sending.poll(cx).is_ready() {
+        // It is set by writing, which was done above.
+        if client.sending.is_set() && client.sending.poll(cx).is_ready() {
             return Poll::Ready(End::Stalled);
         }
         while client.receiving.poll(cx).is_ready() {

@@ -3,7 +3,7 @@
 use std::{future::poll_fn, pin::Pin, task::Poll};
 
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode,
+    HeaderMap, Method, Request, Response, StatusCode, Version,
     body::{Body, Bytes, Incoming},
     client::conn::TrySendError,
     header::{CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT},
@@ -68,10 +68,12 @@ pub(super) async fn begun(
     begun: &mut Option<Response<Incoming>>,
 ) -> Result<(), Failed> {
     let silence = exchange.timeouts.server(backend);
-    let deadline = Deadline::default();
+    // Requests of HTTP/1 come one by one, and all wake the same task: there is one for all.
+    let of_stream = (exchange.version == Version::HTTP_2).then(Deadline::default);
+    let deadline = of_stream.as_ref().unwrap_or(&exchange.client.answering);
     deadline.set(silence);
     let mut sent = 0;
-    poll_fn(|cx| {
+    let done = poll_fn(|cx| {
         loop {
             match response.as_mut().poll(cx) {
                 Poll::Ready(Ok(response)) => {
@@ -94,7 +96,9 @@ pub(super) async fn begun(
             deadline.set(silence);
         }
     })
-    .await
+    .await;
+    deadline.clear();
+    done
 }
 
 fn broken(exchange: &Exchange, mut error: TrySendError<Request<RequestBody>>) -> Failed {
