@@ -1,19 +1,25 @@
-//! The access log end to end: rotation, syslog, templates. On loopback, without privilege. And
-//! the agent's own log in the journal, for which mounts of its own put a fake journal into place.
+//! The access log end to end: rotation, syslog, templates, targets that do not open. And the
+//! agent's own log in the journal. On loopback; a fake journal, and a filesystem that does not
+//! answer, need mounts.
 
 use std::{
-    fs,
+    fs::{self, File, OpenOptions},
     net::{TcpListener, UdpSocket},
-    os::unix::net::UnixDatagram,
-    path::Path,
+    os::{fd::AsRawFd, unix::net::UnixDatagram},
+    path::{Path, PathBuf},
     process::Command,
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::signal::Signal,
+};
 use testbed::{
     loopback::{Loopback, PATIENCE, free, text},
+    namespace::require_root,
     process::{Process, wait_until},
     web::{WebClient, server},
 };
@@ -25,13 +31,44 @@ fn get(client: &mut WebClient, path: &str) -> Result<Duration> {
 
 /// An agent with one frontend and this access log, and a client of it.
 fn start(place: &mut Loopback, access_log: String) -> Result<WebClient> {
+    Ok(start_with(place, access_log)?.0)
+}
+
+/// The same, and what it was configured with.
+fn start_with(place: &mut Loopback, access_log: String) -> Result<(WebClient, String)> {
     let (front, server) = (free()?, server("ok")?);
     place.access_log = access_log;
-    place.start(&format!(
+    let sections = format!(
         "frontends: {{web: {{mode: http, bind: [\"{front}\"], backend: app}}}}\n\
          backends: {{app: {{servers: {{s1: \"{server}\"}}}}}}\n"
-    ))?;
-    WebClient::connect(front)
+    );
+    place.start(&sections)?;
+    Ok((WebClient::connect(front)?, sections))
+}
+
+/// A filesystem (fuse(4)) that never answers: whoever opens anything in it waits. When it is
+/// dropped it is gone, and whoever waited is told so.
+struct Mute {
+    at: PathBuf,
+    _server: File,
+}
+
+impl Mute {
+    fn mount(at: PathBuf) -> Result<Self> {
+        fs::create_dir(&at)?;
+        let server = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+        mount(Some("mute"), &at, Some("fuse"), MsFlags::empty(), Some(&*options))
+            .context("mount a filesystem that does not answer")?;
+        Ok(Self { at, _server: server })
+    }
+}
+
+impl Drop for Mute {
+    fn drop(&mut self) {
+        // What can not be unmounted ends with its server all the same.
+        let _ = umount2(&self.at, MntFlags::MNT_DETACH);
+    }
 }
 
 #[test]
@@ -196,5 +233,46 @@ fn a_machine_without_a_journal_is_told_what_to_do() -> Result<()> {
     let output = with_a_run_directory_of_its_own(&place, &run)?.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success() && said.contains("set log.target to stderr"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_target_that_does_not_open_is_refused_and_holds_nobody_up() -> Result<()> {
+    require_root()?;
+    let mut place = Loopback::new()?;
+    let (old, new) = (place.path("old.log"), place.path("new.log"));
+    let log = |path: &PathBuf| format!("{{target: {}, format: json}}", text(path));
+    let (mut client, sections) = start_with(&mut place, log(&old))?;
+    let mute = Mute::mount(place.path("mute"))?;
+    place.access_log = log(&place.path("mute/access.log"));
+    let (refused, mut requests, slowest) = thread::scope(|scope| {
+        let reload = scope.spawn(|| place.reload(&sections));
+        let (mut requests, mut slowest) = (0, Duration::ZERO);
+        while !reload.is_finished() {
+            slowest = slowest.max(get(&mut client, "/")?);
+            requests += 1;
+        }
+        let refused = reload.join().ok().context("the thread of the reload")?;
+        anyhow::Ok((refused, requests, slowest))
+    })?;
+    let refused = format!("{:#}", refused.expect_err("it can not be opened"));
+    ensure!(refused.contains("does not open within"), "{refused}");
+    ensure!(slowest < Duration::from_millis(250), "a request took {slowest:?}");
+    // The old one is still in force.
+    requests += 1;
+    get(&mut client, "/")?;
+    wait_until("the old log has all lines", PATIENCE, || {
+        let lines = fs::read_to_string(&old)?.lines().count();
+        ensure!(lines == requests, "{lines} of {requests}");
+        Ok(())
+    })?;
+    drop(mute);
+    place.access_log = log(&new);
+    place.reload(&sections)?;
+    get(&mut client, "/")?;
+    wait_until("the new log has the line", PATIENCE, || {
+        ensure!(fs::read_to_string(&new)?.lines().count() == 1);
+        Ok(())
+    })?;
     Ok(())
 }

@@ -66,16 +66,8 @@ impl Host {
         Ok(Self { place, sections, web, cache, first })
     }
 
-    /// What is answered to a request with these header lines, and who asked.
     fn ask(&self, path: &str, lines: &str) -> Result<(String, String, SocketAddr)> {
-        let mut stream = TcpStream::connect(self.web)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("an answer")?;
-        ensure!(head.starts_with("HTTP/1.1 200 "), "{answer}");
-        Ok((head.to_owned(), body.to_owned(), stream.local_addr()?))
+        ask(self.web, path, lines)
     }
 
     /// Waits until a server of `app` has a state, and its reason has a part.
@@ -91,6 +83,18 @@ impl Host {
         });
         waited.map(drop)
     }
+}
+
+/// What is answered to a request with these header lines, and who asked.
+fn ask(web: SocketAddr, path: &str, lines: &str) -> Result<(String, String, SocketAddr)> {
+    let mut stream = TcpStream::connect(web)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer")?;
+    ensure!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+    Ok((head.to_owned(), body.to_owned(), stream.local_addr()?))
 }
 
 /// The command of the server that the example has at `socket`.
@@ -184,5 +188,56 @@ fn a_server_that_is_gone_is_found_out_and_gets_nothing() -> Result<()> {
     for _ in 0..6 {
         ensure!(host.ask("/", "")?.1 == "/run/app/2.sock");
     }
+    Ok(())
+}
+
+#[test]
+fn tls_and_http2_go_over_sockets_of_the_host_too() -> Result<()> {
+    let (mut place, web) = (Loopback::new()?, free()?);
+    let own = rcgen::generate_simple_self_signed(["inside.test".to_owned()])?;
+    let (certificate, key) = (place.path("own.pem"), place.path("own.key"));
+    fs::write(&certificate, own.cert.pem())?;
+    fs::write(&key, own.signing_key.serialize_pem())?;
+    let (certificate, key) = (text(&certificate), text(&key));
+    let [encrypted, both, clear] =
+        ["encrypted.sock", "both.sock", "clear.sock"].map(|name| text(&place.path(name)));
+    let section = format!(
+        "listen unix:{encrypted} ssl; listen unix:{both} ssl http2; listen unix:{clear} http2;\n\
+         ssl_protocols TLSv1.3; ssl_certificate {certificate}; ssl_certificate_key {key};\n\
+         location / {{ return 200 \"$server_protocol $ssl_protocol $ssl_server_name\"; }}"
+    );
+    let mut command = place.nginx_command("sockets", &section)?;
+    place.beside_once(&mut command, || Ok(UnixStream::connect(&clear)?))?;
+    let rules = ["both", "clear", "other"]
+        .map(|name| format!("{{if: {{path_prefix: /{name}/}}, backend: {name}}}"));
+    let tls = |name: &str| format!("tls: {{ca: {certificate}, sni: {name}}}");
+    let (tls, other) = (tls("inside.test"), tls("other.test"));
+    place.start(&format!(
+        "frontends: {{f: {{mode: http, bind: [\"{web}\"], backend: encrypted, rules: [{}]}}}}\n\
+         backends:\n  \
+           encrypted: {{{tls}, servers: {{s: \"unix@{encrypted}\"}}}}\n  \
+           both: {{protocol: http2, {tls}, servers: {{s: \"unix@{both}\"}}}}\n  \
+           clear: {{protocol: http2, servers: {{s: \"unix@{clear}\"}}}}\n  \
+           other: {{{other}, servers: {{s: \"unix@{encrypted}\"}}}}\n",
+        rules.join(", ")
+    ))?;
+    // The second time perhaps over the connection of the first.
+    for _ in 0..2 {
+        for (path, expected) in [
+            ("/", "HTTP/1.1 TLSv1.3 inside.test"),
+            ("/both/", "HTTP/2.0 TLSv1.3 inside.test"),
+            ("/clear/", "HTTP/2.0  "),
+        ] {
+            let (_, said, _) = ask(web, path, "")?;
+            ensure!(said == expected, "{path}: {said}");
+        }
+    }
+    // There, too, it must be who it should be.
+    let refused = ask(web, "/other/", "").expect_err("the certificate has another name");
+    ensure!(refused.to_string().starts_with("HTTP/1.1 502 "), "{refused}");
+    let logged = place.log(7)?;
+    let address = |line: &serde_json::Value| line["server_address"].as_str().map(str::to_owned);
+    let all = logged.iter().all(|line| address(line).is_some_and(|it| it.starts_with("unix@/")));
+    ensure!(all, "{logged:?}");
     Ok(())
 }
