@@ -181,8 +181,11 @@ impl Member {
 
     fn judge(&self, failed: bool, rules: &Passive, now_ns: u64) {
         let Some(trip) = self.breaker.note(failed, rules, now_ns) else { return };
+        // Whoever sees that it is out asks why, and waits for the answer.
+        let mut why = self.trip.lock().unwrap_or_else(PoisonError::into_inner);
         if self.breaker.take_out(rules, &self.shared.share, now_ns) {
-            *self.trip.lock().unwrap_or_else(PoisonError::into_inner) = Some(trip);
+            *why = Some(trip);
+            drop(why);
             self.shared.tell_change();
         }
     }

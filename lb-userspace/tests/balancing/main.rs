@@ -140,7 +140,9 @@ fn a_server_marked_down_by_traffic_is_down_for_all_until_its_checks_pass() {
         bed.get("/", &[]);
         bed.states() == ["DOWN", "UP"]
     });
-    assert!(bed.said("marked down by traffic: 2 requests in a row failed"));
+    wait_for("the log to say why", || {
+        bed.said("marked down by traffic: 2 requests in a row failed")
+    });
     bed.answer('a', Answer::Good);
     wait_for("checks to bring it back", || bed.states() == ["UP", "UP"]);
     wait_for("requests to reach it", || bed.get("/", &[]).server() == 'a');
