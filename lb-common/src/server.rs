@@ -79,6 +79,8 @@ pub mod flag {
     pub const V6: u8 = 2;
     /// Sources whose flows it has belong to it (`AFFINITY`).
     pub const AFFINITY: u8 = 4;
+    /// It sees clients' addresses and sends to them, so that the filter has its own.
+    pub const SEES_CLIENTS: u8 = 8;
 }
 
 /// Confirmed flows of a server at the moment: one element of `SERVER_FLOWS`, by server id.

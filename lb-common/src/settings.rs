@@ -57,6 +57,9 @@ pub mod flag {
     pub const SYN_COOKIES: u32 = 128;
     /// With [`SYN_COOKIES`]: whatever the table holds.
     pub const ALWAYS_COOKIES: u32 = 256;
+    /// Some servers see their clients' addresses: the filter knows those servers, and what they
+    /// send to anybody may be ours.
+    pub const RETURN_PATHS: u32 = 512;
     /// Answer echo requests for VIP addresses; otherwise they are the kernel's.
     pub const ANSWER_ECHO: u32 = 1 << 16;
 }

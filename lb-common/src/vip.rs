@@ -98,6 +98,8 @@ pub mod vip_flag {
     pub const LIMITS_FLOWS: u32 = 1;
     /// A new flow whose server has no room for it is refused and not sent to another one.
     pub const REFUSE_WHEN_FULL: u32 = 2;
+    /// Servers see the client's address and send to it, by way of here (half NAT).
+    pub const KEEPS_SOURCE: u32 = 4;
 }
 
 /// Bits of [`VipEntry::flags`] in an address record.
@@ -111,8 +113,9 @@ pub mod address_flag {
 /// Sixty-four bits of the address filter.
 ///
 /// Bit `n` of the filter (word `n / 64`, bit `n % 64`) is set if any VIP or SNAT address
-/// hashes to `n` ([`crate::hash::filter_bit`]). A clear bit proves that a packet is not
-/// ours; a set bit proves nothing.
+/// hashes to `n` ([`crate::hash::filter_bit`]), or the address of a server that sees its
+/// clients' ([`vip_flag::KEEPS_SOURCE`]). A clear bit proves that a packet is not ours; a set
+/// bit proves nothing.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FilterWord {

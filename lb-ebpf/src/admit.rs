@@ -87,6 +87,7 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
         hash: tuple_hash,
         progress: Progress(progress).with_forward(forward).0,
         numbers,
+        keeps_source: vip.flags & vip_flag::KEEPS_SOURCE != 0,
     };
     match track::track::<F>(segment, server, &opening, draft).map_err(drop)? {
         Opened::New => {}

@@ -11,6 +11,7 @@ use lb_common::{
     drop_reason::DropReason,
     flow::{FlowKey, FlowKey4, FlowKey6},
     hash, icmp,
+    settings::flag,
     tcp_state::TcpFlags,
     vip::{VipKey, address_flag},
 };
@@ -24,7 +25,7 @@ use network_types::{
 
 use crate::{
     family::{Family, V4, V6},
-    maps::{ADDRESS_FILTER, VIPS},
+    maps::{ADDRESS_FILTER, SETTINGS, VIPS},
     packet::Packet,
     verdict::Verdict,
     verifier,
@@ -103,9 +104,9 @@ pub struct Link {
 pub enum Other {
     /// The packet is settled.
     Settled(Verdict),
-    /// An ICMP or ICMPv6 message to an address that may be ours.
+    /// An ICMP or ICMPv6 message that may be ours.
     Icmp,
-    /// A fragment of a TCP or UDP packet to an address that may be ours.
+    /// A fragment of a TCP or UDP packet that may be ours.
     Fragment,
 }
 
@@ -195,7 +196,7 @@ pub fn parse_v4(packet: &Packet, link: &Link, noted: bool) -> Result<Segment<V4>
     // SAFETY: `at` checked the bounds; nothing else refers to these bytes.
     let ip = unsafe { &*header };
     let destination = Address4::new(ip.dst_addr);
-    if !may_be_ours(destination) {
+    if !may_be_ours(destination) && !may_return(Address4::new(ip.src_addr), ip.proto) {
         return Err(Other::PASS);
     }
     let header_bytes = usize::from(ip.vihl & 0x0f) * 4;
@@ -247,7 +248,7 @@ pub fn parse_v6(packet: &Packet, link: &Link, noted: bool) -> Result<Segment<V6>
     // SAFETY: `at` checked the bounds; nothing else refers to these bytes.
     let ip = unsafe { &*header };
     let destination = Address6::new(ip.dst_addr);
-    if !may_be_ours(destination) {
+    if !may_be_ours(destination) && !may_return(Address6::new(ip.src_addr), ip.next_hdr) {
         return Err(Other::PASS);
     }
     let payload_bytes = usize::from(u16::from_be_bytes(ip.payload_len));
@@ -431,6 +432,16 @@ impl Other {
 fn may_be_ours<A: Address>(address: A) -> bool {
     let bit = hash::filter_bit(address);
     ADDRESS_FILTER.get(bit / 64).is_some_and(|word| word.bits >> (bit % 64) & 1 != 0)
+}
+
+/// Whether a packet to somebody else may come from a server that sees its clients' addresses,
+/// or be an error about one to such a server, which any router may send.
+#[inline(always)]
+fn may_return<A: Address>(source: A, protocol: u8) -> bool {
+    if SETTINGS.get(0).is_none_or(|settings| settings.flags & flag::RETURN_PATHS == 0) {
+        return false;
+    }
+    may_be_ours(source) || protocol == icmp::ICMP || protocol == icmp::ICMPV6
 }
 
 /// Drops a packet for a reason if its address has a VIP of its protocol, else leaves it

@@ -5,7 +5,8 @@
 //! place of its tuple in the half-open table and confirmed by its absence from the table of
 //! confirmed flows, in that order: a flow on its way from one table to the other is always
 //! in at least one. A one-way flow has no port of its own and takes the place that is its
-//! tuple's.
+//! tuple's. With half NAT the source address is the client's, and so is the port unless that
+//! very tuple is another flow's.
 
 use lb_common::{
     address::{Address, Be16},
@@ -43,6 +44,8 @@ pub struct Opening {
     pub progress: u32,
     /// The cookie and the sequence number of the client's SYN; zeros without a cookie.
     pub numbers: (u32, u32),
+    /// The server sees the client's address.
+    pub keeps_source: bool,
 }
 
 /// How the opening went.
@@ -111,7 +114,15 @@ fn try_port<F: Family>(attempt: u32, hash: u64, now_ns: u64) -> Option<u32> {
     let now = Now::new(now_ns, settings);
     if !Progress(draft.flow.progress).is_one_way() {
         let client_port = draft.flow.from_client.source_port.get();
-        let port = ports::candidate(range, client_port, hash, attempt);
+        // Where the server sees the client's address, only another VIP's flow with the same
+        // server can have the client's port.
+        let keeps_port =
+            attempt == 0 && draft.flow.from_server.destination == draft.flow.from_client.source;
+        let port = if keeps_port {
+            client_port
+        } else {
+            ports::candidate(range, client_port, hash, attempt)
+        };
         draft.flow.from_server.destination_port = Be16::new(port);
         // The packets become those of the way back turned round, which is the same sum.
         let deltas = checksum::translation_deltas(&draft.flow.from_client, &draft.flow.from_server);
@@ -147,7 +158,11 @@ fn begin<F: Family>(
         flow.transport_delta = 0;
     } else {
         flow.from_server.source = F::Address::from_common(server.address);
-        flow.from_server.destination = F::Address::from_common(server.snat_address);
+        flow.from_server.destination = if opening.keeps_source {
+            segment.key.source
+        } else {
+            F::Address::from_common(server.snat_address)
+        };
         flow.from_server.source_port = server.port;
         flow.from_server.protocol = segment.key.protocol;
         flow.from_server.padding = [0; 3];

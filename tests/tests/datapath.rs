@@ -636,6 +636,7 @@ fn desired(vip: SocketAddr, servers: &[&str]) -> Result<Desired> {
         refuse_when_full: false,
         affinity_s: 0,
         forward: Forward::Nat,
+        snat: true,
     };
     let next_hop = NextHop {
         ifindex: 1,
@@ -652,6 +653,7 @@ fn desired(vip: SocketAddr, servers: &[&str]) -> Result<Desired> {
         backup: false,
         most_flows: 0,
         affinity: false,
+        sees_clients: false,
         gue_port: 6080,
         next_hop: Some(next_hop),
     };

@@ -163,6 +163,9 @@ pub struct VipView {
     pub backend: String,
     /// How packets reach its servers: `nat`, `dsr`, `ipip` or `gue`.
     pub forward: String,
+    /// Servers see the balancer's address as their client's. False with half NAT, and where
+    /// `forward` is another one than `nat`.
+    pub snat: bool,
     /// Its traffic.
     pub traffic: Traffic,
 }

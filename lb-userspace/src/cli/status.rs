@@ -12,7 +12,10 @@ use crate::{
         AgentView, BackendView, DatapathView, FrontendView, ProxyLoad, ServerView, StatusView,
         VipView,
     },
-    model::snapshot::{AttachMode, Protocol},
+    model::{
+        frontend::Forward,
+        snapshot::{AttachMode, Protocol},
+    },
 };
 
 /// Options of `pointsman status`.
@@ -161,7 +164,7 @@ fn vips(vips: &[VipView]) -> String {
                 vip.address.to_string(),
                 protocol_name(vip.protocol).to_owned(),
                 vip.backend.clone(),
-                vip.forward.clone(),
+                way(vip),
                 units::count(vip.traffic.flows),
                 units::bytes(vip.traffic.forward_bytes),
                 units::bytes(vip.traffic.reply_bytes),
@@ -169,6 +172,12 @@ fn vips(vips: &[VipView]) -> String {
             ]
         }),
     )
+}
+
+/// How packets of a VIP reach its servers.
+fn way(vip: &VipView) -> String {
+    let is_half = vip.forward == Forward::Nat.name() && !vip.snat;
+    if is_half { "half nat".to_owned() } else { vip.forward.clone() }
 }
 
 /// Frontends of the proxy.

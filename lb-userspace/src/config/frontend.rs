@@ -73,6 +73,8 @@ pub(super) struct RawL4 {
     pub(super) vips: ListItems<Bind>,
     /// How packets reach the servers; none if at fault.
     pub(super) forward: Option<Forward>,
+    /// Whether servers see the balancer's address; none if at fault.
+    pub(super) snat: Option<bool>,
     /// Who may be its client; none if at fault.
     pub(super) access: Option<AccessList>,
     /// What it takes from a source; none if at fault.
@@ -126,6 +128,7 @@ static SECTION: Section = Section {
         &BIND,
         &BACKEND,
         &FORWARD,
+        &SNAT,
         &RULES,
         &SNI,
         &TRUSTED_PROXIES,
@@ -191,6 +194,15 @@ static FORWARD: Key<Choice<Forward>> = Key {
           as they are. `dsr`: frames are addressed to a server in the same layer-2 segment. \
           `ipip`: packets travel in IP packets, `gue` in UDP datagrams; VIPs and servers may be \
           of different families.",
+};
+
+static SNAT: Key<Bool> = Key {
+    name: "snat",
+    shape: Bool,
+    presence: Presence::Default("true"),
+    doc: "With `forward: nat`: servers see the balancer's address, and need no set-up for that. \
+          `false` (half NAT) leaves the client's address as it is: servers have to send what is for \
+          clients by way of this balancer, their default route (forwarding.md).",
 };
 
 static BACKEND: Key<Text<Name>> = Key {
@@ -377,12 +389,13 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
             Some(RawMode::L4(RawL4 {
                 vips,
                 forward: entries.get(&FORWARD),
+                snat: snat_of(entries),
                 access: decode_list(entries),
                 limits: limits_of_layer_4(entries),
             }))
         }
         Some(Mode::Tcp) => {
-            refuse(entries, &[&FORWARD], "needs `mode: l4`");
+            refuse(entries, &[&FORWARD, &SNAT], "needs `mode: l4`");
             refuse(entries, &access::KEYS, "needs `mode: l4`");
             refuse(entries, &[&RULES, &TRUSTED_PROXIES], "needs `mode: http`");
             let timeouts = entries.get(&TIMEOUTS);
@@ -398,7 +411,7 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
             Some(RawMode::Tcp(RawTcp { listen, timeouts, limits, sni }))
         }
         Some(Mode::Http) => {
-            refuse(entries, &[&FORWARD], "needs `mode: l4`");
+            refuse(entries, &[&FORWARD, &SNAT], "needs `mode: l4`");
             refuse(entries, &access::KEYS, "needs `mode: l4`; a rule with `source` denies here");
             refuse(entries, &[&SNI], "needs `mode: tcp`");
             let timeouts = entries.get(&TIMEOUTS);
@@ -409,10 +422,21 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
         }
         None => {
             entries.get(&FORWARD);
+            entries.get(&SNAT);
             None
         }
     };
     Some(RawFrontend { mode, backend, rules })
+}
+
+/// `snat` of a frontend of layer 4.
+fn snat_of(entries: &Entries<'_>) -> Option<bool> {
+    let snat = entries.get(&SNAT)?;
+    if entries.has(&SNAT) && entries.get(&FORWARD)?.is_one_way() {
+        entries.reject(&SNAT, Refusal::new("needs `forward: nat`; servers see clients anyway"));
+        return None;
+    }
+    Some(snat)
 }
 
 /// `limits` of a frontend of layer 4.

@@ -149,6 +149,7 @@ fn resolve_frontends(
                 bind: all(layer_4.vips)?,
                 backend,
                 forward: layer_4.forward?,
+                snat: layer_4.snat?,
                 access: layer_4.access?,
                 limits: layer_4.limits?,
             }),

@@ -46,6 +46,7 @@ pub fn vips(snapshot: &Snapshot, traffic: &TrafficBook) -> Vec<VipView> {
                 true => "proxy".to_owned(),
                 false => frontend.forward.name().to_owned(),
             },
+            snat: snapshot.is_in_user_space() || frontend.snat && !frontend.forward.is_one_way(),
             traffic: traffic.vips.get(bind).copied().unwrap_or_default(),
         })
     });

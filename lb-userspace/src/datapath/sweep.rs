@@ -53,7 +53,8 @@ pub struct SweepReport {
     pub ends: Ends,
     /// Flows found that count among those of their servers, deleted ones too.
     pub counted: HashMap<Handle, u32>,
-    /// Addresses that flows found are reached at: VIPs, and addresses that servers answer to.
+    /// Addresses by which flows found are known: VIPs, addresses that servers answer to, and
+    /// servers.
     pub addresses: AddressBits,
     /// Time from first to last call.
     pub took: Duration,
@@ -207,6 +208,7 @@ where
         let now_ns = Moment::now().monotonic_ns;
         addresses.insert(found.flow.from_client.destination);
         addresses.insert(found.flow.from_server.destination);
+        addresses.insert(found.flow.from_server.source);
         let (forward, reply) = (found.half(Direction::Forward), found.half(Direction::Reply));
         let verdict = decide(&forward, Some(&reply), timeouts, now_ns);
         if verdict == Verdict::Keep {
@@ -258,6 +260,10 @@ where
         let now_ns = Moment::now().monotonic_ns;
         for (key, entry) in keys.iter().zip(&entries) {
             result.addresses.insert(key.destination);
+            if entry.direction() == Direction::Reply {
+                // With half NAT the server is known by its own address.
+                result.addresses.insert(key.source);
+            }
             if is_counted(entry) {
                 *result.counted.entry(entry.server).or_default() += 1;
             }

@@ -42,6 +42,9 @@ pub struct L4Frontend {
     pub backend: Name,
     /// How packets reach the servers.
     pub forward: Forward,
+    /// With [`Forward::Nat`]: servers see the balancer's address. Otherwise they see the
+    /// client's, and the way to clients leads through the balancer (half NAT).
+    pub snat: bool,
     /// Who may be its client.
     pub access: AccessList,
     /// What it takes from one source.
@@ -277,6 +280,7 @@ impl L4Frontend {
             bind: vec![Bind { address, protocol: Protocol::Tcp }],
             backend,
             forward: Forward::Nat,
+            snat: true,
             access: AccessList::default(),
             limits: SourceLimits::default(),
         }

@@ -59,6 +59,8 @@ pub struct DesiredVip {
     pub affinity_s: u16,
     /// How packets reach the servers.
     pub forward: Forward,
+    /// Servers see the balancer's address and not the client's.
+    pub snat: bool,
 }
 
 /// One server.
@@ -76,6 +78,8 @@ pub struct DesiredServer {
     pub most_flows: u16,
     /// Sources whose flows it has belong to it.
     pub affinity: bool,
+    /// It sees clients' addresses and sends to them.
+    pub sees_clients: bool,
     /// Port that `gue` datagrams are sent to.
     pub gue_port: u16,
     /// How packets reach it, if that is known.
@@ -99,6 +103,7 @@ impl DesiredServer {
             backup: false,
             most_flows: 0,
             affinity: false,
+            sees_clients: false,
             gue_port: 6080,
             next_hop: None,
         }
@@ -119,12 +124,16 @@ pub fn desired(
     next_hops: &BTreeMap<IpAddr, NextHop>,
 ) -> Desired {
     let (mut vips, mut backends, mut in_turn) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+    let mut half_nat = BTreeSet::new();
     for (name, frontend) in snapshot.l4_frontends() {
         // A snapshot's references resolve.
         let Some(backend) = snapshot.backends.get(&frontend.backend) else { continue };
         let admission = access.frontends.get(name).copied().unwrap_or_default();
         for bind in &frontend.bind {
             vips.insert(*bind, vip(frontend, backend, admission));
+        }
+        if !frontend.snat {
+            half_nat.insert(&frontend.backend);
         }
         if backend.spread == Spread::InTurn {
             in_turn.insert(frontend.backend.clone());
@@ -135,8 +144,15 @@ pub fn desired(
             servers
         });
     }
+    for name in &half_nat {
+        let servers = backends.get_mut(*name).into_iter().flat_map(BTreeMap::values_mut);
+        servers.for_each(|server| server.sees_clients = true);
+    }
     let mut settings = settings(snapshot);
     settings.flags |= access.flags;
+    if !half_nat.is_empty() {
+        settings.flags |= flag::RETURN_PATHS;
+    }
     Desired { settings, rules: Arc::clone(&access.rules), vips, backends, in_turn }
 }
 
@@ -170,6 +186,7 @@ fn vip(frontend: &L4Frontend, backend: &Backend, admission: AdmissionEntry) -> D
     DesiredVip {
         backend: frontend.backend.clone(),
         forward: frontend.forward,
+        snat: frontend.snat,
         on_down: match backend.on_down {
             OnDown::Reset => on_down::RESET,
             OnDown::Reroute => on_down::REROUTE,
@@ -213,6 +230,7 @@ fn servers(
                 u16::try_from(most).unwrap_or(u16::MAX)
             }),
             affinity: backend.affinity.is_some(),
+            sees_clients: false,
             gue_port: snapshot.datapath.gue_port,
             next_hop: next_hops.get(&address.ip()).copied(),
         };

@@ -139,7 +139,8 @@ fn server_entry(
         generation: handle.generation,
         state: server.state,
         flags: if address.is_ipv6() { flag::V6 } else { 0 }
-            | if server.affinity { flag::AFFINITY } else { 0 },
+            | if server.affinity { flag::AFFINITY } else { 0 }
+            | if server.sees_clients { flag::SEES_CLIENTS } else { 0 },
         address: common_address(address.ip()),
         snat_address: remembered.unwrap_or_default(),
         port: Be16::new(address.port()),

@@ -19,8 +19,8 @@ use lb_common::{
     backend::{BackendEntry, NAME_BYTES},
     flow::Handle,
     hash,
-    server::{ServerEntry, state},
-    settings::Settings,
+    server::{ServerEntry, flag as server_flag, state},
+    settings::{Settings, flag},
     vip::{TOMBSTONE_PROTOCOL, VipEntry, VipKey, address_flag, vip_flag},
 };
 
@@ -112,6 +112,7 @@ pub(super) fn target(
     target.bury(actual);
     target.place_vips(limits, desired, actual, &backend_ids);
     target.filter = filter(target.vips.keys(), target.servers.values());
+    target.keep_return_paths(actual);
     Ok(target)
 }
 
@@ -206,6 +207,18 @@ impl Target {
             placed.insert(name, handle.id);
         }
         placed
+    }
+
+    /// Servers that saw their clients' addresses are looked for as long as the filter has bits
+    /// that nothing but flows needs: theirs may be among them.
+    fn keep_return_paths(&mut self, actual: &Actual) {
+        let word = |words: &BTreeMap<u32, u64>, index| words.get(index).copied().unwrap_or(0);
+        let lingers = actual.filter.iter().any(|(index, bits)| {
+            bits & !word(&self.filter, index) & !word(&actual.idle, index) != 0
+        });
+        if lingers {
+            self.settings.flags |= actual.settings.flags & flag::RETURN_PATHS;
+        }
     }
 
     /// How the ring of a backend is laid out.
@@ -392,7 +405,8 @@ impl<'a> Heirs<'a> {
 fn flags_of(vip: &DesiredVip) -> u32 {
     let limits = if vip.admission.limits_flows() { vip_flag::LIMITS_FLOWS } else { 0 };
     let refuse = if vip.refuse_when_full { vip_flag::REFUSE_WHEN_FULL } else { 0 };
-    limits | refuse
+    let keep = if vip.snat { 0 } else { vip_flag::KEEPS_SOURCE };
+    limits | refuse | keep
 }
 
 /// A retired server keeps its generation and nothing else.
@@ -423,17 +437,21 @@ fn backend_entry(
     }
 }
 
-/// Words of the filter: every VIP address, which clients send to, and every SNAT address,
-/// which servers answer to.
+/// Words of the filter: every VIP address, which clients send to, every SNAT address, which
+/// servers answer to, and the address of every server that answers to its clients'.
 pub(super) fn filter<'a>(
     vips: impl Iterator<Item = &'a VipKey>,
     servers: impl Iterator<Item = &'a ServerEntry>,
 ) -> BTreeMap<u32, u64> {
     let vips = vips.filter(|key| is_vip(key)).map(|key| key.address);
     let servers = servers.filter(|entry| entry.state != state::UNUSED);
-    let snat = servers.map(|entry| entry.snat_address).filter(|a| *a != Address6::default());
+    let own = |entry: &ServerEntry| {
+        (entry.flags & server_flag::SEES_CLIENTS != 0).then_some(entry.address)
+    };
+    let servers = servers.flat_map(|entry| [Some(entry.snat_address), own(entry)]);
+    let servers = servers.flatten().filter(|address| *address != Address6::default());
     let mut words = BTreeMap::new();
-    for address in vips.chain(snat) {
+    for address in vips.chain(servers) {
         let bit = match plain_address(address) {
             IpAddr::V4(address) => hash::filter_bit(Address4::new(address.octets())),
             IpAddr::V6(address) => hash::filter_bit(Address6::new(address.octets())),

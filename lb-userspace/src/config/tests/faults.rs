@@ -364,6 +364,15 @@ fn addresses_of_vips() {
         ],
     );
     check_frontend("mode: l4, forward: ipip, bind: [\"[2001:db8::1]:80\"], backend: b", &[]);
+    check_frontend("mode: l4, snat: false, bind: [\"10.0.0.1:81\"], backend: b", &[]);
+    check_frontend(
+        "mode: l4, snat: false, forward: dsr, bind: [\"10.0.0.1:80\"], backend: b",
+        &["3: frontends.web.snat: needs `forward: nat`; servers see clients anyway"],
+    );
+    check_frontend(
+        "mode: tcp, snat: true, bind: [\"10.0.0.1:80\"], backend: b",
+        &["3: frontends.web.snat: needs `mode: l4`"],
+    );
     check_frontend(
         "mode: l4, forward: gue, bind: [\"[2001:db8::1]:81\"], backend: b",
         &[

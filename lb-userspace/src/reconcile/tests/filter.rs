@@ -1,5 +1,7 @@
 //! The address filter.
 
+use lb_common::{settings::flag, vip::vip_flag};
+
 use super::*;
 
 /// The bits of VIP and SNAT addresses are set, and no others that no flow needs.
@@ -44,4 +46,34 @@ proptest! {
             prop_assert_eq!(plan(desired, &maps.actual), Ok(done()));
         }
     }
+}
+
+/// Flows that were opened with half NAT are found by their servers, after the frontend has full
+/// NAT or is gone, until the last of them is.
+#[test]
+fn servers_that_saw_clients_are_looked_for_until_no_flow_needs_it() {
+    let full_nat = full(0, 1, 2);
+    let mut half_nat = full_nat.clone();
+    half_nat.settings.flags |= flag::RETURN_PATHS;
+    half_nat.vips.values_mut().for_each(|vip| vip.snat = false);
+    let servers = half_nat.backends.values_mut().flat_map(BTreeMap::values_mut);
+    servers.for_each(|server| server.sees_clients = true);
+    let own = filter_bit(common_address(address(2)));
+
+    let mut maps = Maps::default();
+    maps.reconcile(&half_nat, usize::MAX);
+    assert!(bits_of(&maps.actual.filter).contains(&own));
+    assert!(maps.actual.vips.values().any(|vip| vip.flags & vip_flag::KEEPS_SOURCE != 0));
+    maps.reconcile(&full_nat, usize::MAX);
+    assert!(maps.actual.vips.values().all(|vip| vip.flags & vip_flag::KEEPS_SOURCE == 0));
+    assert!(bits_of(&maps.actual.filter).contains(&own), "a flow may need it");
+    assert!(maps.actual.settings.flags & flag::RETURN_PATHS != 0, "a flow may need it");
+    assert_eq!(plan(&full_nat, &maps.actual), Ok(done()));
+
+    maps.actual.idle = maps.actual.filter.clone();
+    maps.reconcile(&full_nat, usize::MAX);
+    assert!(!bits_of(&maps.actual.filter).contains(&own));
+    assert_eq!(maps.actual.settings, full_nat.settings);
+    maps.actual.idle = BTreeMap::new();
+    assert_eq!(plan(&full_nat, &maps.actual), Ok(done()));
 }
