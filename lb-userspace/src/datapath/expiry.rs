@@ -89,6 +89,34 @@ mod tests {
     }
 
     #[test]
+    fn each_state_has_the_timeout_of_its_name() {
+        let [half_open, established, closing, closed, udp] =
+            [1, 2, 3, 4, 5].map(std::time::Duration::from_secs);
+        let timeouts = timeouts(&FlowTimeouts { half_open, established, closing, closed, udp });
+        let last_ms = |protocol, table, progress| {
+            let half = half(protocol, table, progress, 0);
+            let ends = |ms: &u64| decide(&half, None, &timeouts, ms * 1_000_000) != Verdict::Keep;
+            (0..10_000).find(ends)
+        };
+        let fin = ESTABLISHED | Progress::CLIENT_FIN;
+        let (both, rst) = (fin | Progress::SERVER_FIN, ESTABLISHED | Progress::SERVER_RST);
+        for (protocol, table, progress, expected) in [
+            (6, Table::HalfOpen, Progress::SYN, half_open),
+            (6, Table::HalfOpen, Progress::SYN | Progress::SYN_ACK, half_open),
+            (17, Table::HalfOpen, 0, half_open),
+            (6, Table::Confirmed, ESTABLISHED, established),
+            (6, Table::Confirmed, fin, closing),
+            (6, Table::Confirmed, both, closed),
+            (6, Table::Confirmed, rst, closed),
+            (17, Table::Confirmed, 0, udp),
+        ] {
+            let found = last_ms(protocol, table, progress);
+            let expected = u64::try_from(expected.as_millis()).ok();
+            assert_eq!(found, expected, "{protocol} {table:?} {progress:#b}");
+        }
+    }
+
+    #[test]
     fn one_busy_direction_keeps_the_flow() {
         let idle = half(17, Table::Confirmed, 0, 0);
         let busy = half(17, Table::Confirmed, 0, 50 * SECOND);
