@@ -153,7 +153,7 @@ impl Embedded {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// UDP datagrams answered so far.
+    /// UDP datagrams that were to be answered so far.
     #[must_use]
     pub fn datagrams(&self) -> u64 {
         self.shared.datagrams.load(Ordering::Relaxed)

@@ -26,7 +26,8 @@ fn answer_one(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8]) -> io::Res
         return Ok(());
     }
     let answer = [format!("{} ", shared.name).as_bytes(), datagram].concat();
-    socket.send_to(&answer, from)?;
+    // First, so that whoever has the answer finds it counted.
     shared.datagrams.fetch_add(1, Ordering::Relaxed);
+    socket.send_to(&answer, from)?;
     Ok(())
 }
