@@ -87,6 +87,35 @@ enum Segment {
     Malformed,
 }
 
+/// What a RST is worth, judged by its sequence number (RFC 5961 section 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belief {
+    /// It has the number that its receiver acknowledged last: the connection is over.
+    Full,
+    /// It is ahead of that, as it is when segments before it are not acknowledged yet. Then its
+    /// receiver believes it; if they never were, it asks and goes on.
+    Doubtful,
+    /// No receiver takes it.
+    None,
+}
+
+impl Belief {
+    /// How far ahead a RST may be, bytes: what can be under way without an acknowledgement.
+    const WINDOW: u32 = 1 << 24;
+
+    /// Of a RST with the number `sequence`, whose receiver last acknowledged `expected`; both as
+    /// the receiver of the RST counts, or both as its sender does.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_rst(sequence: u32, expected: u32) -> Self {
+        match sequence.wrapping_sub(expected) {
+            0 => Self::Full,
+            1..=Self::WINDOW => Self::Doubtful,
+            _ => Self::None,
+        }
+    }
+}
+
 /// What was seen of a flow: a set of bits that only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress(pub u32);
@@ -120,6 +149,11 @@ impl Progress {
     /// The flow does not count among those of its server any more (`SERVER_FLOWS`). In the entry
     /// for the server's packets, or the only one, alone; whoever sets it counts down.
     pub const UNCOUNTED: u32 = 1 << 27;
+
+    /// A RST of the client that its server may believe or not ([`Belief::Doubtful`]).
+    pub const CLIENT_DOUBT: u32 = 1 << 15;
+    /// A RST of the server that its client may believe or not.
+    pub const SERVER_DOUBT: u32 = 1 << 16;
 
     /// The flow began with a SYN cookie: its server numbers its bytes otherwise than its client
     /// knows; set by whoever creates the entry.
@@ -228,6 +262,25 @@ impl Progress {
     #[must_use]
     pub const fn is_over(self) -> bool {
         self.has_any(Self::ABORTED) || self.has_all(Self::BOTH_FIN | Self::LAST_ACK)
+    }
+
+    /// Whether a RST came that the flow may have ended by.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_in_doubt(self) -> bool {
+        self.has_any(Self::CLIENT_DOUBT | Self::SERVER_DOUBT)
+    }
+
+    /// Of bits that a RST adds ([`Self::observe`]), those that it adds for what it is worth.
+    #[inline(always)]
+    #[must_use]
+    pub const fn believe(bits: u32, belief: Belief) -> u32 {
+        match (belief, bits) {
+            (Belief::Full, _) => bits,
+            (Belief::Doubtful, Self::CLIENT_RST) => Self::CLIENT_DOUBT,
+            (Belief::Doubtful, Self::SERVER_RST) => Self::SERVER_DOUBT,
+            (Belief::Doubtful | Belief::None, _) => 0,
+        }
     }
 
     /// Whether a fresh SYN may take over the tuple: the flow is over, or both ends sent

@@ -11,7 +11,7 @@ pub struct Timeouts {
     pub established_ns: u64,
     /// TCP, one side has sent FIN. One-way flows wait for [`ONE_WAY_CLOSING_NS`] at most.
     pub closing_ns: u64,
-    /// TCP, both sides have sent FIN, or one a RST.
+    /// TCP, both sides have sent FIN, or one a RST, be it a doubtful one.
     pub closed_ns: u64,
     /// UDP with replies.
     pub udp_ns: u64,
@@ -55,6 +55,8 @@ impl Timeouts {
             }
             TcpState::Closing | TcpState::Closed => self.closed_ns,
         };
+        let in_doubt = progress.is_in_doubt() && by_state > self.closed_ns;
+        let by_state = if in_doubt { self.closed_ns } else { by_state };
         if half_open_table && by_state > self.half_open_ns { self.half_open_ns } else { by_state }
     }
 
@@ -113,6 +115,8 @@ mod tests {
         check(TCP, BOTH_FIN | Progress::LAST_ACK, false, 10);
         check(TCP, OPEN | Progress::CLIENT_RST, false, 10);
         check(TCP, OPEN | Progress::SERVER_DOWN, false, 10);
+        check(TCP, OPEN | Progress::CLIENT_DOUBT, false, 10);
+        check(TCP, OPEN | Progress::SERVER_FIN | Progress::SERVER_DOUBT, false, 10);
         let one_way = Progress(OPEN).with_forward(Forward::Dsr).0;
         check(TCP, one_way, false, 10_800);
         check(TCP, one_way | Progress::CLIENT_FIN, false, 60);

@@ -7,7 +7,7 @@ use lb_common::{
     forward::Forward,
     hash,
     server::ServerEntry,
-    tcp_state::Progress,
+    tcp_state::{Belief, Progress, TcpFlags},
 };
 
 use crate::{
@@ -139,6 +139,11 @@ fn recycles<F: Family>(segment: &Segment<F>, entry: &FlowEntry<F::Address>) -> b
 fn advance<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -> bool {
     let before = Progress(entry.progress);
     let seen = before.observe(entry.direction(), segment.flags);
+    let seen = if segment.flags.has(TcpFlags::RST) {
+        Progress::believe(seen, belief(segment, entry))
+    } else {
+        seen
+    };
     let mut bits = verifier::forget(seen) & !before.0;
     let after = Progress(before.0 | bits);
     let ends = after.is_over() && !before.is_over() && before.0 & Progress::REPORTED == 0;
@@ -153,6 +158,24 @@ fn advance<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -
         finish::<F>(segment, entry, partner, cause_of(after));
     }
     ends
+}
+
+/// What a RST is worth. All, where nobody knows what its receiver expects: flows of which only
+/// the client's packets are seen, and those of older programs.
+#[inline(always)]
+fn belief<F: Family>(segment: &Segment<F>, entry: &FlowEntry<F::Address>) -> Belief {
+    let direction = entry.direction();
+    let Some(partner) = confirmed::entry::<F>(&entry.partner_key()) else { return Belief::Full };
+    let expected = partner.acknowledged.get();
+    if expected == 0 || Progress(entry.progress).is_one_way() {
+        return Belief::Full;
+    }
+    // The client knows the server's numbers shifted.
+    let shift = match direction {
+        Direction::Forward => 0,
+        Direction::Reply => entry.sequence_shift,
+    };
+    Belief::of_rst(segment.sequence.get().wrapping_add(shift), expected)
 }
 
 /// Reports the end of a flow and leaves word of it.
@@ -241,7 +264,10 @@ fn forward<F: Family>(
     entry.last_seen_ns = clock::now_ns();
     entry.packets += 1;
     entry.bytes += segment.bytes;
-    entry.acknowledged = segment.acknowledgement;
+    // A RST or SYN without ACK acknowledges nothing.
+    if segment.flags.has(TcpFlags::ACK) {
+        entry.acknowledged = segment.acknowledgement;
+    }
     counters::count_packet(entry.vip, entry.server, direction, segment.bytes);
     if let Some((numbers, shift)) = shift {
         splice::shift_numbers(segment, &numbers, direction, shift);

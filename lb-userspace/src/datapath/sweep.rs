@@ -333,9 +333,17 @@ where
     Ok(())
 }
 
-/// Why a flow fell silent. That its client has sent FIN is all that is ever seen of the end of a
-/// one-way flow.
+/// Why a flow fell silent: one that was in doubt since a RST has been ended by it. That its client
+/// has sent FIN is all that is ever seen of the end of a one-way flow.
 fn cause_of_silence<A: Address>(half: &Half<A>) -> u8 {
     let progress = Progress(half.entry.progress);
-    if progress.is_one_way() && progress.recyclable() { cause::FIN } else { cause::TIMEOUT }
+    if progress.is_one_way() && progress.recyclable() {
+        cause::FIN
+    } else if progress.0 & Progress::CLIENT_DOUBT != 0 {
+        cause::CLIENT_RESET
+    } else if progress.0 & Progress::SERVER_DOUBT != 0 {
+        cause::SERVER_RESET
+    } else {
+        cause::TIMEOUT
+    }
 }
