@@ -195,7 +195,9 @@ fn lints() -> Vec<Stage> {
         Stage { name: "rules of the repository".into(), work: Work::Tidy },
         Stage::command(CARGO_DENY.name, process::cargo(deny)),
         Stage::command("clippy", clippy()),
-        Stage::command("clippy, BPF target", clippy_bpf()),
+        Stage::command("clippy, BPF target", clippy_bpf(&[])),
+        Stage::command("clippy, packet log", clippy_packet_log()),
+        Stage::command("clippy, packet log, BPF", clippy_bpf(&["--features", "log"])),
         Stage::command("documentation", rustdoc),
     ]
 }
@@ -206,9 +208,16 @@ fn clippy() -> Command {
     command
 }
 
+/// The agent of development builds that log packets.
+fn clippy_packet_log() -> Command {
+    let mut command = process::cargo(["clippy", "--locked", "--package", "lb-userspace", "--lib"]);
+    command.args(["--features", "dataplane-log", "--quiet", "--", "-D", "warnings"]);
+    command
+}
+
 /// The crate that only exists for the BPF target, in the directory where
 /// `lb-userspace/build.rs` builds it.
-fn clippy_bpf() -> Command {
+fn clippy_bpf(features: &[&str]) -> Command {
     let mut command = Command::new("rustup");
     command
         .args(["run", workspace::toolchain(), "cargo", "clippy", "--locked", "--quiet"])
@@ -221,6 +230,7 @@ fn clippy_bpf() -> Command {
             "--target",
             "bpfel-unknown-none",
         ])
+        .args(features)
         .args(["-Z", "build-std=core", "--target-dir"])
         .arg(workspace::target().join("ebpf"))
         .args(["--", "-D", "warnings"])
