@@ -91,6 +91,22 @@ pub struct Handle {
     pub generation: u16,
 }
 
+impl Handle {
+    /// As an argument of a BPF function: the id in the low half.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_bits(self) -> u32 {
+        self.id as u32 | (self.generation as u32) << 16
+    }
+
+    /// What [`Self::to_bits`] made a number of.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self { id: (bits & 0xffff) as u16, generation: (bits >> 16) as u16 }
+    }
+}
+
 /// Which way the packets of an entry travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {

@@ -78,7 +78,7 @@ pub fn screen_source<F: Family>(
     if settings.flags & (flag::ACCESS | flag::PACKET_RATES) == 0 {
         return None;
     }
-    reason_of(F::screen(source, to_bits(vip), u32::from(is_judged)))
+    reason_of(F::screen(source, vip.to_bits(), u32::from(is_judged)))
 }
 
 #[inline(always)]
@@ -88,17 +88,10 @@ fn is_syn<F: Family>(segment: &Segment<F>) -> bool {
 
 #[inline(always)]
 fn judge<F: Family>(source: &F::Address, vip: Handle) -> Option<DropReason> {
-    reason_of(F::judge(source, to_bits(vip)))
+    reason_of(F::judge(source, vip.to_bits()))
 }
 
-/// A handle as an argument of a BPF function.
-#[inline(always)]
-#[must_use]
-pub fn to_bits(handle: Handle) -> u32 {
-    u32::from(handle.id) | u32::from(handle.generation) << 16
-}
-
-/// What the frontend of a VIP asks of sources; `vip` is from [`to_bits`].
+/// What the frontend of a VIP asks of sources; `vip` is from [`Handle::to_bits`].
 #[inline(always)]
 #[must_use]
 pub fn admission(vip: u32) -> Option<&'static AdmissionEntry> {
@@ -222,7 +215,7 @@ fn vip_at(address: Address6, port: u32) -> Option<u32> {
     let key = VipKey::new(address, Be16::from_wire(port as u16), TCP);
     // SAFETY: the reference is not kept.
     let vip = unsafe { VIPS.get(key) }?;
-    Some(to_bits(Handle { id: vip.id, generation: vip.generation }))
+    Some(Handle { id: vip.id, generation: vip.generation }.to_bits())
 }
 
 /// Judges by the rules of the longest prefixes that `find` knows in a scope: blocks come

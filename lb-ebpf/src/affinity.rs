@@ -11,7 +11,6 @@ use lb_common::{
 };
 
 use crate::{
-    access::to_bits,
     clock,
     maps::{AFFINITY, SERVERS},
 };
@@ -28,14 +27,14 @@ pub extern "C" fn belongs_to(source: u64, backend: u32, timeout_s: u32) -> u32 {
     // SAFETY: the entry stays mapped for the run of the program; any bits are valid while
     // others write.
     let entry = unsafe { *entry };
-    if entry.is_fresh(clock::now_ns(), timeout_s as u16) { to_bits(entry.server) } else { 0 }
+    if entry.is_fresh(clock::now_ns(), timeout_s as u16) { entry.server.to_bits() } else { 0 }
 }
 
 /// A flow was confirmed: its source belongs to its server from now on.
 #[inline(always)]
 pub fn confirm<A: Address>(client: &FlowKey<A>, server: Handle) {
     if keeps(server) {
-        let _done = stick(hash::source_hash(client), to_bits(server));
+        let _done = stick(hash::source_hash(client), server.to_bits());
     }
 }
 
@@ -43,7 +42,7 @@ pub fn confirm<A: Address>(client: &FlowKey<A>, server: Handle) {
 #[inline(always)]
 pub fn end<A: Address>(client: &FlowKey<A>, server: Handle) {
     if keeps(server) {
-        let _done = refresh(hash::source_hash(client), to_bits(server));
+        let _done = refresh(hash::source_hash(client), server.to_bits());
     }
 }
 
@@ -53,14 +52,18 @@ fn keeps(server: Handle) -> bool {
     SERVERS.get(u32::from(server.id)).is_some_and(|entry| entry.flags & flag::AFFINITY != 0)
 }
 
+/// The key of a source at the backend of a server.
+#[inline(always)]
+fn key_at(source: u64, server: Handle) -> Option<AffinityKey> {
+    let backend = SERVERS.get(u32::from(server.id))?.backend.into();
+    Some(AffinityKey { source, backend, padding: 0 })
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn stick(source: u64, server: u32) -> u32 {
-    let server = Handle { id: server as u16, generation: (server >> 16) as u16 };
-    let Some(backend) = SERVERS.get(u32::from(server.id)).map(|entry| entry.backend) else {
-        return 0;
-    };
-    let key = AffinityKey { source, backend: backend.into(), padding: 0 };
+    let server = Handle::from_bits(server);
+    let Some(key) = key_at(source, server) else { return 0 };
     let seen_ns = clock::now_ns();
     if let Some(entry) = AFFINITY.get_ptr_mut(&key) {
         // SAFETY: the entry stays mapped for the run of the program.
@@ -75,11 +78,8 @@ extern "C" fn stick(source: u64, server: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn refresh(source: u64, server: u32) -> u32 {
-    let server = Handle { id: server as u16, generation: (server >> 16) as u16 };
-    let Some(backend) = SERVERS.get(u32::from(server.id)).map(|entry| entry.backend) else {
-        return 0;
-    };
-    let key = AffinityKey { source, backend: backend.into(), padding: 0 };
+    let server = Handle::from_bits(server);
+    let Some(key) = key_at(source, server) else { return 0 };
     if let Some(entry) = AFFINITY.get_ptr_mut(&key) {
         // SAFETY: the entry stays mapped for the run of the program.
         unsafe {

@@ -63,7 +63,7 @@ pub fn add_flows(server: Handle, flows: i32) {
 #[inline(always)]
 #[must_use]
 pub fn reserve_flow(server: Handle) -> bool {
-    reserve(access::to_bits(server)) != 0
+    reserve(server.to_bits()) != 0
 }
 
 /// A function of its own: the stages have no stack to spare. Flows that are being confirmed at
@@ -71,7 +71,7 @@ pub fn reserve_flow(server: Handle) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn reserve(server: u32) -> u32 {
-    let handle = Handle { id: server as u16, generation: (server >> 16) as u16 };
+    let handle = Handle::from_bits(server);
     let Some(count) = SERVER_FLOWS.get_ptr_mut(u32::from(handle.id)) else { return 1 };
     let most = SERVERS.get(u32::from(handle.id)).map_or(0, |entry| u32::from(entry.most_flows));
     // SAFETY: array elements are never freed, and the number is an aligned field.
@@ -80,7 +80,8 @@ extern "C" fn reserve(server: u32) -> u32 {
             return 1;
         }
         let before = atomic::add32(&raw mut (*count).flows, 1);
-        if most != 0 && before >= most {
+        // A count that has gone below nothing is nothing.
+        if most != 0 && before.cast_signed() >= most.cast_signed() {
             let _after = atomic::add32(&raw mut (*count).flows, u32::MAX);
             return 0;
         }

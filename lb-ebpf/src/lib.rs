@@ -45,6 +45,7 @@ pub mod icmp;
 pub mod limits;
 pub mod made;
 pub mod maps;
+mod object;
 pub mod one_way;
 pub mod packet;
 pub mod parse;

@@ -17,7 +17,7 @@ use lb_common::{
 };
 
 use crate::{
-    access::{admission, code_of, to_bits},
+    access::{admission, code_of},
     atomic,
     family::Family,
     maps::{SETTINGS, SOURCES},
@@ -34,7 +34,7 @@ const PLENTY: u32 = u8::MAX as u32;
 #[inline(always)]
 pub fn open_flow<F: Family>(segment: &Segment<F>, vip: Handle) -> Option<DropReason> {
     const NEW_RATE: u32 = DropReason::NewRate as u32 + 1;
-    match limit_flow(to_bits(vip), F::source_bits(&segment.key.source), F::NUMBER) {
+    match limit_flow(vip.to_bits(), F::source_bits(&segment.key.source), F::NUMBER) {
         PASS => None,
         NEW_RATE => Some(DropReason::NewRate),
         _ => Some(DropReason::FlowsPerSource),
@@ -53,7 +53,7 @@ pub fn is_too_many<F: Family>(
     }
     if entry.credit == 0 {
         let source = F::source_bits(&segment.key.source);
-        let given = take_packets(to_bits(entry.vip), source, F::NUMBER, entry.last_credit.into());
+        let given = take_packets(entry.vip.to_bits(), source, F::NUMBER, entry.last_credit.into());
         // A full byte at most.
         (entry.credit, entry.last_credit) = (given as u8, given as u8);
         if given == 0 {
@@ -97,7 +97,7 @@ pub fn count_flow<F: Family>(source: &F::Address, vip: Handle, settings: &Settin
     if settings.flags & flag::FLOW_COUNTS == 0 {
         return Counted::No;
     }
-    match add_flow(to_bits(vip), F::source_bits(source), F::NUMBER) {
+    match add_flow(vip.to_bits(), F::source_bits(source), F::NUMBER) {
         PASS => Counted::No,
         1 => Counted::Yes,
         _ => Counted::TooMany,
@@ -107,7 +107,7 @@ pub fn count_flow<F: Family>(source: &F::Address, vip: Handle, settings: &Settin
 /// A flow that was counted is over.
 #[inline(always)]
 pub fn forget_flow<F: Family>(source: &F::Address, vip: Handle) {
-    let _done = remove_flow(to_bits(vip), F::source_bits(source), F::NUMBER);
+    let _done = remove_flow(vip.to_bits(), F::source_bits(source), F::NUMBER);
 }
 
 /// Judges a new flow by the rate of its source and by how many it has.

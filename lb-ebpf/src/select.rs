@@ -15,7 +15,6 @@ use lb_common::{
 };
 
 use crate::{
-    access::to_bits,
     affinity, atomic,
     maps::{REMEMBERED, RINGS, SERVER_FLOWS, SERVERS, TURNS},
 };
@@ -88,7 +87,7 @@ pub fn select(
 
 #[inline(always)]
 fn server_of(bits: u32) -> Result<(Handle, &'static ServerEntry), DropReason> {
-    let handle = Handle { id: bits as u16, generation: (bits >> 16) as u16 };
+    let handle = Handle::from_bits(bits);
     if handle.generation == 0 {
         return Err(if bits == FULL { DropReason::ServerFull } else { DropReason::NoServer });
     }
@@ -121,7 +120,7 @@ extern "C" fn choose(backend: u32, hash: u64, how: u32) -> u32 {
 #[inline(never)]
 extern "C" fn belonging(backend: u32, source: u64, timeout_s: u32) -> u32 {
     let bits = affinity::belongs_to(source, backend, timeout_s);
-    let handle = Handle { id: bits as u16, generation: (bits >> 16) as u16 };
+    let handle = Handle::from_bits(bits);
     let owner = SERVERS.get(u32::from(handle.id)).map(|server| u32::from(server.backend));
     if owner == Some(backend) { usable(handle, 0) } else { NONE }
 }
@@ -155,7 +154,7 @@ fn usable(handle: Handle, how: u32) -> u32 {
     if most != 0 && how & ALWAYS_ROOM == 0 && flows(handle.id.into()) >= most {
         return FULL;
     }
-    to_bits(handle)
+    handle.to_bits()
 }
 
 /// The same as a function of its own.

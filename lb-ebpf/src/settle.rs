@@ -27,7 +27,7 @@ pub fn settle(ctx: Context) -> u32 {
         let EndedFlows { key, flows, server } =
             unsafe { record.cast::<EndedFlows>().read_unaligned() };
         if server != 0 {
-            let server = Handle { id: server as u16, generation: (server >> 16) as u16 };
+            let server = Handle::from_bits(server);
             counters::add_flows(server, flows.wrapping_neg().cast_signed());
             continue;
         }

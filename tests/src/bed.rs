@@ -240,6 +240,21 @@ impl Bed {
         server.ip(&["addr", "replace", &address, "dev", "eth0", "nodad"])
     }
 
+    /// Makes the balancer a server's default route in both families, with further words for
+    /// `ip route`. Full NAT needs none; the other modes do, and a link that went takes it along.
+    ///
+    /// # Errors
+    /// When there is no such server or `ip` fails.
+    pub fn route_back(&self, index: u8, options: &[&str]) -> Result<()> {
+        for family in Family::BOTH {
+            let router = Self::snat_address(index, family).to_string();
+            let version = if family == Family::V4 { "-4" } else { "-6" };
+            let route = [version, "route", "replace", "default", "via", &router];
+            self.server(index)?.ip(&[route.as_slice(), options].concat())?;
+        }
+        Ok(())
+    }
+
     /// Deletes the link to a server, both ends, as when a virtual machine goes or a card
     /// is pulled. The server's processes stay.
     ///

@@ -56,7 +56,7 @@ fn scene(
     for index in 0..SERVERS {
         let server = bed.server(index)?;
         hold_vips(server)?;
-        route_to_clients(server, index, FITTING)?;
+        bed.route_back(index, FITTING)?;
         for family in &clients {
             let vip = Bed::vip(*family, port::UDP).ip();
             fleet.server_mut(index)?.answer_at(server, vip)?;
@@ -83,17 +83,6 @@ fn hold_vips(server: &Namespace) -> Result<()> {
 
 /// The largest segments of clients that fit encapsulated, in every mode and family.
 const FITTING: &[&str] = &["advmss", "1380"];
-
-/// Answers go to clients by a router; `segments` says which the server asks clients for.
-fn route_to_clients(server: &Namespace, index: u8, segments: &[&str]) -> Result<()> {
-    for family in Family::BOTH {
-        let router = Bed::snat_address(index, family).to_string();
-        let version = if family == Family::V4 { "-4" } else { "-6" };
-        let route = ["route", "replace", "default", "via", &router];
-        server.ip(&[&[version], route.as_slice(), segments].concat())?;
-    }
-    Ok(())
-}
 
 fn services(forward: Forward, servers: Family, clients: Family) -> Vec<Service> {
     let service = |name: &str, port, protocol| {
@@ -200,7 +189,7 @@ impl Scene<'_> {
         tally.require_all(300)?;
         ensure!(!tally.answers.contains_key("s0"), "{tally}");
         self.bed.reconnect(0)?;
-        route_to_clients(self.bed.server(0)?, 0, FITTING)?;
+        self.bed.route_back(0, FITTING)?;
         self.agent.wait_for_server(&name, "s0", ServerState::Up)?;
         let answered = wait_until("s0 to answer again", EVICTED_WITHIN, || {
             let tally = self.bed.client.run(|| Ok(clients::short_connections(vip, 60, 4)))?;
@@ -264,7 +253,7 @@ fn clients_learn_what_fits() -> Result<()> {
         for servers in Family::BOTH {
             scene(forward, servers, |scene| {
                 for index in 0..SERVERS {
-                    route_to_clients(scene.bed.server(index)?, index, &[])?;
+                    scene.bed.route_back(index, &[])?;
                 }
                 for family in &scene.clients {
                     let vip = Bed::vip(*family, port::DIGEST);

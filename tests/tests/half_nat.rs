@@ -15,7 +15,6 @@ use testbed::{
     clients::{self, Conversation},
     configuration::Service,
     fleet::Fleet,
-    namespace::Namespace,
     process::wait_until,
     report::note,
     servers::port,
@@ -25,16 +24,6 @@ const SERVERS: u8 = 3;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A port of a VIP and of servers for [`seen_by`].
 const SEEN: u16 = 7700;
-
-/// The servers' default route is the balancer.
-fn route_back(server: &Namespace, index: u8) -> Result<()> {
-    for family in Family::BOTH {
-        let router = Bed::snat_address(index, family).to_string();
-        let version = if family == Family::V4 { "-4" } else { "-6" };
-        server.ip(&[version, "route", "replace", "default", "via", &router])?;
-    }
-    Ok(())
-}
 
 fn services(bed: &Bed) -> Vec<Service> {
     let mut services = Service::all_embedded(bed);
@@ -54,7 +43,7 @@ fn with_half_nat(text: &str) -> String {
 fn scene(test: impl FnOnce(&Bed, &mut Agent<'_>) -> Result<()>) -> Result<()> {
     let bed = Bed::new(SERVERS, Mode::from_environment()?)?;
     for index in 0..SERVERS {
-        route_back(bed.server(index)?, index)?;
+        bed.route_back(index, &[])?;
     }
     let _fleet = Fleet::start(&bed)?;
     let mut agent = Agent::install(&bed)?;
@@ -146,7 +135,7 @@ fn clients_of_a_dead_server_are_reset_and_go_elsewhere() -> Result<()> {
         let tally = bed.client.run(|| Ok(clients::short_connections(vip, 300, 4)))?;
         tally.require_all(300)?;
         bed.reconnect(0)?;
-        route_back(bed.server(0)?, 0)?;
+        bed.route_back(0, &[])?;
         agent.wait_for_server("line4", "s0", ServerState::Up)?;
         wait_until("s0 to answer again", PATIENCE, || {
             let tally = bed.client.run(|| Ok(clients::short_connections(vip, 60, 4)))?;

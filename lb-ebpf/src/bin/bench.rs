@@ -143,13 +143,4 @@ fn calibrate(packet: &Packet) -> Option<u32> {
     unsafe { CALIBRATION.get(key) }.map(|_| xdp_action::XDP_TX)
 }
 
-/// GPL-compatible, like the product's object.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // No code path reaches this: the verifier would refuse the program.
-    loop {}
-}
+lb_ebpf::object!();

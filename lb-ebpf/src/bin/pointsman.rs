@@ -33,13 +33,4 @@ fn stage(ctx: &XdpContext, stage: impl FnOnce(Context) -> u32) -> u32 {
     balance::conclude(context, code)
 }
 
-/// GPL-only helpers are used.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // No code path reaches this: the verifier would refuse the program.
-    loop {}
-}
+lb_ebpf::object!();

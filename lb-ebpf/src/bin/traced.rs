@@ -242,13 +242,4 @@ fn map_into(address: &mut Address6, head: &[u8; HEAD], at: usize) {
     }
 }
 
-/// GPL-only helpers are used.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // No code path reaches this: the verifier would refuse the program.
-    loop {}
-}
+lb_ebpf::object!();

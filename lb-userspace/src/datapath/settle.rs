@@ -128,7 +128,7 @@ impl Settler {
         let servers = ends.servers.iter().map(|(server, flows)| EndedFlows {
             key: SourceKey::default(),
             flows: *flows,
-            server: u32::from(server.id) | u32::from(server.generation) << 16,
+            server: server.to_bits(),
         });
         let records: Vec<EndedFlows> = sources.chain(servers).collect();
         for part in records.chunks(MOST_ENDED) {
