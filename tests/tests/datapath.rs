@@ -539,14 +539,32 @@ fn the_sweep_forgets_idle_flows_and_no_others() -> Result<()> {
     put(3, now, Some(old), 0)?;
     put(4, old, None, 0)?;
     put(5, old, Some(old), Progress::REPORTED)?;
+    // Where its other half was is a flow of somebody else, who is not silent.
+    put(6, old, None, 0)?;
+    let (_, entry) = udp_flow(6, old, 0);
+    let (_, stranger) = udp_flow(60, now, 0);
+    let direction = Direction::Reply.to_raw();
+    let stranger = FlowEntry4 { direction, destination: Address4::new([10, 0, 0, 99]), ..stranger };
+    confirmed(&plane)?.update(&[entry.partner_key()], &[stranger])?;
     let mut ends: Vec<FlowEnd> = Vec::new();
     let tables = FlowTables::open(plane.pins())?;
-    let report = sweep(&tables, &timeouts, 0, |end| ends.push(end))?;
-    ensure!((report.expired, report.stranded) == (3, 1), "{report:?}");
-    ensure!(report.fill.first().is_some_and(|fill| fill.entries == 9 && fill.capacity == 4096));
+    let mut settled = 0;
+    let report = sweep(
+        &tables,
+        &timeouts,
+        0,
+        |end| ends.push(end),
+        |ends| {
+            settled += ends.servers.values().sum::<u32>();
+        },
+    )?;
+    ensure!((report.expired, report.stranded) == (4, 2), "{report:?}");
+    ensure!(settled == 2, "{settled} flows of servers are counted down");
+    ensure!(confirmed(&plane)?.get(&entry.partner_key())?.is_some(), "the stranger is gone");
+    ensure!(report.fill.first().is_some_and(|fill| fill.entries == 11 && fill.capacity == 4096));
     ends.sort_by_key(|end| end.client_port.get());
     let ports: Vec<_> = ends.iter().map(|end| end.client_port.get()).collect();
-    ensure!(ports == [1, 4], "{ports:?}");
+    ensure!(ports == [1, 4, 6], "{ports:?}");
     let end = ends.first().context("an end")?;
     ensure!(end.cause == cause::TIMEOUT && end.protocol == 17);
     ensure!((end.forward_packets, end.reply_packets) == (2, 5), "{end:?}");

@@ -39,6 +39,14 @@ pub struct Ends {
     pub counted: Vec<(Handle, Address6)>,
 }
 
+impl Ends {
+    /// Whether there is nothing to count down.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.servers.is_empty() && self.counted.is_empty()
+    }
+}
+
 /// The program, on the pinned maps.
 pub struct Settler {
     object: Ebpf,
@@ -89,7 +97,7 @@ impl Settler {
         Ok(used.collect())
     }
 
-    /// Adds to `ends` what counts have too many, given what they were before a sweep
+    /// What counts of servers have too many, given what they were before a sweep
     /// ([`Self::counts`]) and the flows that it found.
     ///
     /// # Errors
@@ -98,19 +106,18 @@ impl Settler {
         &mut self,
         before: &HashMap<Handle, u32>,
         found: &HashMap<Handle, u32>,
-        ends: &mut Ends,
-    ) -> Result<(), MapAccessError> {
+    ) -> Result<Ends, MapAccessError> {
         let flows = &self.flows;
         let after = |server: Handle| {
             let entry = flows.get(&u32::from(server.id), 0);
             entry.map(|entry| entry.flows).map_err(|source| unreadable(map::SERVER_FLOWS, source))
         };
+        let mut ends = Ends::default();
         for (server, flows) in self.recount.judge(before, found, after)? {
             debug!(?server, flows, "its flows were counted wrong");
-            let ended = ends.servers.entry(server).or_default();
-            *ended = ended.wrapping_add_signed(flows);
+            ends.servers.insert(server, 0_u32.wrapping_add_signed(flows));
         }
-        Ok(())
+        Ok(ends)
     }
 
     /// Takes flows that have ended off the counts of their sources.

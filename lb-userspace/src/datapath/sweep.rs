@@ -49,8 +49,6 @@ pub struct SweepReport {
     pub expired: u64,
     /// Of those, flows of which only one half was left.
     pub stranded: u64,
-    /// What the flows deleted counted for.
-    pub ends: Ends,
     /// Flows found that count among those of their servers, deleted ones too.
     pub counted: HashMap<Handle, u32>,
     /// Addresses by which flows found are known: VIPs, addresses that servers answer to, and
@@ -78,21 +76,24 @@ pub struct TableFill {
 /// Sweeps all four tables once. Blocks: about a second for a million flows, in calls of a
 /// millisecond with a chance for other threads between them. `report` gets each flow that
 /// ended, save those the data plane has reported and half-open ones that had timed out at
-/// `since_ns`, when the last sweep began.
+/// `since_ns`, when the last sweep began. `settle` gets what is to be counted down, after each
+/// batch: an agent that is killed then has deleted no more than one batch without that.
 ///
 /// # Errors
-/// If a table can not be read or written; what was deleted stays deleted.
+/// If a table can not be read or written; what was deleted stays deleted and is settled.
 pub fn sweep(
     tables: &FlowTables,
     timeouts: &Timeouts,
     since_ns: u64,
     mut report: impl FnMut(FlowEnd),
+    mut settle: impl FnMut(&Ends),
 ) -> Result<SweepReport, MapAccessError> {
     let mut report = |end| report(tables.servers().complete(end));
     let start = Instant::now();
     let mut result = SweepReport::default();
-    sweep_confirmed(&tables.four, map::FLOWS4, timeouts, &mut report, &mut result)?;
-    sweep_confirmed(&tables.six, map::FLOWS6, timeouts, &mut report, &mut result)?;
+    let mut heard = (&mut report, &mut settle);
+    sweep_confirmed(&tables.four, map::FLOWS4, timeouts, &mut heard, &mut result)?;
+    sweep_confirmed(&tables.six, map::FLOWS6, timeouts, &mut heard, &mut result)?;
     let limits = (timeouts, since_ns);
     sweep_half_open(&tables.four, map::HALF_OPEN4, limits, &mut report, &mut result)?;
     sweep_half_open(&tables.six, map::HALF_OPEN6, limits, &mut report, &mut result)?;
@@ -139,12 +140,15 @@ impl Sweeper {
             let last_ns = std::mem::replace(&mut since_ns, Moment::now().monotonic_ns);
             let task = spawn_blocking(move || {
                 let before = settler.counts();
-                let mut result = sweep(&tables, &limits, last_ns, |end| {
+                let report = |end| {
                     // Nobody listening means nobody wants to know.
                     let _closed = sender.blocking_send(end);
+                };
+                let result = sweep(&tables, &limits, last_ns, report, |ends| {
+                    count_down(&mut settler, ends);
                 });
-                if let Ok(report) = &mut result {
-                    count_down(&mut settler, before, report);
+                if let Ok(report) = &result {
+                    put_right(&mut settler, before, report);
                 }
                 (tables, settler, result)
             });
@@ -169,21 +173,23 @@ impl Sweeper {
     }
 }
 
-/// Counts down what the sweep has deleted, and puts counts right that do not agree with what it
-/// found.
-fn count_down(
+/// Counts down what the sweep has deleted.
+fn count_down(settler: &mut Settler, ends: &Ends) {
+    if let Err(error) = settler.settle(ends) {
+        warn!(%error, "could not count down the flows of servers and sources");
+    }
+}
+
+/// Puts counts of servers right that do not agree with what a sweep found.
+fn put_right(
     settler: &mut Settler,
     before: Result<HashMap<Handle, u32>, MapAccessError>,
-    report: &mut SweepReport,
+    report: &SweepReport,
 ) {
-    let mut ends = std::mem::take(&mut report.ends);
-    let counted = std::mem::take(&mut report.counted);
-    let judged = before.and_then(|before| settler.recount(&before, &counted, &mut ends));
-    if let Err(error) = judged {
-        warn!(%error, "could not compare the counts of flows with the flows");
-    }
-    if let Err(error) = settler.settle(&ends) {
-        warn!(%error, "could not count down the flows of sources");
+    match before.and_then(|before| settler.recount(&before, &report.counted)) {
+        Ok(ends) if ends.is_empty() => {}
+        Ok(ends) => count_down(settler, &ends),
+        Err(error) => warn!(%error, "could not compare the counts of flows with the flows"),
     }
 }
 
@@ -236,7 +242,7 @@ fn sweep_confirmed<A: Address>(
     family: &Family<A>,
     name: &'static str,
     timeouts: &Timeouts,
-    report: &mut impl FnMut(FlowEnd),
+    (report, settle): &mut (impl FnMut(FlowEnd), impl FnMut(&Ends)),
     result: &mut SweepReport,
 ) -> Result<(), MapAccessError>
 where
@@ -245,6 +251,7 @@ where
     Bucket<A>: Pod,
 {
     let map = &family.confirmed;
+    let mut ends = Ends::default();
     let mut fill = TableFill { map: name, entries: 0, capacity: map.capacity() };
     let (mut keys, mut entries) = (Vec::new(), Vec::new());
     let mut batches = map.batches();
@@ -258,7 +265,7 @@ where
         }
         fill.entries += keys.len() as u64;
         let now_ns = Moment::now().monotonic_ns;
-        for (key, entry) in keys.iter().zip(&entries) {
+        let swept = keys.iter().zip(&entries).try_for_each(|(key, entry)| {
             result.addresses.insert(key.destination);
             if entry.direction() == Direction::Reply {
                 // With half NAT the server is known by its own address.
@@ -269,9 +276,14 @@ where
             }
             let seen = Half { key: *key, entry: *entry, table: Table::Confirmed };
             if may_be_over(&seen, timeouts, now_ns) {
-                end_if_over(family, &seen, timeouts, report, result)?;
+                end_if_over(family, &seen, timeouts, report, (&mut *result, &mut ends))?;
             }
+            Ok(())
+        });
+        if !ends.is_empty() {
+            settle(&std::mem::take(&mut ends));
         }
+        swept?;
         result.longest_batch = result.longest_batch.max(start.elapsed() - read);
         thread::yield_now();
     }
@@ -293,7 +305,7 @@ fn end_if_over<A: Address>(
     seen: &Half<A>,
     timeouts: &Timeouts,
     report: &mut impl FnMut(FlowEnd),
-    result: &mut SweepReport,
+    (result, ends): (&mut SweepReport, &mut Ends),
 ) -> Result<(), MapAccessError>
 where
     FlowKey<A>: Pod,
@@ -301,30 +313,31 @@ where
     Bucket<A>: Pod,
 {
     let Some(half) = family.find(seen.key, seen.table)? else { return Ok(()) };
+    // The place may be another flow's by now: of a tuple that was opened anew, or a stray half.
     let partner = family.find(half.entry.partner_key(), half.table)?;
+    let partner = partner.filter(|partner| partner.entry.answers(&half.key));
     let now_ns = Moment::now().monotonic_ns;
     let verdict = decide(&half, partner.as_ref(), timeouts, now_ns);
     if verdict == Verdict::Keep {
         return Ok(());
     }
     let is_one_way = Progress(half.entry.progress).is_one_way();
-    let mut removed = [(&half, family.confirmed.remove(&half.key)?)].to_vec();
-    match &partner {
-        Some(partner) => removed.push((partner, family.confirmed.remove(&partner.key)?)),
-        None if is_one_way => {}
-        None => result.stranded += 1,
-    }
-    // Whoever removes the server's half ends the flow, or the only one that it has.
-    let ends = |half: &Half<A>| is_one_way || half.entry.direction() == Direction::Reply;
-    for (Half { key, entry, .. }, _) in removed.iter().filter(|(half, there)| *there && ends(half))
-    {
+    for Half { key, entry, .. } in [Some(&half), partner.as_ref()].into_iter().flatten() {
+        let there = family.confirmed.remove(key)?;
+        // Whoever removes the server's half ends the flow, or the only one that it has.
+        if !there || !(is_one_way || entry.direction() == Direction::Reply) {
+            continue;
+        }
         if entry.progress & Progress::UNCOUNTED == 0 {
-            *result.ends.servers.entry(entry.server).or_default() += 1;
+            *ends.servers.entry(entry.server).or_default() += 1;
         }
         if entry.progress & Progress::COUNTED != 0 {
             let client = if is_one_way { key.source } else { entry.destination };
-            result.ends.counted.push((entry.vip, client.to_common()));
+            ends.counted.push((entry.vip, client.to_common()));
         }
+    }
+    if partner.is_none() && !is_one_way {
+        result.stranded += 1;
     }
     result.expired += 1;
     if verdict == Verdict::Report {
