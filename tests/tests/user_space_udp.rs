@@ -89,7 +89,12 @@ fn host(text: &str) -> Result<IpAddr> {
 
 /// A client whose socket takes answers of the VIP alone.
 fn client(vip: SocketAddr) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind((if vip.is_ipv4() { "127.0.0.1" } else { "::1" }, 0))?;
+    client_at(if vip.is_ipv4() { "127.0.0.1" } else { "::1" }, vip)
+}
+
+/// The same from another address.
+fn client_at(own: &str, vip: SocketAddr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((own, 0))?;
     socket.connect(vip)?;
     socket.set_read_timeout(Some(SHORT))?;
     Ok(socket)
@@ -342,6 +347,43 @@ fn sources_are_blocked_and_limited_at_run_time() -> Result<()> {
         ensure!(dropped.0.contains_key(reason), "{reason} in {dropped:?}");
     }
     Ok(())
+}
+
+/// In a full table, too: nobody gives way to a flow that is refused in the end.
+#[test]
+fn a_source_that_has_all_it_may_have_pushes_nobody_out() -> Result<()> {
+    let a = Echo::new("a", host("127.0.0.1")?)?;
+    let vip = free(host("127.0.0.1")?)?;
+    let mut place = Loopback::unprivileged()?;
+    place.datapath = ", max_flows: 16".into();
+    place.start(&sections(vip, &[&a], ", limits: {connections_per_source: 8}", ""))?;
+    // Nobody answers, so that all could give way.
+    let address = a.address;
+    drop(a);
+    let _silent = UdpSocket::bind(address)?;
+    let begin = |own: &str, count: usize| {
+        let clients = (0..count).map(|_| client_at(own, vip)).collect::<Result<Vec<_>>>()?;
+        clients.iter().try_for_each(|client| client.send(b"x").map(drop))?;
+        anyhow::Ok(clients)
+    };
+    let (_first, _second) = (begin("127.0.0.1", 8)?, begin("127.0.0.2", 8)?);
+    let of_first = || {
+        let listed = flows(&place, &["--client", "127.0.0.1"])?.flows.len();
+        ensure!(listed == 8, "{listed} flows of the first");
+        Ok(())
+    };
+    wait_until("the table to be full", PATIENCE, || {
+        let listed = flows(&place, &["--state", "unreplied"])?.flows.len();
+        ensure!(listed == 16, "{listed}");
+        Ok(())
+    })?;
+    let _more = begin("127.0.0.2", 40)?;
+    wait_until("all of them to be refused", PATIENCE, || {
+        let dropped = drops(&place)?;
+        ensure!(dropped.get("flows_per_source") == Some(&40), "{dropped:?}");
+        Ok(())
+    })?;
+    of_first()
 }
 
 #[test]

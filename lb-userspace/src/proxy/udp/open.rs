@@ -31,14 +31,16 @@ impl Engine {
         let judged = site.gate.generation();
         site.gate.admit(key.client.ip())?;
         let lease = choose(site, key.client)?;
-        let stay = self.make_room(host)?;
-        let limits = ConnectionLimits { total: site.most, per_source: site.gate.per_source() };
+        // The room bounds them in all.
+        let limits = ConnectionLimits { total: u32::MAX, per_source: site.gate.per_source() };
         let reason = |error| match error {
             TooMany::InAll(_) => DropReason::FlowTableFull,
             TooMany::OfSource(_) => DropReason::FlowsPerSource,
         };
         let mut admission = site.connections.admit(&limits).map_err(reason)?;
         admission.attribute(key.client.ip(), &limits).map_err(reason)?;
+        // Nobody gives way to a flow that is refused.
+        let stay = self.make_room(host)?;
         let address = lease.server().address();
         let server = address.socket().ok_or(DropReason::NoServer)?;
         // Somebody else's socket can give way once.

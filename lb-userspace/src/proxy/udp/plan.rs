@@ -41,8 +41,6 @@ pub struct Site {
     pub(super) vip: Bind,
     pub(super) backend: Arc<Backend>,
     pub(super) gate: Gate,
-    /// Most flows of the frontend.
-    pub(super) most: u32,
     /// The flows of the frontend, with its sessions of TCP; kept over reloads.
     pub(super) connections: Arc<Connections>,
     /// What flows of the frontend came to; kept over reloads.
@@ -65,7 +63,6 @@ impl UdpPlans {
                     vip: *vip,
                     backend: Arc::clone(backend),
                     gate: Gate::new(Arc::clone(&shared.gate), name.clone()),
-                    most: datapath.max_flows,
                     connections: Arc::clone(&plan.connections),
                     counters: Arc::clone(&plan.counters),
                     traffic: shared.ledger.vip(*vip),
