@@ -229,9 +229,13 @@ fn a_trace_ends_whoever_ends_it() -> Result<()> {
     // As many as asked for.
     let options = ["--vip", &vip.to_string(), "--proto", "tcp", "--count", "4"];
     let mut trace = Trace::start(&bed, &agent, "count", &options)?;
-    let refused = agent.cli(&["trace"])?;
+    let kept = bed.directory().join("kept.pcapng");
+    fs::write(&kept, "of yesterday")?;
+    let kept = kept.to_str().context("paths are text")?;
+    let refused = agent.cli(&["trace", "-w", kept])?;
     ensure!(refused.code == Some(1), "two traces at once: {refused:?}");
     ensure!(refused.stderr.contains("somebody else traces packets"), "{refused:?}");
+    ensure!(fs::read_to_string(kept)? == "of yesterday", "a refused trace emptied its file");
     conversation.say()?;
     bed.client.run(|| Ok(Conversation::open(vip)?.say()?))?;
     ensure!(trace.process.wait(PATIENCE)?.success(), "{}", trace.process.output());
@@ -253,6 +257,12 @@ fn a_trace_ends_whoever_ends_it() -> Result<()> {
     ensure!(trace.process.wait(PATIENCE)?.success(), "{}", trace.process.output());
     ensure!(trace.process.output().ends_with(", time is over\n"), "{}", trace.process.output());
     wait_for_the_end(&bed, &agent)?;
+
+    // Nowhere to write, which is said before the data plane is changed.
+    let refused = agent.cli(&["trace", "-w", "/proc/none"])?;
+    ensure!(refused.code == Some(3), "{refused:?}");
+    ensure!(refused.stderr.contains("could not write /proc/none"), "{refused:?}");
+    ensure!(!refused.stderr.contains("tracing, "), "{refused:?}");
 
     // A crash of who looks.
     let mut trace = Trace::start(&bed, &agent, "crash", &[])?;

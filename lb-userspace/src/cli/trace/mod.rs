@@ -9,6 +9,7 @@ use std::{
     fs::File,
     io::{self, BufWriter, Write},
     net::IpAddr,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -71,8 +72,8 @@ pub struct TraceArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 256,
           value_parser = clap::value_parser!(u32).range(SNAPLEN))]
     pub snaplen: u32,
-    /// Write a pcapng file, with verdict and reason as the comment of each packet; - is standard
-    /// output
+    /// Write a pcapng file, with verdict and reason as the comment of each packet, in place of what
+    /// it has; a new one is readable for its owner alone. - is standard output
     #[arg(long, short = 'w', value_name = "FILE")]
     pub write: Option<PathBuf>,
     /// Admin socket of the agent
@@ -108,13 +109,17 @@ async fn trace(args: &TraceArgs, output: &mut Output) -> anyhow::Result<()> {
     // These end the trace and not the process.
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;
+    let file = args.write.as_deref().map(open).transpose()?;
     let mut packets = Client::new(&args.socket).stream("/v1/trace", &order::of(args)).await?;
     output.complain(&format!(
         "tracing, {} packets at most, for up to {} s\n",
         args.count, args.duration
     ))?;
     let boot = boot()?;
-    let mut sink = Sink::open(args, output)?;
+    if let Some(Target::File(file)) = &file {
+        empty(file).context("could not empty the file")?;
+    }
+    let mut sink = Sink::new(file, args.snaplen, output)?;
     let mut step = interval(STEP);
     step.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut seen, mut lost, mut rest) = (0, 0, Vec::new());
@@ -149,17 +154,36 @@ async fn trace(args: &TraceArgs, output: &mut Output) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What `--write` names.
+enum Target {
+    Stdout,
+    File(File),
+}
+
+/// Opens what is to be written before the agent is asked for anything. What a file has stays
+/// until there are packets to put in its place; a new one is for its owner alone, as packets are.
+fn open(path: &Path) -> anyhow::Result<Target> {
+    if path == Path::new("-") {
+        return Ok(Target::Stdout);
+    }
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path);
+    Ok(Target::File(file.with_context(|| format!("could not write {}", path.display()))?))
+}
+
+/// Pipes and devices have nothing to lose.
+fn empty(file: &File) -> io::Result<()> {
+    if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
+}
+
 impl<'a> Sink<'a> {
-    fn open(args: &TraceArgs, output: &'a mut Output) -> anyhow::Result<Self> {
-        let Some(path) = &args.write else { return Ok(Self::Lines(output)) };
-        let writer: Box<dyn Write> = if path == Path::new("-") {
-            Box::new(io::stdout())
-        } else {
-            let file = File::create(path);
-            let file = file.with_context(|| format!("could not write {}", path.display()))?;
-            Box::new(BufWriter::new(file))
+    fn new(target: Option<Target>, snaplen: u32, output: &'a mut Output) -> anyhow::Result<Self> {
+        let writer: Box<dyn Write> = match target {
+            None => return Ok(Self::Lines(output)),
+            Some(Target::Stdout) => Box::new(io::stdout()),
+            Some(Target::File(file)) => Box::new(BufWriter::new(file)),
         };
-        Ok(Self::File(PacketFile::new(writer, args.snaplen)?))
+        Ok(Self::File(PacketFile::new(writer, snaplen)?))
     }
 
     /// `boot`: when the clock of the records was zero, since 1970.
