@@ -7,7 +7,7 @@ use lb_common::{
 };
 
 use crate::{
-    access, atomic,
+    atomic,
     maps::{DROP_COUNTERS, SERVER_COUNTERS, SERVER_FLOWS, SERVERS, VIP_COUNTERS},
 };
 
