@@ -49,6 +49,7 @@ use crate::{
         self, expiry,
         sweep::{SweepReport, Sweeper},
     },
+    descriptors,
     health::Checker,
     logging::{self, LogFormat},
     model::{
@@ -96,6 +97,8 @@ pub struct Options {
 /// goes on forwarding.
 pub fn run(options: Options, loaded: Loaded) -> anyhow::Result<()> {
     logging::start(loaded.snapshot.log.target, options.log_format)?;
+    let descriptors = descriptors::raise();
+    tracing::debug!(descriptors, "a proxied connection needs two");
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -287,9 +290,11 @@ fn preflight(configuration: &Path, snapshot: &Snapshot) -> anyhow::Result<()> {
         return Ok(());
     }
     datapath::require_host()?;
-    match missing_interfaces(configuration, snapshot).first() {
-        Some(fault) => bail!("{fault}"),
-        None => Ok(()),
+    let missing = missing_interfaces(configuration, snapshot);
+    match missing.first() {
+        // One that is there can serve while the others are waited for.
+        Some(fault) if missing.len() == snapshot.datapath.interfaces.len() => bail!("{fault}"),
+        _ => Ok(()),
     }
 }
 

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod datapath;
+pub mod descriptors;
 mod dial;
 pub mod health;
 pub mod logging;

@@ -170,7 +170,7 @@ impl Loopback {
     /// # Errors
     /// When there is none.
     pub fn resident_kib(&self) -> Result<u64> {
-        let status = self.process_status()?;
+        let status = self.process_file("status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let number = line.and_then(|line| line.split_whitespace().next());
         number.and_then(|number| number.parse().ok()).context("no VmRSS of the agent")
@@ -184,12 +184,12 @@ impl Loopback {
         serde_json::from_str(&self.command(&["status", "--json"])?).context("read the status")
     }
 
-    /// `/proc/PID/status` of the agent.
+    /// `/proc/PID/NAME` of the agent.
     ///
     /// # Errors
     /// When there is none.
-    pub fn process_status(&self) -> Result<String> {
-        Ok(fs::read_to_string(format!("/proc/{}/status", self.running()?.pid()?))?)
+    pub fn process_file(&self, name: &str) -> Result<String> {
+        Ok(fs::read_to_string(format!("/proc/{}/{name}", self.running()?.pid()?))?)
     }
 
     /// `pointsman doctor` for the configuration.

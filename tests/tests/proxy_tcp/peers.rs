@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sha2::{Digest, Sha256};
 
 use crate::bed::{Bed, PATIENCE, free, greeter, greeting, inheritable, succeed, text};
@@ -180,6 +181,22 @@ fn an_inherited_socket_is_served() -> Result<()> {
     bed.start(&sections(&format!("\"fd@{number}\""), &servers))?;
     drop(listener);
     ensure!(greeting(front, 5)?.1 == "hello");
+    Ok(())
+}
+
+/// Services are started with 1024 of them on many systems, which is 512 connections.
+#[test]
+fn the_agent_has_as_many_descriptors_as_it_can() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, 1024.min(most), most)?;
+    let server = greeter("a")?;
+    let mut bed = Bed::new()?;
+    bed.start(&sections(&format!("\"{}\"", free()?), &format!("servers: {{a: \"{server}\"}}")))?;
+    let limits = bed.process_file("limits")?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files"));
+    let words: Vec<_> = line.context("no such limit")?.split_whitespace().collect();
+    let most = most.to_string();
+    ensure!(words.get(3..5) == Some(&[most.as_str(), most.as_str()]), "{words:?}, not {most}");
     Ok(())
 }
 

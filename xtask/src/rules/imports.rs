@@ -14,14 +14,15 @@ const AGENT: &str = "lb-userspace/src/";
 const FOUNDATIONS: &[&str] = &["model", "clock"];
 
 /// Modules that are not features, and what they may know besides themselves.
-const KNOWS: [(&str, &[&str]); 9] = [
+const KNOWS: [(&str, &[&str]); 10] = [
     ("model", &[]),
     ("clock", &[]),
+    ("descriptors", &[]),
     ("dial", &["model"]),
     // Checks reach servers as the proxy does.
     ("health", &["model", "clock", "dial"]),
     // The one feature that knows another: balancing is pure, and the proxy alone uses it.
-    ("proxy", &["model", "clock", "dial", "balance"]),
+    ("proxy", &["model", "clock", "descriptors", "dial", "balance"]),
     // Everything: they wire the features.
     ("app", ANY),
     ("cli", ANY),

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use crate::descriptors;
 
 /// The flows of all workers.
 #[derive(Debug, Default)]
@@ -34,21 +34,8 @@ impl Most {
     /// As many as are configured and the process has descriptors for: each needs one, and a
     /// quarter is left for everything else.
     pub(super) fn new(max_flows: u32, max_half_open: u32) -> Self {
-        let most = u32::try_from(descriptors() / 4 * 3).unwrap_or(u32::MAX);
+        let most = u32::try_from(descriptors::raise() / 4 * 3).unwrap_or(u32::MAX);
         Self { all: max_flows.min(most), unreplied: max_half_open.min(most) }
-    }
-}
-
-/// How many descriptors the process may have, once it may have as many as it can.
-fn descriptors() -> u64 {
-    match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((soft, hard))
-            if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() =>
-        {
-            hard
-        }
-        Ok((soft, _)) => soft,
-        Err(_) => u64::MAX,
     }
 }
 
@@ -113,9 +100,7 @@ mod tests {
     #[test]
     fn a_part_of_the_descriptors_is_left_for_others() {
         let most = Most::new(u32::MAX, 10);
-        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        assert_eq!(soft, hard, "as many as there can be");
-        assert!(u64::from(most.all) <= soft / 4 * 3 && most.unreplied <= 10);
+        assert!(u64::from(most.all) <= descriptors::raise() / 4 * 3 && most.unreplied <= 10);
         assert_eq!(Most::new(16, 1024).all, 16);
     }
 }
