@@ -52,11 +52,6 @@ pub mod flag {
     pub const PACKET_RATES: u32 = 32;
     /// Some frontend limits the flows of a source.
     pub const FLOW_COUNTS: u32 = 64;
-    /// Answer SYNs with cookies while the table of half-open flows is fuller than
-    /// [`super::Settings::cookie_level`], where forwarding translates addresses.
-    pub const SYN_COOKIES: u32 = 128;
-    /// With [`SYN_COOKIES`]: whatever the table holds.
-    pub const ALWAYS_COOKIES: u32 = 256;
     /// Some servers see their clients' addresses: the filter knows those servers, and what they
     /// send to anybody may be ours.
     pub const RETURN_PATHS: u32 = 512;

@@ -112,7 +112,7 @@ impl Stage {
     }
 
     /// Whether its program calls what kernels before 6.0 lack: without it the rest works, as
-    /// long as [`crate::settings::flag::SYN_COOKIES`] is not set.
+    /// long as [`crate::vip::vip_flag::SYN_COOKIES`] is not set.
     #[must_use]
     pub const fn needs_cookies(self) -> bool {
         matches!(self, Self::Cookie4 | Self::Cookie6)

@@ -100,6 +100,11 @@ pub mod vip_flag {
     pub const REFUSE_WHEN_FULL: u32 = 2;
     /// Servers see the client's address and send to it, by way of here (half NAT).
     pub const KEEPS_SOURCE: u32 = 4;
+    /// Its SYNs are answered with cookies while the table of half-open flows is fuller than
+    /// [`crate::settings::Settings::cookie_level`], where forwarding translates addresses.
+    pub const SYN_COOKIES: u32 = 8;
+    /// With [`SYN_COOKIES`]: whatever the table holds.
+    pub const ALWAYS_COOKIES: u32 = 16;
 }
 
 /// Bits of [`VipEntry::flags`] in an address record.

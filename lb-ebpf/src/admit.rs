@@ -58,7 +58,7 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
     let forward = Forward::from_raw(vip.forward);
     let mut numbers = (0, 0);
     if segment.key.protocol == TCP && !forward.is_one_way() {
-        match cookie::consult(segment, tuple_hash, settings) {
+        match cookie::consult(segment, tuple_hash, vip.flags) {
             Advice::Admit => {}
             Advice::Ask => return Ok(Step::Cookie),
             Advice::Refuse => return Err(drop(DropReason::CookieInvalid)),
@@ -68,11 +68,11 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
     if vip.flags & vip_flag::LIMITS_FLOWS != 0
         && let Some(reason) = limits::open_flow(segment, vip_handle)
     {
-        return Err(drop(reason));
+        return Err(refuse(vip_handle, progress, reason));
     }
     let selected = select::select(vip, tuple_hash, || hash::source_hash(&segment.key));
     let (handle, server) =
-        selected.map_err(|reason| no_server(segment, vip, vip_handle, reason))?;
+        selected.map_err(|reason| no_server(segment, vip, vip_handle, progress, reason))?;
     let hop = if forward.is_one_way() {
         one_way::check(segment.ip_bytes(), server, forward)?;
         one_way::hop(server)
@@ -128,13 +128,24 @@ fn no_server<F: Family>(
     segment: &Segment<F>,
     vip: &VipEntry,
     handle: Handle,
+    progress: u32,
     reason: DropReason,
 ) -> Step {
     let answered = vip.on_down == on_down::RESET || reason == DropReason::ServerFull;
     if segment.key.protocol != TCP || !answered {
-        return drop(reason);
+        return refuse(handle, progress, reason);
     }
     counters::count_reset(handle, Handle::default());
+    Step::Reset(reason)
+}
+
+/// Who brings a cookie believes to be connected, and would wait for its server for minutes.
+#[inline(always)]
+fn refuse(vip: Handle, progress: u32, reason: DropReason) -> Step {
+    if !Progress(progress).is_behind_cookie() {
+        return drop(reason);
+    }
+    counters::count_reset(vip, Handle::default());
     Step::Reset(reason)
 }
 

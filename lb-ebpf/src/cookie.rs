@@ -12,9 +12,10 @@ use aya_ebpf::helpers::generated::{
 use lb_common::{
     drop_reason::DropReason,
     half_open,
-    settings::{Settings, flag},
+    settings::Settings,
     syn_cookie::{self, Pressure},
     tcp_state::{Progress, TcpFlags},
+    vip::vip_flag,
 };
 use network_types::tcp::TcpHdr;
 
@@ -82,15 +83,16 @@ const ASK: u32 = 1;
 const OPEN: u32 = 2;
 const REFUSE: u32 = 3;
 
-/// What to do about a TCP packet of no flow that has this hash, to a VIP whose packets are
-/// translated.
+/// What to do about a TCP packet of no flow that has this hash, to a VIP with these flags whose
+/// packets are translated.
 #[inline(always)]
 #[must_use]
-pub fn consult<F: Family>(segment: &Segment<F>, hash: u64, settings: &Settings) -> Advice {
-    if settings.flags & flag::SYN_COOKIES == 0 {
+pub fn consult<F: Family>(segment: &Segment<F>, hash: u64, vip_flags: u32) -> Advice {
+    if vip_flags & vip_flag::SYN_COOKIES == 0 {
         return Advice::Admit;
     }
-    let advice = advise(u32::from(segment.flags.is_fresh_syn()), hash, F::NUMBER);
+    let always = vip_flags & vip_flag::ALWAYS_COOKIES;
+    let advice = advise(u32::from(segment.flags.is_fresh_syn()) | always, hash, F::NUMBER);
     match advice {
         ASK => Advice::Ask,
         OPEN => Advice::Open,
@@ -110,15 +112,17 @@ pub fn opening() -> (u32, (u32, u32)) {
     })
 }
 
-/// A function of its own, so that the verifier walks it once.
+/// A function of its own, so that the verifier walks it once. `what` is 1 for a SYN, and
+/// [`vip_flag::ALWAYS_COOKIES`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn advise(is_syn: u32, hash: u64, family: u32) -> u32 {
-    judge(is_syn != 0, hash, family).unwrap_or(ADMIT)
+extern "C" fn advise(what: u32, hash: u64, family: u32) -> u32 {
+    let always = what & vip_flag::ALWAYS_COOKIES != 0;
+    judge(what & 1 != 0, always, hash, family).unwrap_or(ADMIT)
 }
 
 #[inline(always)]
-fn judge(is_syn: bool, hash: u64, family: u32) -> Option<u32> {
+fn judge(is_syn: bool, always: bool, hash: u64, family: u32) -> Option<u32> {
     let settings = SETTINGS.get(0)?;
     let scratch = scratch()?;
     let found = if scratch.hash == hash { scratch.found } else { found::NOTHING };
@@ -132,7 +136,6 @@ fn judge(is_syn: bool, hash: u64, family: u32) -> Option<u32> {
     // SAFETY: array elements are never freed; both words may be written by anybody.
     let cookies = unsafe { &mut *COOKIES.get_ptr_mut(0)? };
     let now_ns = clock::now_ns();
-    let always = settings.flags & flag::ALWAYS_COOKIES != 0;
     if is_syn {
         let live = if family == V4::NUMBER {
             live_places::<V4>(hash, now_ns, settings)

@@ -137,7 +137,17 @@ impl<'bed> Agent<'bed> {
     pub fn start_with(&mut self, arguments: &[&str]) -> Result<()> {
         let mut command = self.run_command()?;
         command.args(arguments);
-        self.start_command(command)
+        self.start_command(command, None)
+    }
+
+    /// [`Agent::start`] where the data plane can not be as configured yet: waits until the agent
+    /// says so in these words.
+    ///
+    /// # Errors
+    /// When it ends or does not say so in time; the error holds its output.
+    pub fn start_lacking(&mut self, words: &str) -> Result<()> {
+        let command = self.run_command()?;
+        self.start_command(command, Some(words))
     }
 
     /// [`Agent::start`] with these capabilities and no others (`net_raw`), as root still.
@@ -149,16 +159,20 @@ impl<'bed> Agent<'bed> {
         let mut command = self.bed.balancer.command("setpriv");
         command.args([&format!("--bounding-set=-all{set}"), "--no-new-privs"]);
         command.arg(binary()?).arg("run").arg("--config").arg(self.configuration_file());
-        self.start_command(command)
+        self.start_command(command, None)
     }
 
-    fn start_command(&mut self, mut command: Command) -> Result<()> {
+    fn start_command(&mut self, mut command: Command, lacking: Option<&str>) -> Result<()> {
         ensure!(self.process.is_none(), "the agent runs already");
         self.process = Some(Process::start(&mut command, &self.directory.join("agent.log"))?);
         let ready = wait_until("the agent to be ready", PATIENCE, || {
             self.require_alive()?;
-            let status = self.status()?;
-            ensure!(status.datapath.apply_error.is_none(), "{:?}", status.datapath.apply_error);
+            let error = self.status()?.datapath.apply_error;
+            let as_expected = match lacking {
+                None => error.is_none(),
+                Some(words) => error.as_ref().is_some_and(|error| error.contains(words)),
+            };
+            ensure!(as_expected, "{error:?}");
             Ok(())
         });
         ready.map(drop).map_err(|error| error.context(self.last_output()))

@@ -33,7 +33,7 @@ use pointsman::{
         flow::{Flow, Selection},
         name::Name,
         next_hop::NextHop,
-        snapshot::{AttachMode, Bind, Protocol},
+        snapshot::{AttachMode, Bind, Protocol, SynCookies},
     },
     reconcile::{Actual, Desired, DesiredServer, DesiredVip, Plan, apply, plan},
 };
@@ -660,6 +660,7 @@ fn desired(vip: SocketAddr, servers: &[&str]) -> Result<Desired> {
         refuse_when_full: false,
         affinity_s: 0,
         forward: Forward::Nat,
+        syn_cookies: SynCookies::Off,
         snat: true,
     };
     let next_hop = NextHop {

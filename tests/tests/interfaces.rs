@@ -144,6 +144,35 @@ fn a_restart_finds_an_interface_that_was_made_again_meanwhile() -> Result<()> {
     Ok(())
 }
 
+/// At boot, interfaces come in any order.
+#[test]
+fn an_interface_may_come_later_than_the_agent() -> Result<()> {
+    let bed = Bed::new(2, Mode::from_environment()?)?;
+    let _fleet = Fleet::start(&bed)?;
+    bed.unplug_server(1)?;
+    bed.unplug_client()?;
+    let mut agent = Agent::install(&bed)?;
+    let mut configuration = agent.configuration(Service::all_embedded(&bed));
+    configuration.datapath_options.push("manage_addresses: true".into());
+    agent.configure(&configuration)?;
+    agent.start_lacking("no interface client0")?;
+    let _client = bed.replug_client()?;
+    wait_for_fault(&agent, "server1")?;
+    // Which is no reason to take no other configuration.
+    agent.reload()?;
+    let vip = Bed::vip(Family::V6, port::LINE);
+    bed.client.run(|| clients::short_connections(vip, 50, 2).require_all(50))?;
+    let _server = bed.replug_server(1)?;
+    wait_for_return(&bed, &agent, "server1")?;
+    agent.wait_for_state("s1", ServerState::Up)?;
+    wait_until("both servers to answer", PATIENCE, || {
+        let tally = bed.client.run(|| Ok(clients::short_connections(vip, 100, 2)))?;
+        ensure!(tally.failed() == 0 && tally.answers.len() == 2, "{tally}");
+        Ok(())
+    })?;
+    Ok(())
+}
+
 /// The Ethernet address that servers get.
 const OTHER: [u8; 6] = [2, 0, 0, 0, 9, 3];
 

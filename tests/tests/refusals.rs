@@ -42,9 +42,9 @@ fn refused(bed: &Bed, change: impl FnOnce(&mut Configuration)) -> Result<Finishe
 }
 
 #[test]
-fn an_interface_that_does_not_exist() -> Result<()> {
+fn interfaces_that_do_not_exist() -> Result<()> {
     let bed = Bed::new(1, Mode::from_environment()?)?;
-    let finished = refused(&bed, |file| file.interfaces.push("nowhere0".into()))?;
+    let finished = refused(&bed, |file| file.interfaces = vec!["nowhere0".into()])?;
     require(&finished, COULD_NOT, &["no interface nowhere0", "ip -brief link"])
 }
 
@@ -99,7 +99,7 @@ fn what_was_forwarding_goes_on_whatever_the_next_start_refuses() -> Result<()> {
         require_forwarding(&format!("{words:?}"))
     };
     refuses(
-        &|file| file.interfaces.push("nowhere0".into()),
+        &|file| file.interfaces = vec!["nowhere0".into()],
         COULD_NOT,
         &["no interface nowhere0", "ip -brief link"],
     )?;

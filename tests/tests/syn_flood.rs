@@ -167,7 +167,7 @@ fn flood(family: Family, recover: bool) -> Result<()> {
     let bed = Bed::new(2, Mode::from_environment()?)?;
     let _fleet = Fleet::start(&bed)?;
     let options = [
-        "syn_cookies: auto",
+        // Cookies are the default.
         &format!("max_half_open: {ROOM}"),
         "timeouts: {half_open: 2s}",
         "sweep_interval: 500ms",
@@ -188,6 +188,13 @@ fn flood(family: Family, recover: bool) -> Result<()> {
     wait_until("SYNs to be answered with cookies", PATIENCE, || {
         let sent = packets(&agent, "syn_cookie")?;
         ensure!(sent > 1000, "{sent} cookies");
+        Ok(())
+    })?;
+    wait_until("the operator to be told", PATIENCE, || {
+        let status = agent.status()?;
+        ensure!(status.datapath.syn_cookies, "the status does not say so");
+        let told = status.warnings.iter().any(|line| line.contains("SYN cookies"));
+        ensure!(told, "no warning: {:?}", status.warnings);
         Ok(())
     })?;
     let tally =

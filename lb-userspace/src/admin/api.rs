@@ -85,6 +85,8 @@ pub struct DatapathView {
     pub tables: Vec<TableView>,
     /// Rules for sources of packets.
     pub rules: RulesView,
+    /// Whether so many SYNs come that they are answered with cookies.
+    pub syn_cookies: bool,
     /// Why the maps are not what they should be; none if they are.
     pub apply_error: Option<String>,
 }

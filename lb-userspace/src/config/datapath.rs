@@ -92,14 +92,17 @@ static ANSWER_ECHO: Key<Bool> = Key {
           addresses that stand on an interface.",
 };
 
+/// The words of `syn_cookies`.
+pub(super) const SYN_COOKIES_SHAPE: Choice<SynCookies> = Choice::of(&[
+    ("off", SynCookies::Off),
+    ("auto", SynCookies::Auto),
+    ("always", SynCookies::Always),
+]);
+
 static SYN_COOKIES: Key<Choice<SynCookies>> = Key {
     name: "syn_cookies",
-    shape: Choice::of(&[
-        ("off", SynCookies::Off),
-        ("auto", SynCookies::Auto),
-        ("always", SynCookies::Always),
-    ]),
-    presence: Presence::Default("off"),
+    shape: SYN_COOKIES_SHAPE,
+    presence: Presence::Default("auto"),
     doc: "Answer SYNs to frontends with `forward: nat` with SYN cookies, which take no place in a \
           table: `auto` while the table of half-open flows is fuller than \
           `syn_cookie_threshold`, and 10 seconds longer than that or a flood lasts. Connections \

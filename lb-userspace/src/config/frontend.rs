@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use super::{
     access::{self, ALLOW, ALLOW_FILE, DENY, DENY_FILE, decode_list},
     address::{BindAddress, bind_address},
+    datapath,
     decode::{Cursor, Entries},
     fault::{Located, Refusal, quoted},
     limits::{self, RawLimits},
@@ -21,7 +22,7 @@ use crate::model::{
     access::{AccessList, SourceLimits},
     frontend::{AcceptProxy, Forward, Listen, SniPattern},
     name::Name,
-    snapshot::{Bind, Protocol},
+    snapshot::{Bind, Protocol, SynCookies},
 };
 
 /// `frontends.NAME` as given; `resolve` judges it together with its backend.
@@ -75,6 +76,8 @@ pub(super) struct RawL4 {
     pub(super) forward: Option<Forward>,
     /// Whether servers see the balancer's address; none if at fault.
     pub(super) snat: Option<bool>,
+    /// When SYNs are answered with cookies, if it says so; none if at fault.
+    pub(super) syn_cookies: Option<Option<SynCookies>>,
     /// Who may be its client; none if at fault.
     pub(super) access: Option<AccessList>,
     /// What it takes from a source; none if at fault.
@@ -129,6 +132,7 @@ static SECTION: Section = Section {
         &BACKEND,
         &FORWARD,
         &SNAT,
+        &SYN_COOKIES,
         &RULES,
         &SNI,
         &TRUSTED_PROXIES,
@@ -203,6 +207,14 @@ static SNAT: Key<Bool> = Key {
     doc: "With `forward: nat`: servers see the balancer's address, and need no set-up for that. \
           `false` (half NAT) leaves the client's address as it is: servers have to send what is for \
           clients by way of this balancer, their default route (forwarding.md).",
+};
+
+static SYN_COOKIES: Key<Choice<SynCookies>> = Key {
+    name: "syn_cookies",
+    shape: datapath::SYN_COOKIES_SHAPE,
+    presence: Presence::Optional("`datapath.syn_cookies`"),
+    doc: "`mode: l4` with `forward: nat`: when SYNs are answered with cookies. While they are, \
+          connections of another node are not picked up.",
 };
 
 static BACKEND: Key<Text<Name>> = Key {
@@ -390,12 +402,13 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
                 vips,
                 forward: entries.get(&FORWARD),
                 snat: snat_of(entries),
+                syn_cookies: syn_cookies_of(entries),
                 access: decode_list(entries),
                 limits: limits_of_layer_4(entries),
             }))
         }
         Some(Mode::Tcp) => {
-            refuse(entries, &[&FORWARD, &SNAT], "needs `mode: l4`");
+            refuse(entries, &[&FORWARD, &SNAT, &SYN_COOKIES], "needs `mode: l4`");
             refuse(entries, &access::KEYS, "needs `mode: l4`");
             refuse(entries, &[&RULES, &TRUSTED_PROXIES], "needs `mode: http`");
             let timeouts = entries.get(&TIMEOUTS);
@@ -411,7 +424,7 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
             Some(RawMode::Tcp(RawTcp { listen, timeouts, limits, sni }))
         }
         Some(Mode::Http) => {
-            refuse(entries, &[&FORWARD, &SNAT], "needs `mode: l4`");
+            refuse(entries, &[&FORWARD, &SNAT, &SYN_COOKIES], "needs `mode: l4`");
             refuse(entries, &access::KEYS, "needs `mode: l4`; a rule with `source` denies here");
             refuse(entries, &[&SNI], "needs `mode: tcp`");
             let timeouts = entries.get(&TIMEOUTS);
@@ -423,6 +436,7 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
         None => {
             entries.get(&FORWARD);
             entries.get(&SNAT);
+            entries.get(&SYN_COOKIES);
             None
         }
     };
@@ -437,6 +451,20 @@ fn snat_of(entries: &Entries<'_>) -> Option<bool> {
         return None;
     }
     Some(snat)
+}
+
+/// `syn_cookies` of a frontend of layer 4.
+fn syn_cookies_of(entries: &Entries<'_>) -> Option<Option<SynCookies>> {
+    if !entries.has(&SYN_COOKIES) {
+        return Some(None);
+    }
+    let syn_cookies = entries.get(&SYN_COOKIES)?;
+    if entries.get(&FORWARD)?.is_one_way() {
+        let refusal = Refusal::new("needs `forward: nat`");
+        entries.reject(&SYN_COOKIES, refusal.hint("answers of servers do not come by here"));
+        return None;
+    }
+    Some(Some(syn_cookies))
 }
 
 /// `limits` of a frontend of layer 4.

@@ -150,6 +150,7 @@ fn resolve_frontends(
                 backend,
                 forward: layer_4.forward?,
                 snat: layer_4.snat?,
+                syn_cookies: layer_4.syn_cookies?,
                 access: layer_4.access?,
                 limits: layer_4.limits?,
             }),

@@ -70,6 +70,7 @@ impl Control {
         let sweep = self.sweeps.borrow().clone();
         warnings.extend(view::table_warnings(&sweep.fill));
         warnings.extend(self.room_warning());
+        warnings.extend(self.is_flooded.then(|| view::FLOOD_WARNING.to_owned()));
         warnings.extend(view::warnings(&self.snapshot, &backends));
         Ok(StatusView {
             agent: self.agent(),
@@ -105,6 +106,7 @@ impl Control {
             interfaces: kernel.map(|kernel| kernel.interfaces(config)).unwrap_or_default(),
             tables: view::tables(&self.sweeps.borrow().fill),
             rules: self.rules_view(),
+            syn_cookies: self.is_flooded,
             apply_error: self.apply_error.clone(),
         }
     }

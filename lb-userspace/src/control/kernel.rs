@@ -16,9 +16,12 @@ use tokio::sync::watch;
 use super::{book::Memory, flows::FlowLister, idle_bits::IdleBits, view::TrafficBook};
 use crate::{
     admin::api::{InterfaceView, Traffic},
+    clock::Moment,
     datapath::{
         AddressBits, Attachment, Capacities, DataPlane, DatapathError, EventReader, FlowTables,
-        LockedPins, Maps, Pins, Resetter, Settler, error::MapAccessError, loader,
+        LockedPins, Maps, Pins, Resetter, Settler,
+        error::{InterfaceError, MapAccessError},
+        loader,
     },
     model::{
         next_hop::NextHop,
@@ -55,6 +58,15 @@ pub enum KernelError {
     /// A change of the maps failed.
     #[error(transparent)]
     Apply(#[from] Box<ApplyError<ExecuteError>>),
+}
+
+impl KernelError {
+    /// Whether an interface is not there, and nothing else is wrong.
+    #[must_use]
+    pub const fn is_missing(&self) -> bool {
+        let Self::Datapath(DatapathError::Interface(error)) = self else { return false };
+        matches!(error, InterfaceError::Missing { .. })
+    }
 }
 
 impl Kernel {
@@ -229,7 +241,8 @@ impl Kernel {
     /// interface refuses. One that was deleted and made again counts as new.
     ///
     /// # Errors
-    /// The first interface that refused; the others are attached all the same.
+    /// The first interface that refused, or else the first that is not there; the others are
+    /// attached all the same.
     pub fn attach(&mut self, config: &Datapath) -> Result<(), KernelError> {
         self.attach_to(config.interfaces.iter(), config.mode)?;
         self.detach_others(config)
@@ -251,8 +264,7 @@ impl Kernel {
     /// deleted and made again, or refused before.
     ///
     /// # Errors
-    /// The first interface that refused or is not there; the others are attached all the
-    /// same.
+    /// As [`Self::attach`].
     pub fn attach_missing(&mut self, config: &Datapath) -> Result<(), KernelError> {
         let missing: Vec<_> =
             config.interfaces.iter().filter(|name| !self.is_attached(name)).collect();
@@ -269,6 +281,12 @@ impl Kernel {
         config.interfaces.iter().all(|name| self.is_attached(name))
     }
 
+    /// Whether the program is attached anywhere.
+    #[must_use]
+    pub fn is_attached_somewhere(&self) -> bool {
+        !self.attachments.is_empty()
+    }
+
     /// Whether an interface is the one that the program was attached to, not one that was
     /// made anew under its name.
     fn is_attached(&self, name: &str) -> bool {
@@ -281,18 +299,20 @@ impl Kernel {
         names: impl Iterator<Item = &'a String>,
         mode: AttachMode,
     ) -> Result<(), KernelError> {
-        let mut result = Ok(());
+        let (mut refused, mut missing) = (None, None);
         for name in names {
             match self.plane.attach(name, mode) {
                 Ok(Some(attachment)) => self.note_attachment(attachment, mode),
                 Ok(None) => {}
                 Err(error) => {
                     self.attachments.remove(name);
-                    result = result.and(Err(error.into()));
+                    let error = KernelError::from(error);
+                    let first = if error.is_missing() { &mut missing } else { &mut refused };
+                    first.get_or_insert(error);
                 }
             }
         }
-        result
+        refused.or(missing).map_or(Ok(()), Err)
     }
 
     /// How the program is attached to each of these interfaces.
@@ -322,11 +342,19 @@ impl Kernel {
             )
         });
         let cookies = (config.syn_cookies != SynCookies::Off && !self.has_cookies()).then(|| {
-            "this kernel has no SYN cookies for XDP programs (Linux 6.0 has): \
-             `datapath.syn_cookies` does nothing"
+            "this kernel has no SYN cookies for XDP programs (Linux 6.0 with CONFIG_SYN_COOKIES \
+             has): `syn_cookies` does nothing, a flood of SYNs pushes half-open flows out"
                 .to_owned()
         });
         generic.chain(kept).chain(cookies).collect()
+    }
+
+    /// Whether so many SYNs come that they are answered with cookies.
+    ///
+    /// # Errors
+    /// If the map can not be read.
+    pub fn is_flooded(&self) -> Result<bool, MapAccessError> {
+        Ok(self.maps.cookies()?.is_active(Moment::now().monotonic_ns))
     }
 
     /// The counters of every VIP and server.

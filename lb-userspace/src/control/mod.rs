@@ -34,7 +34,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use lb_common::{settings::flag, timeouts::Timeouts};
+use lb_common::timeouts::Timeouts;
 use tokio::{
     sync::{mpsc, watch},
     time,
@@ -44,7 +44,7 @@ use self::{
     blocks::BlockBook,
     book::ServerBook,
     growth::Growth,
-    kernel::Kernel,
+    kernel::{Kernel, KernelError},
     memory::StateFile,
     overrides::OverrideBook,
     signal::{Signals, Wish},
@@ -55,7 +55,11 @@ use crate::{
     admin::{api::LastReload, command::Commands},
     datapath::sweep::SweepReport,
     health::HealthEvent,
-    model::{next_hop::NextHop, snapshot::Snapshot, state::ServerId},
+    model::{
+        next_hop::NextHop,
+        snapshot::{Snapshot, SynCookies},
+        state::ServerId,
+    },
     network::{self, Announcer, Handle},
     proxy::supervisor::Proxy,
     reconcile::{Access, desired},
@@ -111,6 +115,8 @@ pub struct Control {
     sweeps: watch::Receiver<SweepReport>,
     /// Tables that the log says are nearly full.
     nearly_full: BTreeSet<&'static str>,
+    /// SYNs are answered with cookies.
+    is_flooded: bool,
     started: Instant,
     /// How far servers that have come back have grown.
     growth: Growth,
@@ -189,7 +195,8 @@ impl Control {
     /// Brings the data plane up: maps first, then the program, then the VIP addresses.
     ///
     /// # Errors
-    /// If any of that fails; whatever was forwarding goes on forwarding.
+    /// If any of that fails; whatever was forwarding goes on forwarding. Interfaces that are not
+    /// there yet are waited for while the others serve, unless none is there.
     pub async fn start(start: Start) -> anyhow::Result<Self> {
         let mut control = Self {
             configuration: start.configuration,
@@ -211,6 +218,7 @@ impl Control {
             trace: TraceDesk::default(),
             sweeps: start.sweeps,
             nearly_full: BTreeSet::new(),
+            is_flooded: false,
             started: Instant::now(),
             growth: Growth::default(),
             shares: BTreeMap::new(),
@@ -249,7 +257,10 @@ impl Control {
                 }
                 Some(event) = self.trace.next() => self.note_trace(event),
                 Ok(()) = self.sweeps.changed() => self.look_at_tables(),
-                _ = look.tick() => self.look_at_interfaces(),
+                _ = look.tick() => {
+                    self.look_at_interfaces();
+                    self.look_at_cookies();
+                }
                 () = time::sleep_until(self.due.into()) => self.compare().await,
             }
         }
@@ -287,8 +298,22 @@ impl Control {
         self.fill_maps()?;
         let ruling = self.ruling(&self.snapshot, &self.access);
         self.proxy.install(&self.snapshot, &self.book.statuses(), ruling)?;
-        self.attach()?;
-        self.place_addresses().await
+        match self.attach() {
+            Err(error) if self.can_wait_for(&error) => {
+                self.fail(&error.into());
+                Ok(())
+            }
+            attached => {
+                attached?;
+                self.place_addresses().await
+            }
+        }
+    }
+
+    /// An interface may come later than the agent, as one of a tunnel or a bond does. With none at
+    /// all the names are probably wrong.
+    fn can_wait_for(&self, error: &KernelError) -> bool {
+        error.is_missing() && self.kernel.as_ref().is_some_and(Kernel::is_attached_somewhere)
     }
 
     /// A start that failed leaves nothing behind that was not there before.
@@ -329,8 +354,9 @@ impl Control {
             None => Ok(()),
         };
         // An interface that is gone is no reason to leave addresses off another one.
-        self.place_addresses().await?;
+        let placed = self.place_addresses().await;
         attached?;
+        placed?;
         if self.apply_error.take().is_some() {
             tracing::info!("the data plane is up to date again");
         }
@@ -352,7 +378,7 @@ impl Control {
             desired.settings.half_open_buckets = kernel.half_open_buckets();
             desired.settings.ended_places = kernel.ended_places();
             if !kernel.has_cookies() {
-                desired.settings.flags &= !(flag::SYN_COOKIES | flag::ALWAYS_COOKIES);
+                desired.vips.values_mut().for_each(|vip| vip.syn_cookies = SynCookies::Off);
             }
             let result = kernel.reconcile(&desired);
             // A plan that failed may have gone far.
@@ -396,11 +422,8 @@ impl Control {
         Ok(())
     }
 
-    fn attach(&mut self) -> anyhow::Result<()> {
-        match &mut self.kernel {
-            Some(kernel) => Ok(kernel.attach(&self.snapshot.datapath)?),
-            None => Ok(()),
-        }
+    fn attach(&mut self) -> Result<(), KernelError> {
+        self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.attach(&self.snapshot.datapath))
     }
 
     /// An interface that was deleted, or made again, needs attention.
@@ -409,6 +432,17 @@ impl Control {
         if !self.kernel.as_ref().is_none_or(attached) {
             self.wake();
         }
+    }
+
+    /// Says when SYNs begin to be answered with cookies, and when they no longer are.
+    fn look_at_cookies(&mut self) {
+        let Some(Ok(is_flooded)) = self.kernel.as_ref().map(Kernel::is_flooded) else { return };
+        match (self.is_flooded, is_flooded) {
+            (false, true) => tracing::warn!("{}", view::FLOOD_WARNING),
+            (true, false) => tracing::info!("SYNs are admitted without cookies again"),
+            _ => {}
+        }
+        self.is_flooded = is_flooded;
     }
 
     /// Says of each table when it becomes nearly full, and when it no longer is.

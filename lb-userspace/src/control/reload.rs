@@ -83,7 +83,10 @@ impl Control {
         let warnings = loaded.warnings.iter().map(ToString::to_string);
         let (snapshot, held_back) = hold_back(&self.snapshot, loaded.snapshot);
         let mut warnings: Vec<String> = warnings.chain(held_back).collect();
-        let missing = missing_interfaces(path, &snapshot);
+        let mut missing = missing_interfaces(path, &snapshot);
+        // One that was there before is waited for.
+        let known = &self.snapshot.datapath.interfaces;
+        missing.retain(|fault| fault.value.as_ref().is_none_or(|name| !known.contains(name)));
         if !missing.is_empty() {
             return refused(missing);
         }
@@ -109,7 +112,7 @@ impl Control {
         tokio::task::spawn_blocking(move || drop(old));
         self.install(snapshot, warnings.clone());
         warnings.extend(self.room_warning());
-        let attached = self.attach();
+        let attached = self.attach().map_err(Into::into);
         let applied = self.apply().await;
         if let Err(error) = attached.and(applied) {
             self.fail(&error);

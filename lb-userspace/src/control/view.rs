@@ -127,6 +127,10 @@ pub fn tables(fill: &[TableFill]) -> Vec<TableView> {
     fill.iter().map(view).collect()
 }
 
+/// Said as long as it lasts.
+pub const FLOOD_WARNING: &str = "more SYNs come than connections are made (a flood?): they are \
+                                 answered with SYN cookies, see pointsman drops";
+
 /// A warning for each table of confirmed flows that is nearly full. A half-open table may
 /// fill up: it forgets the oldest.
 #[must_use]

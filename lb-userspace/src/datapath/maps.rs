@@ -19,6 +19,7 @@ use lb_common::{
     flow::Handle,
     server::{ServerEntry, ServerFlows},
     settings::Settings,
+    syn_cookie::Cookies,
     vip::{FilterWord, VipEntry, VipKey},
 };
 
@@ -38,6 +39,7 @@ const CLOCK_STEP_NS: u64 = 20_000_000;
 /// several may be open at once; only one of them should write.
 pub struct Maps {
     settings: Array<MapData, Settings>,
+    cookies: Array<MapData, Cookies>,
     filter: Array<MapData, FilterWord>,
     access: AccessMaps,
     admission: Array<MapData, AdmissionEntry>,
@@ -117,6 +119,7 @@ impl Maps {
     fn from_source(source: &impl Source) -> Result<Self, DatapathError> {
         Ok(Self {
             settings: typed(source, map::SETTINGS)?,
+            cookies: typed(source, map::COOKIES)?,
             filter: typed(source, map::ADDRESS_FILTER)?,
             access: AccessMaps::open(source)?,
             admission: typed(source, map::ADMISSION)?,
@@ -139,6 +142,14 @@ impl Maps {
     /// If the map can not be read.
     pub fn settings(&self) -> Result<Settings, MapAccessError> {
         self.settings.get(&0, 0).map_err(read(map::SETTINGS))
+    }
+
+    /// Whether SYNs are answered with cookies, and until when.
+    ///
+    /// # Errors
+    /// If the map can not be read.
+    pub fn cookies(&self) -> Result<Cookies, MapAccessError> {
+        self.cookies.get(&0, 0).map_err(read(map::COOKIES))
     }
 
     /// Writes the settings.

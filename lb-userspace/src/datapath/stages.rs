@@ -48,11 +48,14 @@ pub fn load(object: &mut Ebpf) -> Result<bool, DatapathError> {
     Ok(cookies)
 }
 
-/// Whether the kernel lets XDP programs make and check SYN cookies (Linux 6.0). If it does not
-/// say, loading will.
+/// Whether the kernel lets XDP programs make and check SYN cookies (Linux 6.0), and was built with
+/// cookies at all (`CONFIG_SYN_COOKIES`): otherwise the helpers refuse each. If it does not say,
+/// loading will.
 fn has_cookies() -> bool {
     let helper = BpfHelper::BPF_FUNC_tcp_raw_gen_syncookie_ipv4;
-    is_helper_supported(ProgramType::Xdp, helper).unwrap_or(true)
+    let is_built = !Path::new("/proc/sys/net/ipv4").exists()
+        || Path::new("/proc/sys/net/ipv4/tcp_syncookies").exists();
+    is_built && is_helper_supported(ProgramType::Xdp, helper).unwrap_or(true)
 }
 
 /// A program of an object by its name.

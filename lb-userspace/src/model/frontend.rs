@@ -14,7 +14,7 @@ use super::{
     access::{AccessList, SourceLimits},
     name::Name,
     rule::Rule,
-    snapshot::{Bind, Datapath, Protocol},
+    snapshot::{Bind, Datapath, Protocol, SynCookies},
     tls::BindTls,
 };
 
@@ -45,6 +45,8 @@ pub struct L4Frontend {
     /// With [`Forward::Nat`]: servers see the balancer's address. Otherwise they see the
     /// client's, and the way to clients leads through the balancer (half NAT).
     pub snat: bool,
+    /// With [`Forward::Nat`]: when SYNs are answered with cookies; none as the data plane says.
+    pub syn_cookies: Option<SynCookies>,
     /// Who may be its client.
     pub access: AccessList,
     /// What it takes from one source.
@@ -281,6 +283,7 @@ impl L4Frontend {
             backend,
             forward: Forward::Nat,
             snat: true,
+            syn_cookies: None,
             access: AccessList::default(),
             limits: SourceLimits::default(),
         }

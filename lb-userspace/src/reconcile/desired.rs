@@ -61,6 +61,8 @@ pub struct DesiredVip {
     pub forward: Forward,
     /// Servers see the balancer's address and not the client's.
     pub snat: bool,
+    /// When its SYNs are answered with cookies.
+    pub syn_cookies: SynCookies,
 }
 
 /// One server.
@@ -130,7 +132,8 @@ pub fn desired(
         let Some(backend) = snapshot.backends.get(&frontend.backend) else { continue };
         let admission = access.frontends.get(name).copied().unwrap_or_default();
         for bind in &frontend.bind {
-            vips.insert(*bind, vip(frontend, backend, admission));
+            let cookies = frontend.syn_cookies.unwrap_or(snapshot.datapath.syn_cookies);
+            vips.insert(*bind, vip(frontend, backend, admission, cookies));
         }
         if !frontend.snat {
             half_nat.insert(&frontend.backend);
@@ -148,6 +151,13 @@ pub fn desired(
         let servers = backends.get_mut(*name).into_iter().flat_map(BTreeMap::values_mut);
         servers.for_each(|server| server.sees_clients = true);
     }
+    // A cookie says yes before a server is looked for.
+    for vip in vips.values_mut() {
+        let mut servers = backends.get(&vip.backend).into_iter().flat_map(BTreeMap::values);
+        if !servers.any(|server| server.state == state::UP) {
+            vip.syn_cookies = SynCookies::Off;
+        }
+    }
     let mut settings = settings(snapshot);
     settings.flags |= access.flags;
     if !half_nat.is_empty() {
@@ -160,18 +170,13 @@ fn settings(snapshot: &Snapshot) -> Settings {
     let (snat_port_low, snat_port_high) = snapshot.datapath.snat_ports;
     let events = if snapshot.log.access.is_some() { flag::FLOW_EVENTS } else { 0 };
     let echo = if snapshot.datapath.answer_echo { flag::ANSWER_ECHO } else { 0 };
-    let cookies = match snapshot.datapath.syn_cookies {
-        SynCookies::Off => 0,
-        SynCookies::Auto => flag::SYN_COOKIES,
-        SynCookies::Always => flag::SYN_COOKIES | flag::ALWAYS_COOKIES,
-    };
     let timeouts = &snapshot.datapath.timeouts;
     let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
     Settings {
         abi_version: ABI_VERSION,
         snat_port_low,
         snat_port_high,
-        flags: events | echo | cookies,
+        flags: events | echo,
         half_open_buckets: snapshot.datapath.max_half_open.div_ceil(FLOWS_PER_BUCKET),
         half_open_ms: milliseconds(timeouts.half_open),
         closed_ms: milliseconds(timeouts.closed),
@@ -182,8 +187,14 @@ fn settings(snapshot: &Snapshot) -> Settings {
     }
 }
 
-fn vip(frontend: &L4Frontend, backend: &Backend, admission: AdmissionEntry) -> DesiredVip {
+fn vip(
+    frontend: &L4Frontend,
+    backend: &Backend,
+    admission: AdmissionEntry,
+    syn_cookies: SynCookies,
+) -> DesiredVip {
     DesiredVip {
+        syn_cookies,
         backend: frontend.backend.clone(),
         forward: frontend.forward,
         snat: frontend.snat,

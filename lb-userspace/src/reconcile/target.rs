@@ -36,7 +36,7 @@ use super::{
 use crate::model::{
     index::{common_address, plain_address},
     name::Name,
-    snapshot::{Bind, Protocol},
+    snapshot::{Bind, Protocol, SynCookies},
 };
 
 /// What every map should hold.
@@ -406,7 +406,12 @@ fn flags_of(vip: &DesiredVip) -> u32 {
     let limits = if vip.admission.limits_flows() { vip_flag::LIMITS_FLOWS } else { 0 };
     let refuse = if vip.refuse_when_full { vip_flag::REFUSE_WHEN_FULL } else { 0 };
     let keep = if vip.snat { 0 } else { vip_flag::KEEPS_SOURCE };
-    limits | refuse | keep
+    let cookies = match vip.syn_cookies {
+        SynCookies::Off => 0,
+        SynCookies::Auto => vip_flag::SYN_COOKIES,
+        SynCookies::Always => vip_flag::SYN_COOKIES | vip_flag::ALWAYS_COOKIES,
+    };
+    limits | refuse | keep | cookies
 }
 
 /// A retired server keeps its generation and nothing else.

@@ -30,9 +30,10 @@ use crate::model::{
     index::{common_address, plain_address},
     name::Name,
     next_hop::NextHop,
-    snapshot::{Bind, Protocol},
+    snapshot::{Bind, Protocol, SynCookies},
 };
 
+mod cookies;
 mod failures;
 mod filter;
 mod sources;
@@ -343,6 +344,7 @@ fn desired_state() -> impl Strategy<Value = Desired> {
         hash_by,
         forward: Forward::from_raw(forward),
         snat: hash_by == 0,
+        syn_cookies: SynCookies::Auto,
         admission,
         refuse_when_full: on_down == 1,
         affinity_s: on_down.into(),
@@ -521,6 +523,7 @@ fn full(network: u16, backends: u16, count: u16) -> Desired {
         hash_by: 0,
         forward: Forward::Nat,
         snat: true,
+        syn_cookies: SynCookies::Off,
         admission: AdmissionEntry::default(),
         refuse_when_full: false,
         affinity_s: 0,

@@ -18,7 +18,7 @@ use lb_common::{
     hash,
     settings::{Settings, flag},
     tcp_state::Progress,
-    vip::VipEntry,
+    vip::{VipEntry, VipKey, vip_flag},
 };
 use pointsman::{
     datapath::{Maps, batch::BatchMap},
@@ -47,6 +47,8 @@ pub(crate) struct Tables {
     calibration: BatchMap<CalibrationKey, u64>,
     filled4: Filling,
     filled6: u32,
+    /// The VIPs of TCP.
+    vips: Vec<(VipKey, VipEntry)>,
 }
 
 /// Which flows are in the IPv4 table.
@@ -102,6 +104,7 @@ impl Tables {
             calibration: BatchMap::new("CALIBRATION", object.map("CALIBRATION")?)?,
             filled4: Filling { protocol: TCP, ..Filling::default() },
             filled6: 0,
+            vips: Vec::new(),
         };
         tables.configure()?;
         Ok(tables)
@@ -138,6 +141,9 @@ impl Tables {
         }
         for (key, entry) in state.vip_entries() {
             self.maps.put_vip(&key, &entry)?;
+            if key.protocol == TCP {
+                self.vips.push((key, entry));
+            }
         }
         for (id, entry) in &state.servers {
             self.maps.put_server(*id, entry)?;
@@ -184,15 +190,26 @@ impl Tables {
     pub(crate) fn switch(&mut self, scenario: Scenario) -> Result<()> {
         let lists = flag::ACCESS | flag::NODE_LIST;
         let flags = match scenario {
-            Scenario::SynCookie4 => flag::SYN_COOKIES | flag::ALWAYS_COOKIES,
             Scenario::Deny4 => lists,
             Scenario::Nat4TcpHitFull => lists | flag::PACKET_RATES | flag::FLOW_COUNTS,
             _ => 0,
         };
         let default = Settings::default();
-        // Each client is judged once.
-        let settings = Settings { flags: default.flags | flags, access_changed_ns: 1, ..default };
-        Ok(self.maps.set_settings(&settings)?)
+        let settings = Settings {
+            flags: default.flags | flags,
+            // Each client is judged once.
+            access_changed_ns: 1,
+            // No flood is one.
+            cookie_level: u32::MAX,
+            ..default
+        };
+        self.maps.set_settings(&settings)?;
+        let always = if scenario == Scenario::SynCookie4 { vip_flag::ALWAYS_COOKIES } else { 0 };
+        for (key, entry) in &self.vips {
+            let flags = entry.flags | vip_flag::SYN_COOKIES | always;
+            self.maps.put_vip(key, &VipEntry { flags, ..*entry })?;
+        }
+        Ok(())
     }
 
     /// Brings the tables to `flows` flows, those of the IPv4 table of this protocol and mode,

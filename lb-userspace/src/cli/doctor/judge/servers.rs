@@ -102,6 +102,7 @@ mod tests {
                 interfaces: Vec::new(),
                 tables: Vec::new(),
                 rules: RulesView::default(),
+                syn_cookies: false,
                 apply_error: None,
             },
             warnings: Vec::new(),
