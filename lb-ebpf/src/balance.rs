@@ -371,12 +371,16 @@ fn reset_reason() -> DropReason {
     const NO_SERVER: u32 = DropReason::NoServer as u32;
     const SERVER_FULL: u32 = DropReason::ServerFull as u32;
     const COOKIE_ANSWER: u32 = DropReason::CookieAnswer as u32;
+    const NEW_RATE: u32 = DropReason::NewRate as u32;
+    const FLOWS_PER_SOURCE: u32 = DropReason::FlowsPerSource as u32;
     // SAFETY: the value belongs to this CPU.
     let left = SCRATCH.get_ptr(0).map(|scratch| unsafe { (*scratch).reset_reason });
     match left {
         Some(NO_SERVER) => DropReason::NoServer,
         Some(SERVER_FULL) => DropReason::ServerFull,
         Some(COOKIE_ANSWER) => DropReason::CookieAnswer,
+        Some(NEW_RATE) => DropReason::NewRate,
+        Some(FLOWS_PER_SOURCE) => DropReason::FlowsPerSource,
         _ => DropReason::ServerDown,
     }
 }
