@@ -2,7 +2,10 @@
 //! them by itself, and whatever does not need them goes on meanwhile. And servers whose
 //! interface gets another Ethernet address.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use lb_common::abi::map;
@@ -55,6 +58,15 @@ fn wait_for_fault(agent: &Agent<'_>, interface: &str) -> Result<()> {
         let error = agent.status()?.datapath.apply_error.unwrap_or_default();
         ensure!(error.contains(&format!("no interface {interface}")), "it says {error:?}");
         ensure!(attached(agent, interface)? == AttachMode::Off);
+        Ok(())
+    });
+    waited.map(drop)
+}
+
+fn wait_for_both_servers(bed: &Bed, vip: SocketAddr) -> Result<()> {
+    let waited = wait_until("both servers to answer", PATIENCE, || {
+        let tally = bed.client.run(|| Ok(clients::short_connections(vip, 100, 2)))?;
+        ensure!(tally.failed() == 0 && tally.answers.len() == 2, "{tally}");
         Ok(())
     });
     waited.map(drop)
@@ -136,12 +148,7 @@ fn a_restart_finds_an_interface_that_was_made_again_meanwhile() -> Result<()> {
     wait_for_return(&bed, &agent, "server1")?;
     agent.wait_for_state("s1", ServerState::Up)?;
     let vip = Bed::vip(Family::V4, port::LINE);
-    wait_until("both servers to answer", PATIENCE, || {
-        let tally = bed.client.run(|| Ok(clients::short_connections(vip, 100, 2)))?;
-        ensure!(tally.failed() == 0 && tally.answers.len() == 2, "{tally}");
-        Ok(())
-    })?;
-    Ok(())
+    wait_for_both_servers(&bed, vip)
 }
 
 /// At boot, interfaces come in any order.
@@ -165,12 +172,7 @@ fn an_interface_may_come_later_than_the_agent() -> Result<()> {
     let _server = bed.replug_server(1)?;
     wait_for_return(&bed, &agent, "server1")?;
     agent.wait_for_state("s1", ServerState::Up)?;
-    wait_until("both servers to answer", PATIENCE, || {
-        let tally = bed.client.run(|| Ok(clients::short_connections(vip, 100, 2)))?;
-        ensure!(tally.failed() == 0 && tally.answers.len() == 2, "{tally}");
-        Ok(())
-    })?;
-    Ok(())
+    wait_for_both_servers(&bed, vip)
 }
 
 /// The Ethernet address that servers get.

@@ -349,6 +349,15 @@ fn sources_are_blocked_and_limited_at_run_time() -> Result<()> {
     Ok(())
 }
 
+fn wait_for_unreplied(place: &Loopback, count: usize) -> Result<()> {
+    let waited = wait_until(&format!("{count} flows without an answer"), PATIENCE, || {
+        let listed = flows(place, &["--state", "unreplied"])?.flows.len();
+        ensure!(listed == count, "{listed}");
+        Ok(())
+    });
+    waited.map(drop)
+}
+
 /// In a full table, too: nobody gives way to a flow that is refused in the end.
 #[test]
 fn a_source_that_has_all_it_may_have_pushes_nobody_out() -> Result<()> {
@@ -367,23 +376,16 @@ fn a_source_that_has_all_it_may_have_pushes_nobody_out() -> Result<()> {
         anyhow::Ok(clients)
     };
     let (_first, _second) = (begin("127.0.0.1", 8)?, begin("127.0.0.2", 8)?);
-    let of_first = || {
-        let listed = flows(&place, &["--client", "127.0.0.1"])?.flows.len();
-        ensure!(listed == 8, "{listed} flows of the first");
-        Ok(())
-    };
-    wait_until("the table to be full", PATIENCE, || {
-        let listed = flows(&place, &["--state", "unreplied"])?.flows.len();
-        ensure!(listed == 16, "{listed}");
-        Ok(())
-    })?;
+    wait_for_unreplied(&place, 16)?;
     let _more = begin("127.0.0.2", 40)?;
     wait_until("all of them to be refused", PATIENCE, || {
         let dropped = drops(&place)?;
         ensure!(dropped.get("flows_per_source") == Some(&40), "{dropped:?}");
         Ok(())
     })?;
-    of_first()
+    let listed = flows(&place, &["--client", "127.0.0.1"])?.flows.len();
+    ensure!(listed == 8, "{listed} flows of the first");
+    Ok(())
 }
 
 #[test]
@@ -402,11 +404,7 @@ fn a_full_table_keeps_those_who_are_in_and_forgets_those_who_were_never_answered
     for client in &unanswered {
         client.send(b"x")?;
     }
-    wait_until("the table to be full", PATIENCE, || {
-        let listed = flows(&place, &["--state", "unreplied"])?.flows.len();
-        ensure!(listed == 16, "{listed}");
-        Ok(())
-    })?;
+    wait_for_unreplied(&place, 16)?;
     drop(silent);
     let a = Echo::start("a", address)?;
     let held: Vec<_> = (0..16).map(|_| ask_until(vip, "a")).collect::<Result<_>>()?;
