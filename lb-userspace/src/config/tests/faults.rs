@@ -373,6 +373,17 @@ fn addresses_of_vips() {
         "mode: tcp, snat: true, bind: [\"10.0.0.1:80\"], backend: b",
         &["3: frontends.web.snat: needs `mode: l4`"],
     );
+    check_frontend("mode: l4, syn_cookies: always, bind: [\"10.0.0.1:81\"], backend: b", &[]);
+    check_frontend(
+        "mode: l4, syn_cookies: auto, forward: dsr, bind: [\"10.0.0.1:80\"], backend: b",
+        &[
+            "3: frontends.web.syn_cookies: needs `forward: nat` (hint: answers of servers do not come by here)",
+        ],
+    );
+    check_frontend(
+        "mode: http, syn_cookies: auto, bind: [\"10.0.0.1:80\"], backend: b",
+        &["3: frontends.web.syn_cookies: needs `mode: l4`"],
+    );
     check_frontend(
         "mode: l4, forward: gue, bind: [\"[2001:db8::1]:81\"], backend: b",
         &[

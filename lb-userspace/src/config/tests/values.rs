@@ -9,7 +9,7 @@ use crate::{
         name::Name,
         snapshot::{
             AttachMode, Backend, Bind, BodyExpectation, Check, CheckKind, HashBy, LogTarget,
-            OnDown, Protocol, Snapshot,
+            OnDown, Protocol, Snapshot, SynCookies,
         },
     },
 };
@@ -45,6 +45,7 @@ fn absent_keys_take_their_defaults() {
     assert_eq!(datapath.mode, AttachMode::Auto);
     assert_eq!(datapath.pin_directory.to_str(), Some("/sys/fs/bpf/pointsman"));
     assert!(!datapath.manage_addresses && datapath.answer_echo);
+    assert_eq!((datapath.syn_cookies, datapath.syn_cookie_threshold), (SynCookies::Auto, 50));
     assert_eq!(datapath.snat_ports, (1024, 32767));
     assert_eq!((datapath.max_flows, datapath.max_half_open), (262_144, 65_536));
     let timeouts = datapath.timeouts;
