@@ -309,7 +309,7 @@ fn load(snapshot: &Snapshot) -> anyhow::Result<Option<Kernel>> {
     let kernel = Kernel::load(&snapshot.datapath)?;
     let how = if kernel.adopted() { "adopted" } else { "made" };
     tracing::info!("the maps in {} were {how}", snapshot.datapath.pin_directory.display());
-    for warning in kernel.warnings(&snapshot.datapath) {
+    for warning in kernel.warnings(snapshot) {
         tracing::warn!("{warning}");
     }
     Ok(Some(kernel))

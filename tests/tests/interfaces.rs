@@ -161,12 +161,19 @@ fn an_interface_may_come_later_than_the_agent() -> Result<()> {
     let mut agent = Agent::install(&bed)?;
     let mut configuration = agent.configuration(Service::all_embedded(&bed));
     configuration.datapath_options.push("manage_addresses: true".into());
+    bed.balancer.ip(&["link", "add", "spare0", "type", "veth", "peer", "name", "spare1"])?;
+    configuration.interfaces.push("spare0".into());
     agent.configure(&configuration)?;
     agent.start_lacking("no interface client0")?;
+    let link = agent.pin_directory().join("link-spare0");
+    ensure!(link.exists(), "the program is not on spare0");
     let _client = bed.replug_client()?;
     wait_for_fault(&agent, "server1")?;
-    // Which is no reason to take no other configuration.
+    // Which is no reason to take no other configuration, nor to stay where it has not to be.
+    configuration.interfaces.pop();
+    agent.configure(&configuration)?;
     agent.reload()?;
+    ensure!(!link.exists(), "the program is still on spare0");
     let vip = Bed::vip(Family::V6, port::LINE);
     bed.client.run(|| clients::short_connections(vip, 50, 2).require_all(50))?;
     let _server = bed.replug_server(1)?;

@@ -65,8 +65,8 @@ impl Control {
         let proxy = self.proxy.report(&self.snapshot);
         proxy_view::add_loads(&mut backends, &proxy);
         let mut warnings = self.warnings.clone();
-        let config = &self.snapshot.datapath;
-        warnings.extend(self.kernel.iter().flat_map(|kernel| kernel.warnings(config)));
+        let of_kernel = self.kernel.iter().flat_map(|kernel| kernel.warnings(&self.snapshot));
+        warnings.extend(of_kernel);
         let sweep = self.sweeps.borrow().clone();
         warnings.extend(view::table_warnings(&sweep.fill));
         warnings.extend(self.room_warning());

@@ -244,8 +244,22 @@ impl Kernel {
     /// The first interface that refused, or else the first that is not there; the others are
     /// attached all the same.
     pub fn attach(&mut self, config: &Datapath) -> Result<(), KernelError> {
-        self.attach_to(config.interfaces.iter(), config.mode)?;
-        self.detach_others(config)
+        let attached = self.attach_to(config.interfaces.iter(), config.mode);
+        self.settle_others(config, attached)
+    }
+
+    /// Takes the program off interfaces that it should not be attached to, once it is attached
+    /// where it should be. One that is not there does not hold that up, if another is.
+    fn settle_others(
+        &mut self,
+        config: &Datapath,
+        attached: Result<(), KernelError>,
+    ) -> Result<(), KernelError> {
+        let forwards = config.interfaces.iter().any(|name| self.is_attached(name));
+        match &attached {
+            Err(error) if !(error.is_missing() && forwards) => attached,
+            _ => self.detach_others(config).and(attached),
+        }
     }
 
     fn detach_others(&mut self, config: &Datapath) -> Result<(), KernelError> {
@@ -271,8 +285,8 @@ impl Kernel {
         if missing.is_empty() {
             return Ok(());
         }
-        self.attach_to(missing.into_iter(), config.mode)?;
-        self.detach_others(config)
+        let attached = self.attach_to(missing.into_iter(), config.mode);
+        self.settle_others(config, attached)
     }
 
     /// Whether the program is attached to every interface that it should be attached to.
@@ -331,7 +345,8 @@ impl Kernel {
 
     /// What an operator should know of the data plane.
     #[must_use]
-    pub fn warnings(&self, config: &Datapath) -> Vec<String> {
+    pub fn warnings(&self, snapshot: &Snapshot) -> Vec<String> {
+        let config = &snapshot.datapath;
         let attachments = self.attachments.values();
         let generic = attachments.filter_map(|one| generic_warning(one, config.mode));
         let kept = self.plane.capacities_kept().iter().map(|kept| {
@@ -341,7 +356,10 @@ impl Kernel {
                 kept.map, kept.pinned, kept.configured
             )
         });
-        let cookies = (config.syn_cookies != SynCookies::Off && !self.has_cookies()).then(|| {
+        let wants_cookies = snapshot.l4_frontends().any(|(_, frontend)| {
+            frontend.syn_cookies.unwrap_or(config.syn_cookies) != SynCookies::Off
+        });
+        let cookies = (wants_cookies && !self.has_cookies()).then(|| {
             "this kernel has no SYN cookies for XDP programs (Linux 6.0 with CONFIG_SYN_COOKIES \
              has): `syn_cookies` does nothing, a flood of SYNs pushes half-open flows out"
                 .to_owned()
