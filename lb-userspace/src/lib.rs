@@ -16,6 +16,8 @@ pub mod control;
 pub mod datapath;
 pub mod descriptors;
 mod dial;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod health;
 pub mod logging;
 pub mod model;

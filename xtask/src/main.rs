@@ -7,6 +7,7 @@
 
 mod commands;
 mod install;
+mod instrument;
 mod process;
 mod rules;
 mod workspace;
@@ -42,6 +43,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = instrument::compile() {
+        return code;
+    }
     let result = match Cli::parse().command {
         Command::Setup(options) => setup::run(&options),
         Command::Build(options) => build::run(&options),

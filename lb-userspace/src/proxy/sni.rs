@@ -126,6 +126,21 @@ impl Parser {
     }
 }
 
+/// The first byte says how the others are cut, which must make no difference.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let Some((&size, bytes)) = bytes.split_first() else { return };
+    let read = |size: usize| {
+        let mut parser = Parser::default();
+        let mut pieces = bytes.chunks(size);
+        let outcome = pieces.find_map(|piece| parser.feed(piece).transpose());
+        outcome.map(|outcome| {
+            outcome.map(|hello| (hello.name, hello.alpn)).map_err(|why| why.reason())
+        })
+    };
+    assert_eq!(read(usize::from(size).max(1)), read(2048));
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

@@ -43,8 +43,10 @@ const RUN: [Need; 4] = [
     program("curl", "curl"),
 ];
 
-/// Peers of the proxy in the agent's own tests, which need no privilege.
-const PEERS: [Need; 4] = [
+/// Peers of the proxy in the agent's own tests, which need no privilege, and the compiler of
+/// the fuzzer.
+const PEERS: [Need; 5] = [
+    program("c++", "g++"),
     program("curl", "curl"),
     served("nginx", "nginx-light", "nginx"),
     program("openssl", "openssl"),

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::{
+    fuzz,
     setup::{self, Level},
     tidy,
 };
@@ -73,6 +74,8 @@ enum Work {
     Tidy,
     /// Counts as many checks as the test runner reports.
     Tests(Command),
+    /// The fuzzer, so many seconds for each parser; each counts as one check.
+    Fuzz(u32),
 }
 
 impl Stage {
@@ -88,6 +91,7 @@ impl Stage {
             Work::Command(mut command) => process::run(&mut command).map(|()| counts.passed = 1),
             Work::Tidy => tidy::run(&tidy::Options {}).map(|()| counts.passed = 1),
             Work::Tests(mut command) => run_tests(&mut command, &mut counts),
+            Work::Fuzz(seconds) => fuzz::run_targets(seconds).map(|count| counts.passed = count),
         };
         let error = result.err().map(|error| {
             // A crash or a compile error fails no test by name.
@@ -256,6 +260,7 @@ fn unit_tests() -> Vec<Stage> {
         tests("unit tests, lb-userspace", &["--package", "lb-userspace"]),
         tests("unit tests, xtask", &["--package", "xtask"]),
         tests("unit tests, test bed", &["--package", "pointsman-tests", "--lib", "--bins"]),
+        Stage { name: "fuzzer".into(), work: Work::Fuzz(2) },
     ]
 }
 

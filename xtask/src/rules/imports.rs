@@ -14,7 +14,7 @@ const AGENT: &str = "lb-userspace/src/";
 const FOUNDATIONS: &[&str] = &["model", "clock"];
 
 /// Modules that are not features, and what they may know besides themselves.
-const KNOWS: [(&str, &[&str]); 10] = [
+const KNOWS: [(&str, &[&str]); 11] = [
     ("model", &[]),
     ("clock", &[]),
     ("descriptors", &[]),
@@ -27,6 +27,8 @@ const KNOWS: [(&str, &[&str]); 10] = [
     ("app", ANY),
     ("cli", ANY),
     ("control", ANY),
+    // Calls the parsers, wherever they are.
+    ("fuzz", ANY),
     ("main", ANY),
 ];
 

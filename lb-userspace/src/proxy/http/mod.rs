@@ -32,6 +32,8 @@ mod exchange;
 mod forward;
 mod forwarded;
 mod frames;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod guard;
 mod headers;
 mod http2;
