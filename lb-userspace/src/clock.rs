@@ -3,7 +3,7 @@
 
 use std::{
     cell::RefCell,
-    fmt,
+    fmt, mem,
     time::{Duration, SystemTime},
 };
 
@@ -55,6 +55,29 @@ pub fn rfc3339(time: SystemTime) -> String {
 pub fn unix_ms(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What keeps the kernel's wall clock in step, as the kernel sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discipline {
+    /// Somebody (NTP, PTP) sets the clock, and did of late.
+    pub is_synchronised: bool,
+    /// How far off it can be. It grows by half a millisecond a second until the clock is set
+    /// again; at 16 s the clock counts as left alone.
+    pub most_error: Duration,
+}
+
+/// Asks the kernel who sets its wall clock (adjtimex(2)); none if it does not say.
+#[must_use]
+pub fn discipline() -> Option<Discipline> {
+    // SAFETY: `timex` is plain numbers; zeros, `modes` among them, ask and change nothing.
+    let mut clock: libc::timex = unsafe { mem::zeroed() };
+    // SAFETY: the pointer is to a whole `timex` of ours, which lives until the call returns.
+    if unsafe { libc::adjtimex(&raw mut clock) } < 0 {
+        return None;
+    }
+    let most_error = Duration::from_micros(u64::try_from(clock.maxerror).ok()?);
+    Some(Discipline { is_synchronised: clock.status & libc::STA_UNSYNC == 0, most_error })
 }
 
 thread_local! {
@@ -125,6 +148,15 @@ mod tests {
         assert_eq!(rfc3339(moment.wall_of(3_500_000_000)), "1970-01-12T13:46:38.500Z");
         assert_eq!(moment.since(3_500_000_000), Duration::from_millis(1500));
         assert_eq!(moment.since(6_000_000_000), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_clock_that_nobody_sets_may_be_far_off() {
+        let clock = discipline().expect("anyone may ask");
+        // `NTP_PHASE_LIMIT`.
+        let most = Duration::from_secs(16);
+        assert!(clock.most_error <= most, "{clock:?}");
+        assert!(clock.is_synchronised || clock.most_error == most, "{clock:?}");
     }
 
     #[test]

@@ -63,7 +63,7 @@ fn a_bed_that_works_has_no_problem() -> Result<()> {
     let mut command = bed.balancer.command(testbed::agent::binary()?.to_str().context("UTF-8")?);
     command.args(["doctor", "--config"]).arg(agent.configuration_file());
     let printed = String::from_utf8(command.output()?.stdout)?;
-    ensure!(printed.contains("ok       bpffs: ") && printed.contains("0 problems"), "{printed}");
+    ensure!(printed.contains("ok       bpffs ") && printed.contains("0 problems"), "{printed}");
     Ok(())
 }
 
@@ -92,6 +92,48 @@ fn what_was_done_to_a_machine_is_found() -> Result<()> {
     bed.balancer.ip(&["link", "set", "server1", "down"])?;
     let diagnosis = Diagnosis::of(&bed, &agent)?;
     diagnosis.require("problem", "interface server1", &["ip link set dev server1 up"])
+}
+
+#[test]
+fn what_another_agent_left_is_found() -> Result<()> {
+    let bed = Bed::new(1, Mode::Native)?;
+    let mut before = Agent::launch(&bed, Service::all_embedded(&bed))?;
+    before.kill();
+    let agent = Agent::install(&bed)?;
+    agent.configure(&agent.configuration(Service::all_embedded(&bed)))?;
+    let diagnosis = Diagnosis::of(&bed, &agent)?;
+    let remedy = format!("rm -r {}", before.pin_directory().display());
+    diagnosis.require("notice", "bpffs", &["client0, server0 forwards by it", &remedy])?;
+    diagnosis.require("problem", "interface client0", &["not ours"])?;
+    // Those of an agent that lives are its own business.
+    before.start()?;
+    let diagnosis = Diagnosis::of(&bed, &agent)?;
+    ensure!(!diagnosis.report.to_string().contains(&remedy), "{:#}", diagnosis.report);
+    Ok(())
+}
+
+#[test]
+fn the_configuration_is_a_patient_too() -> Result<()> {
+    let bed = Bed::new(1, Mode::Native)?;
+    let agent = Agent::install(&bed)?;
+    let mut services = Service::all_embedded(&bed);
+    services.truncate(1);
+    let service = services.first_mut().context("a service")?;
+    service.frontend_options.push("snat: false".into());
+    agent.configure(&agent.configuration(services))?;
+    bed.balancer.run(|| {
+        write_sysctl("net/ipv4/ip_forward", "0")?;
+        write_sysctl("net/ipv6/conf/all/forwarding", "0")?;
+        write_sysctl("net/ipv4/ip_local_port_range", "20000 60999")?;
+        write_sysctl("net/ipv4/ip_local_reserved_ports", "1024-32767")
+    })?;
+    let diagnosis = Diagnosis::of(&bed, &agent)?;
+    // No server has an IPv6 address.
+    diagnosis.require("notice", "forwarding", &["IPv4", "the servers of line4"])?;
+    // Reserved ports are nobody's.
+    diagnosis.require("good", "ports", &["1024-32767"])?;
+    diagnosis.require("good", "SYN cookies", &["the kernel makes them"])?;
+    diagnosis.require("good", "memory", &["the maps take"])
 }
 
 #[test]

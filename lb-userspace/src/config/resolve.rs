@@ -79,7 +79,7 @@ impl Raw {
             }
         }
         if let Some(frontends) = self.frontends.as_ref().filter(|_| is_in_user_space) {
-            user_space::judge_limits(&frontends.value, sink);
+            user_space::judge_frontends(&frontends.value, sink);
         }
         self.judge_lists(sink);
         let (mut resolved, resolver) = self.judge_rules(sink);

@@ -36,11 +36,17 @@ pub(super) fn no_affinity() -> Refusal {
     refusal.hint("`hash: source` still sends a client to one server while the servers are the same")
 }
 
-/// Packets of a TCP connection are the kernel's, which only the data plane can count.
-pub(super) fn judge_limits(frontends: &NamedItems<RawFrontend>, sink: &Sink) {
+/// Keys of frontends that the proxy can not honour. Packets of a TCP connection and its SYN are
+/// the kernel's.
+pub(super) fn judge_frontends(frontends: &NamedItems<RawFrontend>, sink: &Sink) {
     for frontend in frontends.values() {
         let Some(frontend_read) = frontend.value.as_ref() else { continue };
         let Some(RawMode::L4(layer_4)) = frontend_read.mode.as_ref() else { continue };
+        if matches!(layer_4.syn_cookies, Some(Some(_))) {
+            let refusal = Refusal::new("`syn_cookies` does nothing with `datapath.mode: off`");
+            let hint = "the kernel's are in force: sysctl net.ipv4.tcp_syncookies";
+            sink.warn(&frontend.place, refusal.hint(hint));
+        }
         let vips = frontend_read.vips().into_iter().flatten();
         let has_tcp = vips.filter_map(|bind| bind.value).any(|vip| vip.protocol == Protocol::Tcp);
         if has_tcp && layer_4.limits.is_some_and(|limits| limits.packet_rate.is_some()) {

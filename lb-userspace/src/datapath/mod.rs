@@ -18,6 +18,7 @@ mod half_open;
 mod host;
 pub mod loader;
 pub mod maps;
+pub mod memory;
 pub mod object;
 #[cfg(feature = "dataplane-log")]
 mod packet_log;

@@ -98,12 +98,12 @@ impl fmt::Display for CapacityKept {
 
 /// What a map's users rely on.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Shape {
-    kind: MapType,
-    key: u32,
-    value: u32,
-    entries: u32,
-    flags: u32,
+pub(super) struct Shape {
+    pub(super) kind: MapType,
+    pub(super) key: u32,
+    pub(super) value: u32,
+    pub(super) entries: u32,
+    pub(super) flags: u32,
 }
 
 /// Compares every pinned map with the object; the capacities that are kept.
@@ -142,7 +142,8 @@ fn inspect(map: &'static str, source: aya::maps::MapError) -> MapAccessError {
     MapAccessError::Access { action: "inspect", map, source }
 }
 
-fn wanted(
+/// The shape of a map of an object at these capacities.
+pub(super) fn wanted(
     object: &Object,
     name: &'static str,
     capacities: Capacities,

@@ -51,7 +51,8 @@ pub fn load(object: &mut Ebpf) -> Result<bool, DatapathError> {
 /// Whether the kernel lets XDP programs make and check SYN cookies (Linux 6.0), and was built with
 /// cookies at all (`CONFIG_SYN_COOKIES`): otherwise the helpers refuse each. If it does not say,
 /// loading will.
-fn has_cookies() -> bool {
+#[must_use]
+pub fn has_cookies() -> bool {
     let helper = BpfHelper::BPF_FUNC_tcp_raw_gen_syncookie_ipv4;
     let is_built = !Path::new("/proc/sys/net/ipv4").exists()
         || Path::new("/proc/sys/net/ipv4/tcp_syncookies").exists();

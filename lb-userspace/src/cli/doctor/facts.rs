@@ -3,13 +3,15 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
-use crate::{admin::api::StatusView, model::snapshot::AttachMode};
+use crate::{admin::api::StatusView, clock::Discipline, model::snapshot::AttachMode};
 
 /// Everything.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     /// The configuration has no data plane.
     pub(super) is_in_user_space: bool,
+    /// What is allowed in the configuration but hardly meant, and what to do about it.
+    pub(super) warnings: Vec<(String, Option<String>)>,
     pub(super) host: HostFacts,
     pub(super) interfaces: Vec<InterfaceFacts>,
     pub(super) servers: Vec<ServerFacts>,
@@ -25,29 +27,62 @@ pub(super) struct HostFacts {
     pub(super) btf: bool,
     /// `net.core.bpf_jit_enable`.
     pub(super) jit: Option<u32>,
-    /// The pin directory of the configuration, and whether it is, or will be, on a BPF
-    /// file system.
-    pub(super) pins: (PathBuf, bool),
+    /// `net.core.bpf_jit_harden`: 2 blinds the constants of programs of root, too.
+    pub(super) jit_harden: Option<u32>,
+    /// `kernel.unprivileged_bpf_disabled`; 0 lets everybody load programs.
+    pub(super) unprivileged_bpf: Option<u32>,
+    /// What the kernel keeps from root: `none`, `integrity`, `confidentiality`.
+    pub(super) lockdown: Option<String>,
+    /// The kernel has SYN cookies for XDP programs.
+    pub(super) has_cookies: bool,
+    /// Keys of the configuration that ask for them.
+    pub(super) wants_cookies: Vec<String>,
+    pub(super) pins: PinFacts,
     /// What the kernel reads the time from.
     pub(super) clocksource: Option<String>,
-    /// Whether the time is kept in step with other clocks.
-    pub(super) synchronised: Option<bool>,
+    /// Who sets the wall clock.
+    pub(super) clock: Option<Discipline>,
     /// Bytes of memory that are free, or can be freed.
     pub(super) memory_free: Option<u64>,
     /// Most bytes that the agent's control group may use; none without a limit.
     pub(super) memory_limit: Option<u64>,
-    /// Bytes that the flow tables of the configuration take.
+    /// Bytes that the maps of the configuration take once they are full, without rings.
     pub(super) memory_needed: u64,
+    /// Bytes that the pinned maps have, without rings; none if there are none.
+    pub(super) memory_held: Option<u64>,
     /// Processors in use.
     pub(super) processors: usize,
     /// `net.ipv4.ip_local_port_range`, inclusive.
     pub(super) local_ports: Option<(u16, u16)>,
+    /// `net.ipv4.ip_local_reserved_ports`, inclusive: those that the host does not take.
+    pub(super) reserved_ports: Vec<(u16, u16)>,
     /// `datapath.snat_ports`, inclusive.
     pub(super) snat_ports: Option<(u16, u16)>,
-    /// `net.ipv4.ip_forward`.
+    /// `net.ipv4.ip_forward`; none if no server has an IPv4 address.
     pub(super) forwards4: Option<bool>,
-    /// `net.ipv6.conf.all.forwarding`.
+    /// `net.ipv6.conf.all.forwarding`; none if no server has an IPv6 address.
     pub(super) forwards6: Option<bool>,
+    /// Frontends whose servers have this machine for a router (`snat: false`).
+    pub(super) half_nat: Vec<String>,
+    /// Most descriptors that the running agent may have.
+    pub(super) descriptors: Option<u64>,
+    /// Connections that clients may have with the proxy.
+    pub(super) connections: u64,
+    /// Connections that netfilter tracks here, and most that it can.
+    pub(super) tracked: Option<(u64, u64)>,
+}
+
+/// The pin directory of the configuration.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PinFacts {
+    pub(super) directory: PathBuf,
+    /// It is, or will be, on a BPF file system.
+    pub(super) is_on_bpffs: bool,
+    /// That is mounted read-only.
+    pub(super) is_read_only: bool,
+    /// Directories beside it with a data plane that no agent looks after, and the interfaces
+    /// that have their program.
+    pub(super) others: Vec<(PathBuf, Vec<String>)>,
 }
 
 /// One interface of the configuration.

@@ -15,7 +15,10 @@ use serde::Serialize;
 
 use self::judge::{Finding, Level};
 use super::{Outcome, check, output::Output, reload::render_faults, run::DEFAULT_CONFIGURATION};
-use crate::model::snapshot::Snapshot;
+use crate::config::{Fault, Loaded};
+
+/// Columns that subjects get at most.
+const WIDEST_SUBJECT: usize = 24;
 
 /// Options of `pointsman doctor`.
 #[derive(Debug, clap::Args)]
@@ -49,17 +52,17 @@ pub fn run(args: &DoctorArgs, output: &mut Output) -> anyhow::Result<Outcome> {
         Some(path) => Some(path.as_path()),
         None => Some(default).filter(|path| path.exists()),
     };
-    let snapshot = match path.map(check::load).transpose()? {
+    let loaded = match path.map(check::load).transpose()? {
         Some(Err(faults)) => {
             output.complain(&render_faults(&faults))?;
             return Ok(Outcome::No);
         }
-        Some(Ok(loaded)) => Some(loaded.snapshot),
+        Some(Ok(loaded)) => Some(loaded),
         None => None,
     };
-    let report = examine(snapshot.as_ref())?;
+    let report = examine(loaded.as_ref())?;
     output.print(args.json, &report, render)?;
-    if snapshot.is_none() {
+    if loaded.is_none() {
         output.complain(&format!(
             "(there is no {DEFAULT_CONFIGURATION}: name a configuration with --config to have \
              interfaces and servers looked at)\n"
@@ -71,25 +74,37 @@ pub fn run(args: &DoctorArgs, output: &mut Output) -> anyhow::Result<Outcome> {
     Ok(if report.problems == 0 { Outcome::Good } else { Outcome::No })
 }
 
-fn examine(snapshot: Option<&Snapshot>) -> anyhow::Result<Report> {
+fn examine(loaded: Option<&Loaded>) -> anyhow::Result<Report> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let facts = runtime.block_on(collect::facts(snapshot))?;
+    let mut facts = runtime.block_on(collect::facts(loaded.map(|loaded| &loaded.snapshot)))?;
+    let warnings = loaded.map_or(&[][..], |loaded| &loaded.warnings);
+    facts.warnings = warnings.iter().map(|warning| warning_of(&warning.0)).collect();
     let findings = judge::findings(&facts);
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     Ok(Report { problems: count(Level::Problem), notices: count(Level::Notice), findings })
 }
 
+/// Where a warning is and what it says; what to do.
+fn warning_of(fault: &Fault) -> (String, Option<String>) {
+    (
+        format!("{}:{}: {}: {}", fault.file, fault.line, fault.path, fault.message),
+        fault.hint.clone(),
+    )
+}
+
 fn render(report: &Report) -> String {
     let mut text = String::new();
+    let subjects = report.findings.iter().map(|finding| finding.subject.len());
+    let width = subjects.max().unwrap_or(0).min(WIDEST_SUBJECT);
     for finding in &report.findings {
         let word = match finding.level {
             Level::Good => "ok",
             Level::Notice => "NOTICE",
             Level::Problem => "PROBLEM",
         };
-        text += &format!("{word:<8} {}: {}\n", finding.subject, finding.text);
+        text += &format!("{word:<8} {:<width$}  {}\n", finding.subject, finding.text);
         if let Some(remedy) = &finding.remedy {
-            text += &format!("{:<8}     -> {remedy}\n", "");
+            text += &format!("{:<8} {:<width$}  -> {remedy}\n", "", "");
         }
     }
     let plural = |count: usize| if count == 1 { "" } else { "s" };
@@ -113,13 +128,11 @@ mod tests {
             text: "is down".into(),
             remedy: remedy.map(str::to_owned),
         };
-        let findings = vec![
-            finding(Level::Good, None),
-            finding(Level::Problem, Some("ip link set dev eth0 up")),
-        ];
+        let good = Finding { subject: "kernel".into(), ..finding(Level::Good, None) };
+        let findings = vec![good, finding(Level::Problem, Some("ip link set dev eth0 up"))];
         let text = render(&Report { problems: 1, notices: 0, findings });
-        let expected = "ok       interface eth0: is down\n\
-                        PROBLEM  interface eth0: is down\n             \
+        let expected = "ok       kernel          is down\n\
+                        PROBLEM  interface eth0  is down\n                         \
                         -> ip link set dev eth0 up\n\n1 problem, 0 notices\n";
         assert_eq!(text, expected);
     }

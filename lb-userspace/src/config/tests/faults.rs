@@ -544,6 +544,12 @@ fn what_is_hardly_meant_is_a_warning() {
         ],
     );
     check_warnings(
+        "datapath: {mode: off}\nfrontends: {a: {mode: l4, syn_cookies: always, bind: [\"10.0.0.1:80\"], backend: b}}\nbackends:\n  b: {servers: {s: \"10.0.1.1:80\"}}\n",
+        &[
+            "2: frontends.a: `syn_cookies` does nothing with `datapath.mode: off` (hint: the kernel's are in force: sysctl net.ipv4.tcp_syncookies)",
+        ],
+    );
+    check_warnings(
         "datapath: {mode: off}\nfrontends: {a: {mode: l4, bind: [\"10.0.0.1:80\"], backend: b}}\nbackends:\n  b: {servers: {}}\n  c: {servers: {s: {address: \"10.0.1.1:80\", weight: 0}}}\n",
         &[
             "4: backends.b: there is no server: clients are refused",

@@ -1,83 +1,60 @@
-//! The machine: kernel, memory, clock, ports.
+//! The machine around the kernel: memory, clock, ports, what the kernel's own network does.
+
+use std::time::Duration;
 
 use super::{super::facts::HostFacts, Finding};
-use crate::cli::units;
+use crate::{cli::units, clock::Discipline};
 
-/// The oldest kernel that has everything the data plane calls.
-const OLDEST: (u32, u32) = (5, 15);
 /// Clock sources that are read without leaving the processor.
 const FAST_CLOCKS: [&str; 6] =
     ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "arch_sys_counter", "xen", "timebase"];
+/// How far off a clock may be before lines of several machines get hard to compare. Without a
+/// word from its source it is there half an hour after the last.
+const MOST_ERROR: Duration = Duration::from_secs(1);
 
+/// What matters to the data plane.
 pub(super) fn findings(host: &HostFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
-    findings.extend(host.kernel.map(kernel));
-    findings.push(btf(host.btf));
-    findings.extend(host.jit.map(jit));
-    findings.push(pins(host));
     findings.extend(memory(host));
     findings.extend(host.clocksource.as_deref().map(clocksource));
-    findings.extend(host.synchronised.map(synchronised));
+    findings.extend(host.clock.map(clock));
     findings.extend(ports(host));
     findings.extend(forwarding(host));
+    findings.extend(proxy(host));
     findings
 }
 
-fn kernel((major, minor): (u32, u32)) -> Finding {
-    if (major, minor) < OLDEST {
-        let text = format!("Linux {major}.{minor} is older than {}.{}", OLDEST.0, OLDEST.1);
-        return Finding::problem("kernel", text, "apt-get install linux-image-amd64, and reboot");
-    }
-    Finding::good("kernel", format!("Linux {major}.{minor}"))
+/// What matters to the proxy alone.
+pub(super) fn of_proxy(host: &HostFacts) -> Vec<Finding> {
+    let clock = host.clock.map(clock);
+    clock.into_iter().chain(proxy(host)).collect()
 }
 
-fn btf(there: bool) -> Finding {
-    if there {
-        return Finding::good("BTF", "the kernel describes its types");
-    }
-    let remedy = "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y";
-    Finding::problem("BTF", "there is no /sys/kernel/btf/vmlinux", remedy)
-}
-
-fn jit(setting: u32) -> Finding {
-    if setting == 0 {
-        let remedy = "sysctl -w net.core.bpf_jit_enable=1";
-        return Finding::problem("BPF compiler", "BPF programs are interpreted", remedy);
-    }
-    Finding::good("BPF compiler", "on")
-}
-
-fn pins(host: &HostFacts) -> Finding {
-    let (directory, mounted) = &host.pins;
-    let directory = directory.display();
-    if *mounted {
-        return Finding::good("bpffs", format!("{directory} is on a BPF file system"));
-    }
-    let text = format!("{directory} is not on a BPF file system");
-    Finding::problem("bpffs", text, "mount -t bpf bpf /sys/fs/bpf")
+fn proxy(host: &HostFacts) -> impl Iterator<Item = Finding> {
+    descriptors(host).into_iter().chain(tracking(host))
 }
 
 fn memory(host: &HostFacts) -> Option<Finding> {
     // Without a configuration nobody needs any.
     let needed = Some(host.memory_needed).filter(|needed| *needed > 0)?;
+    let maps = format!("the maps take {}", units::bytes(needed));
     if let Some(limit) = host.memory_limit.filter(|limit| *limit < needed) {
-        let text = format!(
-            "the flow tables take {}, the agent's control group may use {}",
-            units::bytes(needed),
-            units::bytes(limit)
-        );
+        let text = format!("{maps}, the agent's control group may use {}", units::bytes(limit));
         let remedy = "systemctl set-property pointsman.service MemoryMax=infinity";
         return Some(Finding::problem("memory", text, remedy));
     }
-    let free = host.memory_free?;
-    let text =
-        format!("the flow tables take {}, {} are free", units::bytes(needed), units::bytes(free));
-    Some(if free < needed {
-        let remedy = "lower datapath.max_flows and datapath.max_half_open";
-        Finding::problem("memory", text, remedy)
-    } else {
-        Finding::good("memory", text)
-    })
+    let held = host.memory_held.unwrap_or(0);
+    match host.memory_free {
+        Some(free) if free.saturating_add(held) < needed => {
+            let text = format!("{maps}, {} are free", units::bytes(free));
+            let remedy = "lower datapath.max_flows and datapath.max_half_open";
+            Some(Finding::problem("memory", text, remedy))
+        }
+        Some(free) => {
+            Some(Finding::good("memory", format!("{maps}, {} are free", units::bytes(free))))
+        }
+        None => Some(Finding::good("memory", format!("{maps}, they have {}", units::bytes(held)))),
+    }
 }
 
 fn clocksource(source: &str) -> Finding {
@@ -89,18 +66,27 @@ fn clocksource(source: &str) -> Finding {
     Finding::notice("clock source", text, format!("echo tsc > {file}"))
 }
 
-fn synchronised(synchronised: bool) -> Finding {
-    if synchronised {
-        return Finding::good("clock", "in step with other clocks");
+fn clock(clock: Discipline) -> Finding {
+    let remedy = "timedatectl set-ntp true; timedatectl timesync-status";
+    if !clock.is_synchronised {
+        let text = "nobody sets it (NTP), or not of late; times in logs may be wrong";
+        return Finding::notice("clock", text, remedy);
     }
-    let text = "not in step with other clocks; times in logs may be wrong";
-    Finding::notice("clock", text, "timedatectl set-ntp true")
+    let most = clock.most_error.as_millis();
+    if clock.most_error > MOST_ERROR {
+        let text = format!("may be {most} ms off: it was not set for long");
+        return Finding::notice("clock", text, remedy);
+    }
+    Finding::good("clock", format!("in step with others, within {most} ms"))
 }
 
 /// A port that the host opens towards a server must not be one that SNAT gives out.
 fn ports(host: &HostFacts) -> Option<Finding> {
     let (local, snat) = (host.local_ports?, host.snat_ports?);
-    if local.0 > snat.1 || snat.0 > local.1 {
+    let shared = (local.0.max(snat.0), local.1.min(snat.1));
+    let is_reserved =
+        host.reserved_ports.iter().any(|range| range.0 <= shared.0 && shared.1 <= range.1);
+    if shared.0 > shared.1 || is_reserved {
         let text = format!("{}-{} are for SNAT only", snat.0, snat.1);
         return Some(Finding::good("ports", text));
     }
@@ -121,10 +107,16 @@ fn ports(host: &HostFacts) -> Option<Finding> {
 fn forwarding(host: &HostFacts) -> Vec<Finding> {
     let off = |family: Option<bool>, name: &str, key: &str| {
         (family == Some(false)).then(|| {
-            let text = format!(
+            let mut text = format!(
                 "the kernel does not forward {name}: there is no fallback for servers whose \
                  neighbour entry is not known"
             );
+            if !host.half_nat.is_empty() {
+                text += &format!(
+                    ", and the servers of {}, whose router this is, reach nobody but clients",
+                    host.half_nat.join(", ")
+                );
+            }
             Finding::notice("forwarding", text, format!("sysctl -w {key}=1"))
         })
     };
@@ -133,34 +125,57 @@ fn forwarding(host: &HostFacts) -> Vec<Finding> {
     four.into_iter().chain(six).collect()
 }
 
+/// A connection of the proxy is two.
+fn descriptors(host: &HostFacts) -> Option<Finding> {
+    let (most, wanted) = (host.descriptors?, host.connections.checked_mul(2)?);
+    if wanted == 0 {
+        return None;
+    }
+    if most < wanted {
+        let text = format!(
+            "the agent may have {most}, the {} connections of the frontends need {wanted}: what is \
+             beyond waits",
+            host.connections
+        );
+        let remedy = format!("systemctl edit pointsman: [Service] LimitNOFILE={}", wanted + 1024);
+        return Some(Finding::notice("descriptors", text, remedy));
+    }
+    Some(Finding::good("descriptors", format!("{most} for {} connections", host.connections)))
+}
+
+/// XDP comes before netfilter, so only the proxy's connections, the agent's own and those of
+/// generic kernel forwarding are tracked.
+fn tracking(host: &HostFacts) -> Option<Finding> {
+    let (tracked, most) = host.tracked?;
+    let wanted = host.connections.saturating_mul(2);
+    let enough = wanted.max(tracked.saturating_mul(2)).next_power_of_two();
+    let remedy = format!("sysctl -w net.netfilter.nf_conntrack_max={enough}");
+    if tracked.saturating_mul(10) >= most.saturating_mul(9) {
+        let text = format!(
+            "tracks {tracked} connections and can {most}: new ones to the proxy and to servers \
+             are about to be dropped"
+        );
+        return Some(Finding::problem("netfilter", text, remedy));
+    }
+    // Nothing is tracked where no rule asks for it.
+    (tracked > 0 && most < wanted).then(|| {
+        let text = format!(
+            "tracks connections, {most} at most, and those of the proxy may be {wanted}; beyond, \
+             packets are dropped"
+        );
+        Finding::notice("netfilter", text, remedy)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::{
         super::{
             Level,
-            tests::{check, check_good},
+            tests::{check, check_good, healthy_host as healthy},
         },
         *,
     };
-
-    fn healthy() -> HostFacts {
-        HostFacts {
-            kernel: Some((6, 1)),
-            btf: true,
-            jit: Some(1),
-            pins: ("/sys/fs/bpf/pointsman".into(), true),
-            clocksource: Some("tsc".into()),
-            synchronised: Some(true),
-            memory_free: Some(8 << 30),
-            memory_limit: None,
-            memory_needed: 1 << 28,
-            processors: 4,
-            local_ports: Some((32_768, 60_999)),
-            snat_ports: Some((1024, 32_767)),
-            forwards4: Some(true),
-            forwards6: Some(true),
-        }
-    }
 
     #[track_caller]
     fn ill(change: impl FnOnce(&mut HostFacts), level: Level, subject: &str, words: &[&str]) {
@@ -172,29 +187,29 @@ mod tests {
     #[test]
     fn a_healthy_machine_has_nothing_to_mend() {
         check_good(&findings(&healthy()));
+        check_good(&of_proxy(&healthy()));
     }
 
     #[test]
-    fn a_kernel_that_can_not_do_it_is_a_problem() {
-        ill(|host| host.kernel = Some((5, 10)), Level::Problem, "kernel", &["5.10", "5.15"]);
-        ill(|host| host.btf = false, Level::Problem, "BTF", &["CONFIG_DEBUG_INFO_BTF=y"]);
-        ill(|host| host.jit = Some(0), Level::Problem, "BPF compiler", &["bpf_jit_enable=1"]);
-        ill(|host| host.pins.1 = false, Level::Problem, "bpffs", &["mount -t bpf"]);
-    }
-
-    #[test]
-    fn tables_that_do_not_fit_are_a_problem() {
+    fn maps_that_do_not_fit_are_a_problem() {
         let words = ["256.0 MiB", "1.0 MiB", "datapath.max_flows"];
         ill(|host| host.memory_free = Some(1 << 20), Level::Problem, "memory", &words);
         let words = ["256.0 MiB", "128.0 MiB", "MemoryMax"];
         ill(|host| host.memory_limit = Some(1 << 27), Level::Problem, "memory", &words);
+        // What the maps have already they need not find.
+        let mut host = healthy();
+        (host.memory_free, host.memory_held) = (Some(1 << 20), Some(1 << 28));
+        check_good(&findings(&host));
     }
 
     #[test]
     fn clocks_that_are_slow_or_alone_are_noticed() {
         let slow = |host: &mut HostFacts| host.clocksource = Some("hpet".into());
         ill(slow, Level::Notice, "clock source", &["hpet", "echo tsc"]);
-        ill(|host| host.synchronised = Some(false), Level::Notice, "clock", &["timedatectl"]);
+        let alone = Discipline { is_synchronised: false, most_error: Duration::from_secs(16) };
+        ill(|host| host.clock = Some(alone), Level::Notice, "clock", &["timedatectl"]);
+        let long = Discipline { is_synchronised: true, most_error: Duration::from_secs(2) };
+        ill(|host| host.clock = Some(long), Level::Notice, "clock", &["2000 ms off", "timesync"]);
     }
 
     #[test]
@@ -203,6 +218,11 @@ mod tests {
         ill(|host| host.local_ports = Some((10_000, 60_999)), Level::Problem, "ports", &words);
         let high = |host: &mut HostFacts| host.snat_ports = Some((1024, 65_535));
         ill(high, Level::Problem, "ports", &["set datapath.snat_ports"]);
+        let mut host = healthy();
+        (host.local_ports, host.reserved_ports) = (Some((10_000, 60_999)), vec![(1024, 32_767)]);
+        check_good(&findings(&host));
+        host.reserved_ports = vec![(1024, 20_000)];
+        check(&findings(&host), Level::Problem, "ports", &words);
     }
 
     #[test]
@@ -210,5 +230,30 @@ mod tests {
         ill(|host| host.forwards4 = Some(false), Level::Notice, "forwarding", &["ip_forward=1"]);
         let six = ["net.ipv6.conf.all.forwarding=1"];
         ill(|host| host.forwards6 = Some(false), Level::Notice, "forwarding", &six);
+        let routed = |host: &mut HostFacts| {
+            (host.forwards4, host.half_nat) = (Some(false), vec!["pg".into()]);
+        };
+        ill(routed, Level::Notice, "forwarding", &["servers of pg", "nobody but clients"]);
+    }
+
+    #[test]
+    fn descriptors_are_for_both_sides_of_a_connection() {
+        let few = |host: &mut HostFacts| host.descriptors = Some(19_999);
+        ill(few, Level::Notice, "descriptors", &["19999", "20000", "LimitNOFILE=21024"]);
+        let mut host = healthy();
+        (host.descriptors, host.connections) = (Some(1), 0);
+        check_good(&findings(&host));
+    }
+
+    #[test]
+    fn a_small_table_of_netfilter_is_noticed_and_a_full_one_a_problem() {
+        let small = |host: &mut HostFacts| host.tracked = Some((10, 8192));
+        ill(small, Level::Notice, "netfilter", &["8192", "nf_conntrack_max=32768"]);
+        let full = |host: &mut HostFacts| host.tracked = Some((262_000, 262_144));
+        ill(full, Level::Problem, "netfilter", &["262000", "nf_conntrack_max=524288"]);
+        // No rule asks for connections to be tracked.
+        let mut host = healthy();
+        host.tracked = Some((0, 8192));
+        check_good(&findings(&host));
     }
 }

@@ -2,6 +2,7 @@
 
 mod host;
 mod interfaces;
+mod kernel;
 mod servers;
 
 use serde::Serialize;
@@ -52,20 +53,74 @@ impl Finding {
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     if facts.is_in_user_space {
         let text = "off; frontends of layer 4 are served in user space, without privilege";
-        let mut findings = vec![Finding::good("data plane", text)];
+        let mut findings = warnings(&facts.warnings);
+        findings.push(Finding::good("data plane", text));
+        findings.extend(host::of_proxy(&facts.host));
         findings.extend(servers::agent(&facts.agent));
         return findings;
     }
-    let mut findings = host::findings(&facts.host);
+    let mut findings = warnings(&facts.warnings);
+    findings.extend(kernel::findings(&facts.host));
+    findings.extend(host::findings(&facts.host));
     findings.extend(interfaces::findings(&facts.interfaces, facts.host.processors));
     findings.extend(servers::findings(&facts.servers));
     findings.extend(servers::agent(&facts.agent));
     findings
 }
 
+/// What `pointsman check` warns of.
+fn warnings(warnings: &[(String, Option<String>)]) -> Vec<Finding> {
+    let finding = |(text, hint): &(String, Option<String>)| {
+        let remedy = hint.clone().unwrap_or_else(|| "pointsman check".to_owned());
+        Finding::notice("configuration", text, remedy)
+    };
+    warnings.iter().map(finding).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
+    use super::{
+        super::facts::{HostFacts, PinFacts},
+        *,
+    };
+    use crate::clock::Discipline;
+
+    /// A machine without anything to mend.
+    pub(super) fn healthy_host() -> HostFacts {
+        HostFacts {
+            kernel: Some((6, 1)),
+            btf: true,
+            jit: Some(1),
+            jit_harden: Some(1),
+            unprivileged_bpf: Some(2),
+            lockdown: Some("none".into()),
+            has_cookies: true,
+            wants_cookies: vec!["frontends.web.syn_cookies".into()],
+            pins: PinFacts {
+                directory: "/sys/fs/bpf/pointsman".into(),
+                is_on_bpffs: true,
+                ..PinFacts::default()
+            },
+            clocksource: Some("tsc".into()),
+            clock: Some(Discipline { is_synchronised: true, most_error: Duration::from_millis(3) }),
+            memory_free: Some(8 << 30),
+            memory_limit: None,
+            memory_needed: 1 << 28,
+            memory_held: None,
+            processors: 4,
+            local_ports: Some((32_768, 60_999)),
+            reserved_ports: Vec::new(),
+            snat_ports: Some((1024, 32_767)),
+            forwards4: Some(true),
+            forwards6: Some(true),
+            half_nat: Vec::new(),
+            descriptors: Some(1 << 20),
+            connections: 10_000,
+            tracked: Some((10, 262_144)),
+        }
+    }
 
     /// One finding of a level, which mentions some words in its text or its remedy.
     #[track_caller]
@@ -95,9 +150,17 @@ mod tests {
     }
 
     #[test]
+    fn warnings_of_the_configuration_are_passed_on() {
+        let warnings = vec![("2: frontends.a: odd".to_owned(), Some("mend it".to_owned()))];
+        let facts = Facts { is_in_user_space: true, warnings, ..Facts::default() };
+        let words = ["2: frontends.a: odd", "mend it"];
+        check(&findings(&facts), Level::Notice, "configuration", &words);
+    }
+
+    #[test]
     fn what_is_unknown_is_no_problem() {
         let mut facts = Facts::default();
-        (facts.host.btf, facts.host.pins.1) = (true, true);
+        (facts.host.btf, facts.host.pins.is_on_bpffs) = (true, true);
         check_good(&findings(&facts));
     }
 }
