@@ -34,6 +34,22 @@ pub(crate) async fn dial(address: ServerAddress) -> io::Result<Either<TcpStream,
     }
 }
 
+/// Whether this host is too short of something to connect (ports of its own, descriptors,
+/// memory), which says nothing of the server.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EADDRNOTAVAIL
+                | libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                | libc::EAGAIN
+        )
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;

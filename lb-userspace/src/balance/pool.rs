@@ -57,6 +57,8 @@ pub struct PickFacts<'a> {
     pub avoid: &'a [u64],
     /// It is not served if the first server that the algorithm finds is full.
     pub is_firm: bool,
+    /// The request had a server before: no new one, which would earn retries.
+    pub is_again: bool,
 }
 
 /// What a request gets.
@@ -123,6 +125,10 @@ pub struct Pool {
     view: ArcSwap<View>,
     /// Requests so far; where the algorithms begin.
     turns: AtomicU64,
+    /// Where they began: as many requests there never were.
+    first_turn: u64,
+    /// Those of requests that had one before.
+    turns_again: AtomicU64,
     counters: Counters,
     budget: Budget,
     shared: Arc<Shared>,
@@ -136,9 +142,12 @@ impl Pool {
     #[must_use]
     pub fn new(balancing: Balancing, notify: Arc<Notify>, turn: u64, now: Instant) -> Self {
         let shared = Shared::new(balancing, notify, now);
+        let first_turn = turn & 0xffff_ffff;
         Self {
             view: ArcSwap::from_pointee(View::empty(Guard::into_inner(shared.balancing()))),
-            turns: AtomicU64::new(turn & 0xffff_ffff),
+            turns: AtomicU64::new(first_turn),
+            first_turn,
+            turns_again: AtomicU64::new(0),
             counters: Counters::default(),
             budget: Budget::default(),
             shared,
@@ -179,6 +188,9 @@ impl Pool {
     pub fn pick(&self, facts: &PickFacts<'_>) -> Result<Picked, PickError> {
         let mut view = self.view.load();
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        if facts.is_again {
+            self.turns_again.fetch_add(1, Ordering::Relaxed);
+        }
         let redispatch = view.balancing.persistence.as_ref().is_none_or(|rules| rules.redispatch);
         if let Some(member) = facts.own {
             let tried = redispatch && facts.avoid.contains(&member.id());
@@ -222,7 +234,9 @@ impl Pool {
     #[must_use]
     pub fn may_retry(&self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.shared.epoch);
-        let requests = self.turns.load(Ordering::Relaxed);
+        // What is sent again earns nothing, or failures would feed each other.
+        let again = self.turns_again.load(Ordering::Relaxed).saturating_add(self.first_turn);
+        let requests = self.turns.load(Ordering::Relaxed).saturating_sub(again);
         self.budget.withdraw(&self.shared.balancing().retries, requests, elapsed)
     }
 

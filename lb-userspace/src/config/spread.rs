@@ -245,7 +245,7 @@ pub(super) static HASH: Key<HashShape> = Key {
     doc: "What `maglev` hashes: `tuple`, every connection on its own; `source`, all connections \
           of one client address go to one server. Only the proxy has `uri` (path and query), \
           `path`, `{header: NAME}`, `{query: NAME}` and `{cookie: NAME}`; requests without it \
-          go in turn.",
+          go in turn. Of `{header: Host}` case and port do not matter.",
 };
 
 /// Of caches, where one server for one key matters less than that none is drowned.
@@ -273,7 +273,7 @@ static RETRY_BUDGET: Key<Integer<u32>> = Key {
     name: "retry_budget",
     shape: Integer { min: 0, max: 100 },
     presence: Presence::Default("20"),
-    doc: "The proxy: most retries in percent of requests, so that a backend in trouble does not \
+    doc: "The proxy: most retries of a backend in percent of its requests, so that a backend in trouble does not \
           get several times its load.",
 };
 
@@ -344,7 +344,9 @@ static RETRIES: Key<Integer<u32>> = Key {
     name: "retries",
     shape: Integer { min: 0, max: 10 },
     presence: Presence::Default("3"),
-    doc: "The proxy: other servers tried for a request that reached none, within `retry_budget`.",
+    doc: "The proxy: how often a request that reached no server is tried again, within \
+          `retry_budget`: at another server at once, at the same one, if there is no other, after \
+          a second or `timeouts.connect`.",
 };
 
 static PROTOCOL: Key<Choice<ServerProtocol>> = Key {

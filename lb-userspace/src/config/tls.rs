@@ -128,7 +128,9 @@ static CRL: Key<Text<PathBuf>> = Key {
     name: "crl",
     shape: PATH,
     presence: Presence::Optional("nothing is revoked"),
-    doc: "PEM bundle of revocation lists.",
+    doc: "PEM bundle of revocation lists. Every certificate of a client's chain below the \
+          authority in `ca` has to be of an issuer that has a list here; clients of which that is \
+          not so are refused. A list that has run out still revokes, with a warning in the log.",
 };
 
 static STRICT_SNI: Key<Bool> = Key {

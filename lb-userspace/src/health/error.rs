@@ -2,6 +2,8 @@
 
 use std::{fmt, io, time::Duration};
 
+use crate::dial::is_shortage;
+
 /// Why a check failed. The text is shown by `pointsman status`.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
@@ -68,6 +70,12 @@ impl fmt::Display for Phase {
 }
 
 impl CheckError {
+    /// Whether it says nothing of the server.
+    #[must_use]
+    pub fn is_of_host(&self) -> bool {
+        matches!(self, Self::Connect(error) if is_shortage(error))
+    }
+
     /// From the error of a `connect`.
     #[must_use]
     pub fn from_connect(error: io::Error) -> Self {
@@ -120,6 +128,15 @@ mod tests {
         let body =
             CheckError::Body { expectation: "does not match a|b".into(), truncated: Some(1 << 20) };
         assert_eq!(body.to_string(), "body does not match a|b in its first 1048576 bytes");
+    }
+
+    #[test]
+    fn a_shortage_is_the_host_s_own() {
+        let of = |code| CheckError::from_connect(io::Error::from_raw_os_error(code)).is_of_host();
+        assert!(
+            [libc::EADDRNOTAVAIL, libc::EMFILE, libc::ENFILE, libc::ENOMEM].iter().all(|c| of(*c))
+        );
+        assert!(!of(libc::ECONNREFUSED) && !of(libc::EHOSTUNREACH) && !of(libc::ETIMEDOUT));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub enum Verdict {
     Nolb,
     /// Not well.
     Failed,
+    /// Nothing: this host was too short of something to ask. HAProxy's `SOCKERR`.
+    Unknown,
 }
 
 /// One finished check.
@@ -123,7 +125,9 @@ impl CheckMachine {
         let wanted = match result.verdict {
             Verdict::Passed => Health::Up,
             Verdict::Nolb => Health::Nolb,
-            Verdict::Failed => Health::Down,
+            // Never checked, it may be that it can not be reached from here at all.
+            Verdict::Unknown if !self.undecided => return None,
+            Verdict::Failed | Verdict::Unknown => Health::Down,
         };
         let was_down = self.health == Health::Down;
         if was_down == (wanted == Health::Down) {
@@ -164,7 +168,7 @@ mod tests {
         CheckResult { verdict, reason: String::new(), duration: Duration::ZERO }
     }
 
-    /// Feeds `results` (`+` passed, `-` failed, `0` NOLB) and returns the health after
+    /// Feeds `results` (`+` passed, `-` failed, `0` NOLB, `?` unknown) and returns the health after
     /// each (`U`, `D`, `N`).
     fn run(machine: &mut CheckMachine, results: &str) -> String {
         let letter = |verdict| {
@@ -182,6 +186,7 @@ mod tests {
         match letter {
             '+' => Verdict::Passed,
             '0' => Verdict::Nolb,
+            '?' => Verdict::Unknown,
             _ => Verdict::Failed,
         }
     }
@@ -225,6 +230,15 @@ mod tests {
         check(new(Health::Up), "+---", "UUUD");
         check(new(Health::Down), "+", "U");
         check(new(Health::Up), "0", "N");
+    }
+
+    #[test]
+    fn a_host_that_is_short_of_something_says_nothing_of_servers_it_knows() {
+        check(up(2, 3), "??????", "UUUUUU");
+        check(up(2, 3), "--?-", "UUUD");
+        check(down(2, 3), "+?+", "DDU");
+        check(new(Health::Up), "?", "D");
+        check(new(Health::Up), "+???", "UUUU");
     }
 
     #[test]

@@ -123,13 +123,16 @@ async fn probe(target: &Target) -> (Verdict, String) {
             .await
             .map(|answer| (answer.verdict, format!("status {}", answer.status))),
     };
-    outcome.unwrap_or_else(|error| (Verdict::Failed, error.to_string()))
+    outcome.unwrap_or_else(|error| {
+        let verdict = if error.is_of_host() { Verdict::Unknown } else { Verdict::Failed };
+        (verdict, error.to_string())
+    })
 }
 
 fn reason(machine: &CheckMachine, result: &CheckResult) -> String {
     match machine.progress() {
         Some((count, needed)) => {
-            let what = if result.verdict == Verdict::Failed { "failure" } else { "success" };
+            let what = if machine.health() == Health::Down { "success" } else { "failure" };
             format!("{} ({what} {count} of {needed})", result.reason)
         }
         None => result.reason.clone(),

@@ -1,6 +1,8 @@
 //! How a request or a session ended: who made it end, how far it had come, and why in a word.
 
-use std::fmt;
+use std::{fmt, io};
+
+use crate::dial::is_shortage;
 
 /// Who made it end. The letters are those of HAProxy's termination states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,6 +74,26 @@ impl Outcome {
     #[must_use]
     pub const fn new(cause: Cause, phase: Phase, reason: &'static str) -> Self {
         Self { cause, phase, reason }
+    }
+
+    /// There is no connection to a server: its fault, or that of this host, which may be short
+    /// of something or not allowed to connect.
+    #[must_use]
+    pub fn not_connected(error: &io::Error) -> Self {
+        let code = error.raw_os_error();
+        let is_ours = is_shortage(error) || matches!(code, Some(libc::EACCES | libc::EPERM));
+        let cause = if is_ours { Cause::Host } else { Cause::Server };
+        let reason = match code {
+            Some(libc::ECONNREFUSED) => "connect_refused",
+            Some(libc::ECONNRESET | libc::EPIPE) => "connect_reset",
+            Some(libc::EHOSTUNREACH | libc::ENETUNREACH) => "connect_unreachable",
+            Some(libc::ETIMEDOUT) => "connect_timeout",
+            Some(libc::EADDRNOTAVAIL) => "no_local_port",
+            Some(libc::EMFILE | libc::ENFILE) => "no_descriptor",
+            Some(libc::ENOBUFS | libc::ENOMEM) => "no_memory",
+            _ => "connect_failed",
+        };
+        Self::new(cause, Phase::Connect, reason)
     }
 
     /// The time for the request as a whole was over while this side was waited for.
@@ -151,6 +173,21 @@ impl fmt::Display for Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_that_is_short_of_something_is_to_blame_itself() {
+        let check = |code, letters: &str, reason| {
+            let outcome = Outcome::not_connected(&io::Error::from_raw_os_error(code));
+            assert_eq!((outcome.letters(), outcome.reason), (letters, reason));
+        };
+        check(libc::EADDRNOTAVAIL, "RC", "no_local_port");
+        check(libc::EMFILE, "RC", "no_descriptor");
+        check(libc::ENFILE, "RC", "no_descriptor");
+        check(libc::ENOMEM, "RC", "no_memory");
+        check(libc::EPERM, "RC", "connect_failed");
+        check(libc::ECONNREFUSED, "SC", "connect_refused");
+        check(libc::ENETUNREACH, "SC", "connect_unreachable");
+    }
 
     #[test]
     fn the_letters_are_haproxys() {

@@ -30,6 +30,11 @@ impl Awaited {
         self.0.set(Some(0));
     }
 
+    /// Whether nothing has come since.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.0.get() == Some(0)
+    }
+
     /// Its response has begun.
     pub(crate) fn end(&self) {
         self.0.set(None);

@@ -17,6 +17,10 @@ use pin_project_lite::pin_project;
 /// How often deadlines are looked at.
 pub const TICK: Duration = Duration::from_millis(100);
 
+/// Longest wait before a server is connected to again that has just failed, if there is no
+/// other; it may be starting. As long as HAProxy waits.
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 /// Deadlines that nobody has and that are kept all the same.

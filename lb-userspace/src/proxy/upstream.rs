@@ -26,6 +26,7 @@ use super::{
     far_end::{FarEnd, Tunnel},
     http::body::RequestBody,
     kept::{Idle, Kept, Lent, Owner, Owning},
+    outcome::{Cause, Outcome, Phase},
     plan::BackendPlan,
     proxy_protocol::{self, Facts},
     server_io::{Awaited, ServerIo},
@@ -117,17 +118,15 @@ pub(crate) enum ConnectError {
 }
 
 impl ConnectError {
-    /// In a word, for the log.
-    pub(crate) fn word(&self) -> &'static str {
+    /// What a request comes to that has no other way.
+    pub(crate) fn outcome(&self) -> Outcome {
+        let connect = Phase::Connect;
         match self {
-            Self::Refused(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                "connect_refused"
-            }
-            Self::Refused(_) => "connect_failed",
-            Self::Timeout => "connect_timeout",
-            Self::Tls(error) => error.server_reason(),
-            Self::NoHttp2 => "server_tls_no_http2",
-            Self::Handshake(_) => "connect_handshake",
+            Self::Refused(error) => Outcome::not_connected(error),
+            Self::Timeout => Outcome::new(Cause::ServerTimeout, connect, "connect_timeout"),
+            Self::Tls(error) => error.of_server(),
+            Self::NoHttp2 => Outcome::new(Cause::Server, connect, "server_tls_no_http2"),
+            Self::Handshake(_) => Outcome::new(Cause::Server, connect, "connect_handshake"),
         }
     }
 }
@@ -238,6 +237,11 @@ impl Checkout {
             }
             Sender::Http2(sender) => Either::Right(sender.try_send_request(request)),
         }
+    }
+
+    /// Whether nothing at all has come for a request that was sent.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.handover.awaited.is_silent()
     }
 
     /// The header of the response is there, or none will come.

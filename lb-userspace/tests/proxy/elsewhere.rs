@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::rig::{OK, Rig, Server};
+use crate::rig::{OK, Rig, Server, free};
 
 const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno";
 
@@ -126,5 +126,125 @@ fn those_of_high_priority_come_first_whoever_waited_longer() {
     }
     for client in &mut waiting {
         client.response();
+    }
+}
+
+#[test]
+fn a_server_that_is_starting_is_waited_for() {
+    let address = free();
+    let rig = Rig::new("", address);
+    let mut client = rig.connect();
+    client.send(request("GET", "").as_bytes());
+    // Refused at once, and asked again when it is there.
+    let line = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(500));
+        Server::answering_at(address, OK);
+    });
+    let began = Instant::now();
+    assert!(client.rest().starts_with("HTTP/1.1 200 "));
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    line.join().expect("the address is free");
+    assert!(rig.logged("app/s1").contains("/1 0/0 "), "{}", rig.logged("app/s1"));
+}
+
+#[test]
+fn what_may_have_been_heard_is_sent_again_once_if_nothing_was_said() {
+    // A connection that has been idle for so long may be closed by its server just now.
+    const IDLE: Duration = Duration::from_millis(1300);
+    let get = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let post = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody";
+    for (request, says, is_sent_again) in [
+        (get, "", true),
+        (get, "HTTP/1.1 200 ", false),
+        (get, "\x01\r\n\r\n", false),
+        (post, "", false),
+    ] {
+        let server = Server::new();
+        let rig = Rig::new("", server.address);
+        let mut client = rig.connect();
+        client.send(get.as_bytes());
+        let mut kept = server.accept();
+        kept.until("\r\n\r\n");
+        kept.send(OK.as_bytes());
+        client.response();
+        thread::sleep(IDLE);
+        client.send(request.as_bytes());
+        kept.until(if request == post { "body" } else { "\r\n\r\n" });
+        kept.send(says.as_bytes());
+        drop(kept);
+        if is_sent_again {
+            let mut new = server.accept();
+            new.until("\r\n\r\n");
+            new.send(OK.as_bytes());
+        }
+        let status = if is_sent_again { "HTTP/1.1 200 " } else { "HTTP/1.1 502 " };
+        let head = client.response().0;
+        assert!(head.starts_with(status), "{request:?} {says:?}: {head}");
+    }
+}
+
+#[test]
+fn a_server_that_says_nothing_on_a_kept_connection_is_not_asked_twice() {
+    let server = Server::new();
+    let rig = Rig::with(
+        "",
+        &format!("timeouts: {{server: 300ms}}, servers: {{s1: \"{}\"}}", server.address),
+    );
+    let mut client = rig.connect();
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    let mut kept = server.accept();
+    kept.until("\r\n\r\n");
+    kept.send(OK.as_bytes());
+    client.response();
+    thread::sleep(Duration::from_millis(1300));
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    let head = client.response().0;
+    assert!(head.starts_with("HTTP/1.1 504 "), "{head}");
+    assert!(rig.logged("server_timeout").contains("/0 0/0 "));
+}
+
+#[test]
+fn a_failure_counts_once_however_it_ends() {
+    let (dead, alive) = (free(), Server::answering(OK));
+    // Two failures in a row would take the first server out.
+    let keys = format!(
+        "balance: first, retries: 0, passive: {{failures: 2}}, \
+         servers: {{a: \"{dead}\", b: \"{alive}\"}}"
+    );
+    let rig = Rig::with("", &keys);
+    for status in ["502", "502", "200"] {
+        let head = rig.exchange(request("GET", "").as_bytes());
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {head}");
+    }
+}
+
+#[test]
+fn hosts_are_hashed_in_one_form_whatever_servers_speak() {
+    for protocol in ["http1", "http2"] {
+        // Which one is chosen shows although none is there.
+        let servers: Vec<_> = (0..4).map(|number| format!("s{number}: \"{}\"", free())).collect();
+        let keys = format!(
+            "balance: maglev, hash: {{header: Host}}, retries: 0, protocol: {protocol}, \
+             servers: {{{}}}",
+            servers.join(", ")
+        );
+        let rig = Rig::with("", &keys);
+        let mut seen = std::collections::BTreeSet::new();
+        for number in 0..20 {
+            let ask = |host: String| {
+                let path = format!("/{}", host.replace([':', '.'], "-"));
+                let get =
+                    format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+                rig.exchange(get.as_bytes());
+                let line = rig.logged(&format!("{path} "));
+                line.split(" app/")
+                    .nth(1)
+                    .and_then(|rest| rest.split(' ').next().map(str::to_owned))
+            };
+            let server = ask(format!("h{number}.example"));
+            assert_eq!(server, ask(format!("H{number}.Example:8080")), "{protocol} {number}");
+            seen.insert(server);
+        }
+        assert!(seen.len() > 2, "{protocol}: {seen:?}");
     }
 }

@@ -239,7 +239,11 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        Self::at("127.0.0.1:0".parse().expect("an address"))
+    }
+
+    fn at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).expect("the port is free");
         let address = listener.local_addr().expect("it is bound");
         let (sender, connections): (Sender<Client>, _) = channel();
         thread::spawn(move || {
@@ -291,7 +295,16 @@ impl Server {
 
     /// A server that answers every request without a body with `response`.
     pub(crate) fn answering(response: &'static str) -> SocketAddr {
-        let server = Self::new();
+        Self::new().answer(response)
+    }
+
+    /// The same, at this address.
+    pub(crate) fn answering_at(address: SocketAddr, response: &'static str) {
+        Self::at(address).answer(response);
+    }
+
+    fn answer(self, response: &'static str) -> SocketAddr {
+        let server = self;
         let address = server.address;
         thread::spawn(move || {
             while let Ok(mut connection) = server.connections.recv() {

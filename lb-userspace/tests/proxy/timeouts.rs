@@ -115,6 +115,7 @@ fn a_server_that_can_not_be_reached_is_502_and_others_are_tried() {
     assert!(client.response().0.starts_with("HTTP/1.1 502 "));
     let line = rig.logged("connect_refused");
     assert!(line.contains(" SC-- "), "{line}");
+    assert!(line.contains("/3 0/0 "), "{line}");
     let alive = Server::answering(OK);
     let rig = Rig::with("", &format!("balance: first, servers: {{a: \"{dead}\", b: \"{alive}\"}}"));
     let mut client = rig.connect();

@@ -189,6 +189,27 @@ fn retries_are_rationed() {
 }
 
 #[test]
+fn what_is_sent_again_earns_no_retries() {
+    // Wherever the turns of a pool begin.
+    for turn in [0, 4_000_000_000] {
+        let mut rig = Rig::new(Balance::RoundRobin, &[1, 1]);
+        rig.balancing.retries.budget_percent = 100;
+        rig.pool =
+            Arc::new(Pool::new(rig.balancing.clone(), Arc::new(Notify::new()), turn, rig.now));
+        rig.apply();
+        rig.sequence(5);
+        let mut retries = 0;
+        while retries < 100 && rig.pool.may_retry(rig.now) {
+            retries += 1;
+            let facts = PickFacts { is_again: true, ..rig.facts() };
+            drop(rig.lease_with(&facts));
+        }
+        // The ten that a pool begins with, and one for each request.
+        assert_eq!(retries, 15, "{turn}");
+    }
+}
+
+#[test]
 fn a_reload_keeps_counts_of_servers_that_stay() {
     let mut rig = Rig::new(Balance::First, &[1, 1]);
     let lease = rig.lease();

@@ -7,6 +7,7 @@
 
 use std::{
     convert::Infallible,
+    future::pending,
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -35,7 +36,7 @@ use crate::{
         outcome::{Cause, Outcome, Phase, Side},
         plan::BackendPlan,
         rules::{Answer, Edits},
-        timer::within,
+        timer::{RETRY_PAUSE, within},
         upstream::ConnectError,
     },
 };
@@ -278,13 +279,19 @@ async fn forward(
         prepared;
     let (asked, hash) = (*asked, *hash);
     let mut tried = Vec::new();
-    let mut only_new = false;
+    let (mut only_new, mut is_again, mut was_refused) = (false, false, false);
     // The clock is read where there was something to wait for.
     let mut at = exchange.received;
     loop {
-        let (lease, waited) = choose::choose(exchange, backend, hash, &tried).await?;
+        let (lease, waited) = choose::choose(exchange, backend, hash, &tried, is_again).await?;
         exchange.queue_time = Some(waited);
         exchange.phase.set(Phase::Connect);
+        if was_refused && tried.contains(&lease.server().id()) {
+            // There is no other: it may be starting just now.
+            let pause = RETRY_PAUSE.min(exchange.timeouts.connect(backend));
+            Box::pin(within(pause, pending::<()>())).await;
+        }
+        is_again = true;
         let upstreams = &exchange.client.worker.upstreams;
         *connection = match only_new {
             true => None,
@@ -307,14 +314,16 @@ async fn forward(
             match connected {
                 Ok(connected) => *connection = Some(connected),
                 Err(error) => {
+                    let failure = not_connected(&error);
+                    // What this host is short of, it is for other servers, too.
+                    if failure.outcome.cause == Cause::Host || !may_retry(exchange, backend) {
+                        exchange.lease = Some(lease);
+                        return Err(failure);
+                    }
                     lease.report(balance::Outcome::Failure, Instant::now());
                     tried.push(lease.server().id());
-                    exchange.lease = Some(lease);
-                    if !may_retry(exchange, backend) {
-                        return Err(not_connected(&error));
-                    }
+                    was_refused = true;
                     exchange.retries += 1;
-                    exchange.lease = None;
                     continue;
                 }
             }
@@ -341,6 +350,7 @@ async fn forward(
         let Some(request) = message.take() else { return Err(CLOSED_AT_ONCE) };
         let sending = pin!(connection.send(request));
         let done = begun(exchange, backend, sending, response).await;
+        let is_unheard = connection.is_unheard();
         connection.answered();
         match (done, &mut *response) {
             (Ok(()), Some(begun)) => {
@@ -362,11 +372,14 @@ async fn forward(
             }
             (Ok(()), None) => return Err(CLOSED_AT_ONCE),
             (Err(failed), _) => {
-                let spare = spare.filter(|_| is_stale);
-                let unsent = failed.unsent.or(spare).filter(|_| exchange.reused);
-                match unsent {
-                    Some(unsent) if exchange.upload_failure().is_none() => {
-                        *message = Some(*unsent);
+                let is_broken = exchange.reused && exchange.upload_failure().is_none();
+                let may_be_again = is_stale && failed.is_end && is_unheard;
+                match (failed.unsent, spare.filter(|_| may_be_again)) {
+                    (Some(unsent), _) if is_broken => *message = Some(*unsent),
+                    // The server may have had it.
+                    (None, Some(spare)) if is_broken && may_retry(exchange, backend) => {
+                        exchange.retries += 1;
+                        *message = Some(*spare);
                     }
                     _ => return Err(failed.failure),
                 }
@@ -386,18 +399,13 @@ fn may_retry(exchange: &Exchange, backend: &BackendPlan) -> bool {
 }
 
 fn not_connected(error: &ConnectError) -> Failure {
-    let cause = match error {
-        ConnectError::Timeout => Cause::ServerTimeout,
-        ConnectError::Tls(error) => error.of_server().cause,
-        ConnectError::Refused(_) | ConnectError::NoHttp2 | ConnectError::Handshake(_) => {
-            Cause::Server
-        }
-    };
-    let status = match cause {
+    let outcome = error.outcome();
+    let status = match outcome.cause {
         Cause::ServerTimeout => StatusCode::GATEWAY_TIMEOUT,
+        Cause::Host => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_GATEWAY,
     };
-    Failure::new(status, cause, Phase::Connect, error.word())
+    Failure { status, outcome, closes: false }
 }
 
 #[cfg(test)]

@@ -24,9 +24,11 @@ pub(super) fn client_behind(
 ) -> Option<IpAddr> {
     let mut client = None;
     for value in fields.get_all(X_FORWARDED_FOR).iter().rev() {
-        let Ok(list) = value.to_str() else { return client };
-        for item in list.rsplit(',') {
-            let Some(address) = address(item.trim()) else { return client };
+        // Of bytes: what somebody wrote before a trusted proxy did need not be text, and must not
+        // hide what that one has added.
+        for item in value.as_bytes().rsplit(|byte| *byte == b',') {
+            let item = std::str::from_utf8(item.trim_ascii());
+            let Some(address) = item.ok().and_then(address) else { return client };
             client = Some(address);
             if !is_trusted(address) {
                 return client;
@@ -128,6 +130,32 @@ mod tests {
         check(&["192.0.2.1, unknown, 10.0.0.2"], Some("10.0.0.2"));
         check(&["192.0.2.1,"], None);
         check(&["192.0.2.1:x"], None);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_hide_only_what_is_before_them() {
+        let check = |value: &[u8], expected: Option<&str>| {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            let fields = HeaderMap::from_iter([(X_FORWARDED_FOR, value)]);
+            let trusted = |address: IpAddr| address.to_string().starts_with("10.");
+            let found = client_behind(&fields, trusted);
+            assert_eq!(found, expected.map(|text| text.parse().unwrap()), "{fields:?}");
+        };
+        check(b"\xff, 192.0.2.1", Some("192.0.2.1"));
+        check(b"6.6.6.6, caf\xc3\xa9, 192.0.2.1, 10.0.0.2", Some("192.0.2.1"));
+        check(b"192.0.2.1, \xff, 10.0.0.2", Some("10.0.0.2"));
+        check(b"192.0.2.1, \xff", None);
+        // Whoever is trusted or not, nothing of it is lost or left out.
+        for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, FORWARDED] {
+            let value = HeaderValue::from_bytes(b"\xff").unwrap();
+            let client = HeaderValue::from_static("10.0.0.9");
+            let mut fields = HeaderMap::from_iter([(name.clone(), value)]);
+            extend(&mut fields, &client, false);
+            let last = fields.get(X_FORWARDED_FOR).unwrap().as_bytes();
+            assert!(last.ends_with(b"10.0.0.9"), "{name}");
+            set(&mut fields, &client, false, true);
+            assert!(fields.values().all(|value| value.to_str().is_ok()), "{fields:?}");
+        }
     }
 
     #[test]

@@ -121,7 +121,7 @@ pub(super) fn strip_response(fields: &mut HeaderMap, present: Present) -> bool {
 /// Takes off what a trailer must not say (RFC 9110, 6.5.1), or could say to a reader that
 /// takes trailers for headers: framing, who the client is, what it may.
 pub(super) fn strip_trailers(fields: &mut HeaderMap) {
-    const NEVER: [&str; 20] = [
+    const NEVER: [&str; 22] = [
         "authorization",
         "connection",
         "content-encoding",
@@ -141,7 +141,9 @@ pub(super) fn strip_trailers(fields: &mut HeaderMap) {
         "upgrade",
         "x-forwarded-for",
         "x-forwarded-host",
+        "x-forwarded-port",
         "x-forwarded-proto",
+        "x-real-ip",
     ];
     for name in NEVER {
         fields.remove(name);

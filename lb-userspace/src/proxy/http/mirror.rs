@@ -16,6 +16,7 @@ use crate::{
     balance::{Lease, Outcome, PickFacts, Picked},
     model::rule::action::Mirror,
     proxy::{
+        outcome::Cause,
         plan::BackendPlan,
         proxy_protocol::Facts,
         timer::within,
@@ -41,6 +42,7 @@ pub(super) fn send_copies(exchange: &Exchange, parts: &Parts, mirrors: &[Arc<Mir
             own: None,
             avoid: &[],
             is_firm: false,
+            is_again: false,
         };
         let Ok(Picked::Server(lease)) = backend.pool.pick(&facts) else { continue };
         let mut copy = copy(parts);
@@ -71,19 +73,18 @@ async fn send(
 ) {
     let upstreams = Rc::clone(place.upstreams());
     let exchanged = exchange_with(&upstreams, &backend, &lease, introduction, message);
-    let is_answered = within(backend.settings.timeouts.server, exchanged).await.unwrap_or(false);
-    let outcome = if is_answered { Outcome::Success } else { Outcome::Failure };
-    lease.report(outcome, Instant::now());
+    let done = within(backend.settings.timeouts.server, exchanged).await;
+    lease.report(done.unwrap_or(Outcome::Failure), Instant::now());
 }
 
-/// Whether the server answered.
+/// Whether the server answered as it should.
 async fn exchange_with(
     upstreams: &Rc<Upstreams>,
     backend: &BackendPlan,
     lease: &Lease,
     introduction: Option<Introduction>,
     message: Request<RequestBody>,
-) -> bool {
+) -> Outcome {
     let connection = match upstreams.reuse(lease.server(), backend, introduction.as_ref()) {
         Some(kept) => Ok(kept),
         None => {
@@ -91,22 +92,29 @@ async fn exchange_with(
             upstreams.connect(lease.server(), backend, introduction, after).await
         }
     };
-    let Ok(mut connection) = connection else { return false };
+    let mut connection = match connection {
+        Ok(connection) => connection,
+        Err(error) if error.outcome().cause == Cause::Host => return Outcome::Unknown,
+        Err(_) => return Outcome::Failure,
+    };
     let response = connection.send(message).await;
     connection.answered();
-    let Ok(response) = response else { return false };
-    let is_good = !response.status().is_server_error();
+    let Ok(response) = response else { return Outcome::Failure };
+    let outcome = match response.status().is_server_error() {
+        true => Outcome::Failure,
+        false => Outcome::Success,
+    };
     let mut body = response.into_body();
     let mut read = 0;
     while let Some(frame) = http_body_util::BodyExt::frame(&mut body).await {
-        let Ok(frame) = frame else { return false };
+        let Ok(frame) = frame else { return Outcome::Failure };
         read += frame.data_ref().map_or(0, |data| data.len() as u64);
         if read > MAX_ANSWER {
-            return is_good;
+            return outcome;
         }
     }
     if body.is_end_stream() {
         connection.give_back();
     }
-    is_good
+    outcome
 }

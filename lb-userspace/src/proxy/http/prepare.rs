@@ -66,8 +66,9 @@ impl Prepared {
         // On a stream of HTTP/2 there is no key.
         let key = (asked == Asked::Upgrade).then(|| parts.headers.get(SEC_WEBSOCKET_KEY));
         let accept = key.flatten().map(upgrade::accept);
-        prepare(&mut parts, &backend, asked.is_websocket());
+        // Before HTTP/2 has its host elsewhere.
         let hash = choose::hash(&backend, &exchange.addresses, &parts.uri, &parts.headers);
+        prepare(&mut parts, &backend, asked.is_websocket());
         let client = &exchange.client;
         let introduction = Introduction::of(
             &backend,

@@ -49,6 +49,8 @@ pub(super) struct Failed {
     pub(super) failure: Failure,
     /// The request, if nothing of it was sent.
     pub(super) unsent: Option<Box<Request<RequestBody>>>,
+    /// The connection ended; nothing that was said on it is at fault.
+    pub(super) is_end: bool,
 }
 
 /// The server says nothing for too long.
@@ -90,7 +92,7 @@ pub(super) async fn begun(
             let moves =
                 |upload: &Upload| upload.waits_for_client.get() || upload.bytes.get() != sent;
             if !upload.is_some_and(moves) {
-                return Poll::Ready(Err(Failed { failure: SILENT, unsent: None }));
+                return Poll::Ready(Err(Failed { failure: SILENT, unsent: None, is_end: false }));
             }
             sent = upload.map_or(0, |upload| upload.bytes.get());
             deadline.set(silence);
@@ -104,7 +106,7 @@ pub(super) async fn begun(
 fn broken(exchange: &Exchange, mut error: TrySendError<Request<RequestBody>>) -> Failed {
     let unsent = error.take_message().map(Box::new);
     if let Some(failure) = exchange.upload_failure() {
-        return Failed { failure: failure.into(), unsent: None };
+        return Failed { failure: failure.into(), unsent: None, is_end: false };
     }
     let error = error.into_error();
     let why = if error.is_parse_too_large() || server_io::is_too_much(&error) {
@@ -117,7 +119,7 @@ fn broken(exchange: &Exchange, mut error: TrySendError<Request<RequestBody>>) ->
     let failure = Failure::new(StatusCode::BAD_GATEWAY, Cause::Server, Phase::Headers, why);
     // Part of a body may have gone; the client must not think it can go on.
     let failure = if exchange.upload.is_some() { failure.closing() } else { failure };
-    Failed { failure, unsent }
+    Failed { failure, unsent, is_end: why == "response_missing" }
 }
 
 /// How a server gives its stream if it agrees on a WebSocket.

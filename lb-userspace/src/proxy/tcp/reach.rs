@@ -33,12 +33,10 @@ use crate::{
         outcome::{Cause, Outcome, Phase},
         proxy_protocol::{self, Facts},
         socket::{Addresses, Socket},
+        timer::RETRY_PAUSE,
         tls::encryption::Encryption,
     },
 };
-
-/// Longest wait before a server is tried again that has just failed, if there is no other.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// A backend as sessions see it.
 #[derive(Debug)]
@@ -163,7 +161,7 @@ pub(super) async fn reach(
         let lease = take(backend, facts.addresses, &tried, progress).await?;
         let server = Arc::clone(lease.server());
         if tried.contains(&server.id()) {
-            sleep(PAUSE.min(backend.connect)).await;
+            sleep(RETRY_PAUSE.min(backend.connect)).await;
         }
         progress.server = Some(Arc::clone(&server));
         let ending = backend.endings.of(server.address());
@@ -205,6 +203,7 @@ async fn take(
         client: Some(key::of_source(source.ip())),
         avoid: tried,
         is_firm: backend.refuses_when_full,
+        is_again: !tried.is_empty(),
         ..PickFacts::default()
     };
     let started = Instant::now();
@@ -238,9 +237,8 @@ async fn connect(
     address: ServerAddress,
     facts: &Facts<'_>,
 ) -> Result<Stream, Outcome> {
-    let failed = |cause, reason| Outcome::new(cause, Phase::Connect, reason);
-    let broken = |error: &io::Error| failed(cause_of(error), reason_of(error));
-    let too_late = |_| failed(Cause::ServerTimeout, "connect_timeout");
+    let broken = |error: &io::Error| Outcome::not_connected(error);
+    let too_late = |_| Outcome::new(Cause::ServerTimeout, Phase::Connect, "connect_timeout");
     let connected = timeout(backend.connect, Socket::connect(address)).await.map_err(too_late)?;
     let mut socket = connected.map_err(|error| broken(&error))?;
     socket.tune().map_err(|error| broken(&error))?;
@@ -255,34 +253,5 @@ async fn connect(
             tracing::debug!(backend = %backend.name, server = %address, "{error}");
             Err(error.of_server())
         }
-    }
-}
-
-/// Who is to blame for a connection that was not made.
-fn cause_of(error: &io::Error) -> Cause {
-    match error.raw_os_error() {
-        Some(
-            libc::EADDRNOTAVAIL
-            | libc::EMFILE
-            | libc::ENFILE
-            | libc::ENOBUFS
-            | libc::ENOMEM
-            | libc::EAGAIN
-            | libc::EACCES
-            | libc::EPERM,
-        ) => Cause::Host,
-        _ => Cause::Server,
-    }
-}
-
-fn reason_of(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => "connect_refused",
-        Some(libc::ECONNRESET | libc::EPIPE) => "connect_reset",
-        Some(libc::EHOSTUNREACH | libc::ENETUNREACH) => "connect_unreachable",
-        Some(libc::ETIMEDOUT) => "connect_timeout",
-        Some(libc::EADDRNOTAVAIL) => "no_local_port",
-        Some(libc::EMFILE | libc::ENFILE) => "no_descriptor",
-        _ => "connect_failed",
     }
 }

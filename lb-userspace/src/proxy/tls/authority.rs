@@ -10,9 +10,10 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
+use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer};
 
 use super::{
     error::{FileError, FileWarning},
@@ -39,13 +40,23 @@ pub(super) fn client_verifier(
         if lists.is_empty() {
             return Err(FileError::Missing { path: path.clone(), what: "revocation list" });
         }
-        // A list that has run out would lock every client out; it revokes as before.
-        builder = builder.with_crls(lists).allow_unknown_revocation_status();
+        warnings.extend(lists.iter().filter_map(|list| outdated(list, path)));
+        // Every certificate of a chain has to be on record, as HAProxy and nginx have it: with
+        // a list of another authority nothing would be revoked, and nobody would know. A list
+        // that has run out revokes as before; refusing everybody for it would be an outage.
+        builder = builder.with_crls(lists);
     }
     builder.build().map_err(|error| FileError::Authority {
         path: auth.crl.clone().unwrap_or_else(|| auth.ca.clone()),
         reason: error.to_string(),
     })
+}
+
+/// A warning if a list has run out; one that is broken is an error elsewhere.
+fn outdated(list: &CertificateRevocationListDer<'_>, path: &Path) -> Option<FileWarning> {
+    let (_, parsed) = CertificateRevocationList::from_der(list).ok()?;
+    let due = parsed.next_update().filter(|due| *due < ASN1Time::now())?;
+    Some(FileWarning::Outdated { path: path.into(), due: due.to_string() })
 }
 
 /// What verifies servers.

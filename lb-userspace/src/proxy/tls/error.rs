@@ -159,6 +159,17 @@ pub enum FileWarning {
         /// "expired at ..." or "is not valid before ...".
         state: String,
     },
+    /// A revocation list has run out.
+    #[error(
+        "a revocation list in {} ran out at {due}: what was revoked since is not known",
+        path.display()
+    )]
+    Outdated {
+        /// The file.
+        path: PathBuf,
+        /// When the next one was due.
+        due: String,
+    },
     /// Certificates of servers are not verified.
     #[error(
         "`verify: false`: whoever is on the way to the servers can read and change what is sent"

@@ -3,7 +3,12 @@
 //! Texts out of certificates are what a client and its authority wrote. They are escaped
 //! here once, so that whoever puts one into a header or a log line can do so as it is.
 
-use std::{fmt::Write, net::IpAddr, sync::Arc};
+use std::{
+    fmt::Write,
+    net::IpAddr,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use rustls::{ProtocolVersion, pki_types::CertificateDer, server::ServerConnection};
 use sha2::{Digest, Sha256};
@@ -69,6 +74,12 @@ impl TlsFacts {
 }
 
 impl ClientCertificate {
+    /// Whether it has run out.
+    pub(super) fn has_expired(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(now.as_secs()).is_ok_and(|now| now > self.not_after)
+    }
+
     /// Reads a leaf certificate; none if it is not X.509, which verification has ruled out.
     fn read(der: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::{
-    Error as Tls, ServerConfig,
+    CertificateError, Error as Tls, ServerConfig,
     crypto::CryptoProvider,
     server::{Acceptor, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
@@ -132,6 +132,11 @@ impl Termination {
         match start.into_stream(server).await.map_err(HandshakeError::from) {
             Ok(stream) => {
                 let facts = TlsFacts::of(stream.get_ref().1);
+                // Verified in the first handshake of the session; resumed again and again,
+                // a session would have no end.
+                if facts.resumed && facts.client.as_ref().is_some_and(|it| it.has_expired()) {
+                    return Err(HandshakeError::Certificate(CertificateError::Expired));
+                }
                 Ok((stream, facts))
             }
             // What rustls says if the store has no certificate for the client.

@@ -5,17 +5,19 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, DnValue, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    DnValue, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
 use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer},
     sign::CertifiedKey,
 };
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// An authority that issues certificates.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -29,10 +31,14 @@ pub(crate) struct Issued {
 
 impl Authority {
     pub(crate) fn new() -> Self {
+        Self::named("Test Authority")
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
         let mut parameters = CertificateParams::default();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        parameters.distinguished_name.push(DnType::CommonName, "Test Authority");
+        parameters.distinguished_name.push(DnType::CommonName, name);
         Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
     }
 
@@ -55,6 +61,36 @@ impl Authority {
         let common_name = DnValue::Utf8String(common_name.into());
         parameters.distinguished_name.push(DnType::CommonName, common_name);
         self.issue_from(&parameters)
+    }
+
+    /// A client's certificate that runs out at this many seconds since 1970.
+    pub(crate) fn issue_client_until(&self, common_name: &str, end: u64) -> Issued {
+        let mut parameters = parameters(&[]);
+        parameters.distinguished_name.push(DnType::CommonName, common_name);
+        parameters.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(end);
+        self.issue_from(&parameters)
+    }
+
+    /// A list, in PEM, that revokes these certificates, to be renewed in this year.
+    pub(crate) fn revoke(&self, certificates: &[&Issued], next_year: i32) -> String {
+        let revoked = |issued: &&Issued| {
+            let (_, parsed) = X509Certificate::from_der(&issued.chain[0]).unwrap();
+            RevokedCertParams {
+                serial_number: SerialNumber::from_slice(parsed.raw_serial()),
+                revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            }
+        };
+        let list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2024, 1, 1),
+            next_update: rcgen::date_time_ymd(next_year, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: certificates.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
     }
 
     fn issue_from(&self, parameters: &CertificateParams) -> Issued {

@@ -19,7 +19,7 @@ use super::{
     error::{Blame, FileWarning, HandshakeError},
     facts::TlsFacts,
     termination::Termination,
-    testing::{Authority, write_secret},
+    testing::{Authority, Issued, write_secret},
     watch::Reloadable,
 };
 use crate::model::tls::{
@@ -179,6 +179,74 @@ async fn a_session_does_not_outlive_the_bundle_its_client_was_verified_with() {
         ("tls_bad_certificate", Blame::Peer),
         "{refused}"
     );
+}
+
+/// What a client comes to that shows a certificate where `lists` revoke.
+async fn judged(place: &Place, shown: &Issued, lists: &str) -> Option<&'static str> {
+    fs::write(place.path("lists.pem"), lists).unwrap();
+    shown.write(&place.path("shown.pem"));
+    let shown = CertificateSource::Path(place.path("shown.pem"));
+    let client = encrypt(ServerTls { client_certificate: Some(shown), ..place.server() });
+    let crl = Some(place.path("lists.pem"));
+    let auth = ClientAuth { crl, ..place.required_client_auth().unwrap() };
+    let server = terminate(BindTls { client_auth: Some(auth), ..place.bind() });
+    meet(&client, &server).await.1.err().map(|error| error.client_reason())
+}
+
+#[tokio::test]
+async fn clients_of_whom_nothing_is_on_record_are_refused_like_those_revoked() {
+    let place = Place::new();
+    let other = Authority::named("Other Authority");
+    let bundle = place.authority.pem() + &other.pem();
+    fs::write(place.path("ca.crt"), bundle).unwrap();
+    let (good, bad) =
+        (place.authority.issue_client("good", &[]), place.authority.issue_client("bad", &[]));
+    let unlisted = other.issue_client("unlisted", &[]);
+    let list = place.authority.revoke(&[&bad], 2999);
+    let refused = Some("tls_bad_certificate");
+    assert_eq!(judged(&place, &good, &list).await, None);
+    assert_eq!(judged(&place, &bad, &list).await, refused);
+    // Of its issuer there is no list; then there is.
+    assert_eq!(judged(&place, &unlisted, &list).await, refused);
+    assert_eq!(judged(&place, &unlisted, &(list + &other.revoke(&[], 2999))).await, None);
+    // Somebody else's list of the same name revokes nothing, and lets nobody in.
+    let forged = Authority::new().revoke(&[], 2999);
+    assert_eq!(judged(&place, &good, &forged).await, Some("tls_internal"));
+}
+
+#[tokio::test]
+async fn a_list_that_has_run_out_revokes_with_a_warning() {
+    let place = Place::new();
+    let (good, bad) =
+        (place.authority.issue_client("good", &[]), place.authority.issue_client("bad", &[]));
+    let list = place.authority.revoke(&[&bad], 2025);
+    assert_eq!(judged(&place, &good, &list).await, None);
+    assert_eq!(judged(&place, &bad, &list).await, Some("tls_bad_certificate"));
+    let crl = Some(place.path("lists.pem"));
+    let auth = ClientAuth { crl, ..place.required_client_auth().unwrap() };
+    let settings = BindTls { client_auth: Some(auth), ..place.bind() };
+    let (_, warnings) = Termination::load(settings, None).unwrap();
+    let text = warnings.iter().map(ToString::to_string).collect::<String>();
+    assert!(text.contains("lists.pem ran out at "), "{text}");
+}
+
+#[tokio::test]
+async fn a_session_is_not_resumed_once_its_client_s_certificate_has_run_out() {
+    let place = Place::new();
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let end = now + 3;
+    place.authority.issue_client_until("alice", end).write(&place.path("alice.pem"));
+    let shown = CertificateSource::Path(place.path("alice.pem"));
+    let client = encrypt(ServerTls { client_certificate: Some(shown), ..place.server() });
+    let settings = BindTls { client_auth: place.required_client_auth(), ..place.bind() };
+    let server = terminate(settings);
+    assert!(!facts(&client, &server).await.resumed);
+    assert!(facts(&client, &server).await.resumed);
+    while std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() <= end {
+        time::sleep(Duration::from_millis(100)).await;
+    }
+    let refused = meet(&client, &server).await.1.unwrap_err();
+    assert_eq!(refused.client_reason(), "tls_bad_certificate", "{refused}");
 }
 
 #[tokio::test]
