@@ -197,13 +197,8 @@ async fn the_first_check_decides_unless_the_health_is_known() {
     assert!(first.contains(&(id("known"), Health::Up, reason)), "{first:?}");
 }
 
-#[tokio::test]
-async fn a_server_that_never_answers_delays_no_other() {
-    let (_hanging, hanging) = listener().await;
-    let (_listener, address) = listener().await;
-    let (_socket, dead) = refusing();
-    // Every check times out on `hanging` and answers at once elsewhere.
-    let http = crate::model::snapshot::HttpCheck {
+fn http() -> CheckKind {
+    CheckKind::Http(Box::new(crate::model::snapshot::HttpCheck {
         method: "GET".into(),
         path: "/".into(),
         host: None,
@@ -211,8 +206,50 @@ async fn a_server_that_never_answers_delays_no_other() {
         status: vec![(200, 399)],
         body: None,
         disable_on_404: false,
-    };
-    let slow = Check { kind: CheckKind::Http(Box::new(http)), ..check() };
+    }))
+}
+
+/// With `fast_interval` shorter than `timeout`, which may be, and so here.
+#[tokio::test]
+async fn checks_that_outlast_the_interval_follow_each_other_and_each_counts_once() {
+    let (listener, address) = listener().await;
+    // Accepts without a word; the check before has hung up by then.
+    let served = tokio::spawn(async move {
+        let mut before: Option<std::net::TcpStream> = None;
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            if let Some(mut before) = before.replace(stream.into_std().unwrap()) {
+                let ended = std::io::copy(&mut before, &mut std::io::sink());
+                let kind = ended.map_err(|error| error.kind());
+                assert_ne!(kind, Err(std::io::ErrorKind::WouldBlock), "two checks at a time");
+            }
+        }
+    });
+    let timeout = INTERVAL * 3;
+    let slow = Check { kind: http(), timeout, ..check() };
+    let known = BTreeMap::from([(id("a"), Health::Up)]);
+    let started = Instant::now();
+    let mut checker = Running::start(snapshot(Some(slow), &[("a", address)]), known);
+    for failure in [
+        "timeout in answer after 120ms (failure 1 of 3)",
+        "timeout in answer after 120ms (failure 2 of 3)",
+    ] {
+        checker.expect("a", Health::Up, failure).await;
+    }
+    checker.expect("a", Health::Down, "timeout in answer after 120ms").await;
+    assert!(started.elapsed() >= timeout * 3, "{:?}", started.elapsed());
+    checker.expect_silence().await;
+    assert!(!served.is_finished(), "two checks at a time");
+    served.abort();
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_delays_no_other() {
+    let (_hanging, hanging) = listener().await;
+    let (_listener, address) = listener().await;
+    let (_socket, dead) = refusing();
+    // Every check times out on `hanging` and answers at once elsewhere.
+    let slow = Check { kind: http(), ..check() };
     let mut snapshot = Arc::unwrap_or_clone(snapshot(Some(slow), &[("hanging", hanging)]));
     let quick = self::snapshot(Some(check()), &[("dead", dead), ("well", address)]);
     snapshot.backends.insert(name("quick"), quick.backends[&name("pool")].clone());
