@@ -119,6 +119,20 @@ impl Control {
         Ok(TrafficBook { grown: self.shares.clone(), ..traffic })
     }
 
+    /// The counters of one server and of no other.
+    fn traffic_of(&self, (backend, server): &ServerId) -> Result<TrafficBook, CommandError> {
+        let backends = &self.snapshot.backends;
+        let found = backends.get(backend).and_then(|backend| backend.servers.get(server));
+        let traffic = match (&self.kernel, found) {
+            (Some(kernel), Some(server)) => {
+                kernel.traffic_of(backend, server.address).map_err(unreadable)?
+            }
+            (Some(_), None) => TrafficBook::default(),
+            (None, _) => proxy_view::traffic_of(&self.snapshot, &self.proxy),
+        };
+        Ok(TrafficBook { grown: self.shares.clone(), ..traffic })
+    }
+
     fn drops(&self) -> Result<DropsView, CommandError> {
         let drops = match &self.kernel {
             Some(kernel) => kernel.drops().map_err(unreadable)?,
@@ -143,7 +157,7 @@ impl Control {
             let why = self.apply_error.clone().unwrap_or_default();
             return Err(CommandError::NotApplied(why));
         }
-        let traffic = self.traffic()?;
+        let traffic = self.traffic_of(id)?;
         let view = view::server(id, &self.book, &self.told, &traffic, now);
         view.ok_or_else(|| self.unknown_server(id))
     }

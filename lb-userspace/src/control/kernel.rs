@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::{book::Memory, flows::FlowLister, idle_bits::IdleBits, view::TrafficBook};
 use crate::{
-    admin::api::{InterfaceView, Traffic},
+    admin::api::InterfaceView,
     clock::Moment,
     datapath::{
         AddressBits, Attachment, Capacities, DataPlane, DatapathError, EventReader, FlowTables,
@@ -24,11 +24,13 @@ use crate::{
         loader,
     },
     model::{
+        address::ServerAddress,
+        name::Name,
         next_hop::NextHop,
         snapshot::{AttachMode, Datapath, Snapshot, SynCookies},
         state::AdminState,
     },
-    reconcile::{self, Actual, ApplyError, Desired, ExecuteError, PlanError, Rules},
+    reconcile::{self, Actual, ApplyError, Desired, ExecuteError, Places, PlanError, Rules},
 };
 
 /// The loaded data plane and what is known of it.
@@ -148,11 +150,11 @@ impl Kernel {
     /// server was found dead, or taken out if nothing checks it; a drained one was drained.
     #[must_use]
     pub fn memories(&self, snapshot: &Snapshot, now: std::time::SystemTime) -> Vec<Memory> {
-        let mut memories = Vec::new();
+        let (mut memories, places) = (Vec::new(), self.actual.places());
         for (backend_name, backend) in &snapshot.backends {
             for (server_name, server) in &backend.servers {
                 let address = server.address.socket();
-                let entry = address.and_then(|at| self.actual.server(backend_name, at));
+                let entry = address.and_then(|at| places.server(backend_name, at));
                 let id = (backend_name.clone(), server_name.clone());
                 match entry.map(|(_, entry)| entry.state) {
                     Some(state::DOWN) if backend.check.is_some() => {
@@ -386,18 +388,42 @@ impl Kernel {
                 traffic.vips.insert(*bind, self.maps.vip_counters(entry.id)?.into());
             }
         }
+        let places = self.actual.places();
         for (name, backend) in &snapshot.backends {
             for server in backend.servers.values() {
-                let entry = server.address.socket().and_then(|at| self.actual.server(name, at));
-                if let Some((id, _)) = entry {
-                    let counters: Traffic = self.maps.server_counters(id)?.into();
-                    let place = (name.clone(), server.address);
-                    traffic.flows.insert(place.clone(), self.maps.server_flows(id)?);
-                    traffic.servers.insert(place, counters);
-                }
+                self.count_server(&places, name, server.address, &mut traffic)?;
             }
         }
         Ok(traffic)
+    }
+
+    /// The counters of one server.
+    ///
+    /// # Errors
+    /// If they can not be read.
+    pub fn traffic_of(
+        &self,
+        backend: &Name,
+        server: ServerAddress,
+    ) -> Result<TrafficBook, MapAccessError> {
+        let mut traffic = TrafficBook::default();
+        self.count_server(&self.actual.places(), backend, server, &mut traffic)?;
+        Ok(traffic)
+    }
+
+    fn count_server(
+        &self,
+        places: &Places<'_>,
+        backend: &Name,
+        server: ServerAddress,
+        traffic: &mut TrafficBook,
+    ) -> Result<(), MapAccessError> {
+        if let Some((id, _)) = server.socket().and_then(|at| places.server(backend, at)) {
+            let place = (backend.clone(), server);
+            traffic.flows.insert(place.clone(), self.maps.server_flows(id)?);
+            traffic.servers.insert(place, self.maps.server_counters(id)?.into());
+        }
+        Ok(())
     }
 
     /// Room for rules of each family.

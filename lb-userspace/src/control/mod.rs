@@ -108,6 +108,8 @@ pub struct Control {
     /// What serves the frontends of other modes than layer 4.
     proxy: Proxy,
     state_file: StateFile,
+    /// The state file does not have all that is known.
+    unsaved: bool,
     outputs: Outputs,
     /// Packets that somebody is shown.
     trace: TraceDesk,
@@ -214,6 +216,7 @@ impl Control {
             announcer: Announcer::default(),
             proxy: start.proxy,
             state_file: start.state_file,
+            unsaved: true,
             outputs: start.outputs,
             trace: TraceDesk::default(),
             sweeps: start.sweeps,
@@ -233,6 +236,7 @@ impl Control {
             return Err(error);
         }
         control.remember();
+        control.save();
         Ok(control)
     }
 
@@ -273,6 +277,7 @@ impl Control {
     /// If something could not be removed.
     pub async fn stop(mut self, detach: bool) -> anyhow::Result<()> {
         self.remember();
+        self.save();
         if self.trace.is_busy() {
             self.end_trace();
         }
@@ -344,6 +349,7 @@ impl Control {
         if let Err(error) = self.apply().await {
             self.fail(&error);
         }
+        self.save();
     }
 
     /// Brings maps, attachments and VIP addresses to what is desired.
@@ -473,7 +479,8 @@ impl Control {
         self.apply_error = Some(error);
     }
 
-    /// Tells the checks and the next agent what is known of the servers.
+    /// Tells the checks what is known of the servers, and the next agent once the maps have been
+    /// brought to it, which is soon: a thousand servers that die together are written down once.
     fn remember(&mut self) {
         let maintenance = self.book.maintenance();
         self.outputs.maintenance.send_if_modified(|known| {
@@ -481,6 +488,14 @@ impl Control {
             *known = maintenance;
             changed
         });
+        self.unsaved = true;
+    }
+
+    /// Writes down what the next agent has to know, if that has changed.
+    fn save(&mut self) {
+        if !std::mem::take(&mut self.unsaved) {
+            return;
+        }
         if let Err(error) = self.state_file.write(&self.book, &self.blocks, &self.overrides) {
             tracing::warn!(error = %format!("{:#}", anyhow::Error::from(error)));
         }

@@ -117,6 +117,7 @@ impl Control {
         if let Err(error) = attached.and(applied) {
             self.fail(&error);
         }
+        self.save();
         ReloadResult { accepted: true, faults: Vec::new(), warnings }
     }
 

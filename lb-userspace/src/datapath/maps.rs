@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use lb_common::{
     abi::map,
@@ -40,12 +40,12 @@ const CLOCK_STEP_NS: u64 = 20_000_000;
 pub struct Maps {
     settings: Array<MapData, Settings>,
     cookies: Array<MapData, Cookies>,
-    filter: Array<MapData, FilterWord>,
+    filter: BatchMap<u32, FilterWord>,
     access: AccessMaps,
-    admission: Array<MapData, AdmissionEntry>,
-    vips: HashMap<MapData, VipKey, VipEntry>,
-    backends: Array<MapData, BackendEntry>,
-    servers: Array<MapData, ServerEntry>,
+    admission: BatchMap<u32, AdmissionEntry>,
+    vips: BatchMap<VipKey, VipEntry>,
+    backends: BatchMap<u32, BackendEntry>,
+    servers: BatchMap<u32, ServerEntry>,
     server_flows: Array<MapData, ServerFlows>,
     rings: ArrayOfMaps<MapData, Array<MapData, RingLine>>,
     /// The same map once more: aya's type has no removal and does not tell the ids of rings.
@@ -120,15 +120,15 @@ impl Maps {
         Ok(Self {
             settings: typed(source, map::SETTINGS)?,
             cookies: typed(source, map::COOKIES)?,
-            filter: typed(source, map::ADDRESS_FILTER)?,
+            filter: batched(source, map::ADDRESS_FILTER)?,
             access: AccessMaps::open(source)?,
-            admission: typed(source, map::ADMISSION)?,
-            vips: typed(source, map::VIPS)?,
-            backends: typed(source, map::BACKENDS)?,
-            servers: typed(source, map::SERVERS)?,
+            admission: batched(source, map::ADMISSION)?,
+            vips: batched(source, map::VIPS)?,
+            backends: batched(source, map::BACKENDS)?,
+            servers: batched(source, map::SERVERS)?,
             server_flows: typed(source, map::SERVER_FLOWS)?,
             rings: typed(source, map::RINGS)?,
-            ring_ids: BatchMap::new(map::RINGS, source.open(map::RINGS)?)?,
+            ring_ids: batched(source, map::RINGS)?,
             given_rings: BTreeMap::new(),
             vip_counters: typed(source, map::VIP_COUNTERS)?,
             server_counters: typed(source, map::SERVER_COUNTERS)?,
@@ -201,7 +201,7 @@ impl Maps {
     /// # Errors
     /// If the map can not be read.
     pub fn admissions(&self) -> Result<Vec<AdmissionEntry>, MapAccessError> {
-        all(&self.admission, map::ADMISSION)
+        self.admission.values()
     }
 
     /// Writes what the frontend of a VIP asks of sources.
@@ -209,7 +209,7 @@ impl Maps {
     /// # Errors
     /// If there is no such id or the map can not be written.
     pub fn put_admission(&mut self, id: u16, entry: &AdmissionEntry) -> Result<(), MapAccessError> {
-        self.admission.set(u32::from(id), entry, 0).map_err(write(map::ADMISSION))
+        self.admission.update(&[id.into()], &[*entry])
     }
 
     /// The words of the address filter, in order.
@@ -217,7 +217,7 @@ impl Maps {
     /// # Errors
     /// If the map can not be read.
     pub fn filter(&self) -> Result<Vec<FilterWord>, MapAccessError> {
-        all(&self.filter, map::ADDRESS_FILTER)
+        self.filter.values()
     }
 
     /// Writes one word of the address filter.
@@ -225,7 +225,7 @@ impl Maps {
     /// # Errors
     /// If the map can not be written or has no such word.
     pub fn set_filter_word(&mut self, index: u32, word: FilterWord) -> Result<(), MapAccessError> {
-        self.filter.set(index, word, 0).map_err(write(map::ADDRESS_FILTER))
+        self.filter.update(&[index], &[word])
     }
 
     /// VIPs and address records, in no order.
@@ -233,7 +233,7 @@ impl Maps {
     /// # Errors
     /// If the map can not be read.
     pub fn vips(&self) -> Result<Vec<(VipKey, VipEntry)>, MapAccessError> {
-        self.vips.iter().collect::<Result<_, _>>().map_err(read(map::VIPS))
+        self.vips.entries()
     }
 
     /// Writes a VIP or an address record.
@@ -241,16 +241,7 @@ impl Maps {
     /// # Errors
     /// If the map is full or can not be written.
     pub fn put_vip(&mut self, key: &VipKey, entry: &VipEntry) -> Result<(), MapAccessError> {
-        self.vips.insert(key, entry, 0).map_err(|source| {
-            if os_error(&source) == Some(libc::E2BIG) {
-                // The map holds an address record beside each VIP at most.
-                return MapAccessError::Full {
-                    map: map::VIPS,
-                    capacity: 2 * lb_common::abi::MAX_VIPS,
-                };
-            }
-            write(map::VIPS)(source)
-        })
+        self.vips.update(&[*key], &[*entry])
     }
 
     /// Removes a VIP or an address record; not an error if it is not there.
@@ -258,7 +249,7 @@ impl Maps {
     /// # Errors
     /// If the map can not be written.
     pub fn remove_vip(&mut self, key: &VipKey) -> Result<(), MapAccessError> {
-        absent_is_fine(self.vips.remove(key)).map_err(write(map::VIPS))
+        self.vips.remove(key).map(drop)
     }
 
     /// Every backend entry, by id.
@@ -266,7 +257,7 @@ impl Maps {
     /// # Errors
     /// If the map can not be read.
     pub fn backends(&self) -> Result<Vec<BackendEntry>, MapAccessError> {
-        all(&self.backends, map::BACKENDS)
+        self.backends.values()
     }
 
     /// Writes a backend entry.
@@ -274,7 +265,7 @@ impl Maps {
     /// # Errors
     /// If there is no such id or the map can not be written.
     pub fn put_backend(&mut self, id: u16, entry: &BackendEntry) -> Result<(), MapAccessError> {
-        self.backends.set(u32::from(id), entry, 0).map_err(write(map::BACKENDS))
+        self.backends.update(&[id.into()], &[*entry])
     }
 
     /// Every server entry, by id.
@@ -282,7 +273,7 @@ impl Maps {
     /// # Errors
     /// If the map can not be read.
     pub fn servers(&self) -> Result<Vec<ServerEntry>, MapAccessError> {
-        all(&self.servers, map::SERVERS)
+        self.servers.values()
     }
 
     /// Writes a server entry.
@@ -290,7 +281,7 @@ impl Maps {
     /// # Errors
     /// If there is no such id or the map can not be written.
     pub fn put_server(&mut self, id: u16, entry: &ServerEntry) -> Result<(), MapAccessError> {
-        self.servers.set(u32::from(id), entry, 0).map_err(write(map::SERVERS))
+        self.servers.update(&[id.into()], &[*entry])
     }
 
     /// Confirmed flows of a server at the moment.
@@ -345,13 +336,8 @@ impl Maps {
     /// # Errors
     /// If the map can not be read.
     pub fn rings(&self) -> Result<Vec<u16>, MapAccessError> {
-        let mut ids = Vec::new();
-        for id in 0..u16::try_from(self.rings.len()).unwrap_or(u16::MAX) {
-            if self.ring_ids.get(&u32::from(id))?.is_some() {
-                ids.push(id);
-            }
-        }
-        Ok(ids)
+        let ids = self.ring_ids.elements()?;
+        Ok(ids.into_iter().filter_map(|(backend, _)| u16::try_from(backend).ok()).collect())
     }
 
     /// The ids whose backends have another ring than the one they were given here. That one
@@ -360,14 +346,12 @@ impl Maps {
     /// # Errors
     /// If the map can not be read.
     pub fn exchanged_rings(&self) -> Result<Vec<u16>, MapAccessError> {
-        let mut exchanged = Vec::new();
-        for (&backend, &given) in &self.given_rings {
-            let present = self.ring_ids.get(&u32::from(backend))?;
-            if present.is_some_and(|present| present != given) {
-                exchanged.push(backend);
-            }
-        }
-        Ok(exchanged)
+        let ids = self.ring_ids.elements()?.into_iter();
+        let exchanged = ids.filter_map(|(backend, present)| {
+            let backend = u16::try_from(backend).ok()?;
+            (*self.given_rings.get(&backend)? != present).then_some(backend)
+        });
+        Ok(exchanged.collect())
     }
 
     /// Traffic of a VIP, over all CPUs.
@@ -428,6 +412,14 @@ where
     typed.map_err(|source| access("open", name, source).into())
 }
 
+/// Opens a map for access in batches.
+fn batched<K: Pod, V: Pod>(
+    source: &impl Source,
+    name: &'static str,
+) -> Result<BatchMap<K, V>, DatapathError> {
+    Ok(BatchMap::new(name, source.open(name)?)?)
+}
+
 fn access(action: &'static str, map: &'static str, source: MapError) -> MapAccessError {
     MapAccessError::Access { action, map, source }
 }
@@ -442,23 +434,6 @@ fn write(map: &'static str) -> impl Fn(MapError) -> MapAccessError {
 
 fn all<V: Pod>(array: &Array<MapData, V>, map: &'static str) -> Result<Vec<V>, MapAccessError> {
     array.iter().collect::<Result<_, _>>().map_err(read(map))
-}
-
-/// The operating system's error number, if that is what an error is about.
-fn os_error(error: &MapError) -> Option<i32> {
-    match error {
-        MapError::SyscallError(error) => error.io_error.raw_os_error(),
-        MapError::IoError(error) => error.raw_os_error(),
-        _ => None,
-    }
-}
-
-fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
-        Err(error) if os_error(&error) == Some(libc::ENOENT) => Ok(()),
-        other => other,
-    }
 }
 
 fn traffic(

@@ -10,6 +10,7 @@ mod access;
 mod addresses;
 mod attach;
 pub mod batch;
+mod elements;
 pub mod error;
 pub mod events;
 pub mod expiry;

@@ -1,7 +1,7 @@
 //! What the maps hold, and what an operation makes of it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
 };
 
@@ -108,18 +108,20 @@ impl Actual {
         filter(self.vips.keys(), self.servers.values())
     }
 
-    /// The id and entry of the server at `address` in the backend of that name.
+    /// The servers by where they are.
     #[must_use]
-    pub fn server(&self, backend: &Name, address: SocketAddr) -> Option<(u16, &ServerEntry)> {
-        let named = |entry: &BackendEntry| backend_name(entry) == Some(backend.as_str());
-        let (backend_id, _) = self.backends.iter().find(|(_, entry)| named(entry))?;
-        let is_it = |entry: &ServerEntry| {
-            entry.state != state::UNUSED
-                && entry.backend == *backend_id
-                && server_address(entry) == address
-        };
-        let (id, entry) = self.servers.iter().find(|(_, entry)| is_it(entry))?;
-        Some((*id, entry))
+    pub fn places(&self) -> Places<'_> {
+        let mut places = Places::default();
+        for (id, entry) in &self.backends {
+            if let Some(name) = backend_name(entry) {
+                places.backends.entry(name).or_insert(*id);
+            }
+        }
+        for (id, entry) in self.servers.iter().filter(|(_, entry)| entry.state != state::UNUSED) {
+            let place = (entry.backend, server_address(entry));
+            places.servers.entry(place).or_insert((*id, entry));
+        }
+        places
     }
 
     /// What the maps hold after an operation.
@@ -164,6 +166,22 @@ impl Actual {
                 self.rings.remove(backend);
             }
         }
+    }
+}
+
+/// Servers by backend and address. For whoever looks for more than a few: there may be thousands.
+#[derive(Clone, Debug, Default)]
+pub struct Places<'a> {
+    backends: HashMap<&'a str, u16>,
+    servers: HashMap<(u16, SocketAddr), (u16, &'a ServerEntry)>,
+}
+
+impl<'a> Places<'a> {
+    /// The id and entry of the server at `address` in the backend of that name.
+    #[must_use]
+    pub fn server(&self, backend: &Name, address: SocketAddr) -> Option<(u16, &'a ServerEntry)> {
+        let backend = self.backends.get(backend.as_str())?;
+        self.servers.get(&(*backend, address)).copied()
     }
 }
 

@@ -23,7 +23,7 @@ mod target;
 mod tests;
 
 pub use access::{Access, Rules, scopes};
-pub use actual::Actual;
+pub use actual::{Actual, Places};
 pub use apply::{ApplyError, ExecuteError, Kernel, apply};
 pub use desired::{Desired, DesiredServer, DesiredVip, desired};
 pub use operation::Operation;

@@ -7,11 +7,13 @@
 //! things that are new come first, what points to them next, and what is no longer
 //! pointed to last.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use lb_common::{
     abi::{MAX_BACKENDS, MAX_SERVERS, MAX_VIPS},
     access::AdmissionEntry,
     backend::BackendEntry,
-    server::state,
+    server::{ServerEntry, state},
     settings::flag,
     vip::{FilterWord, TOMBSTONE_PROTOCOL, VipKey},
 };
@@ -92,7 +94,7 @@ pub(super) fn plan_within(
     actual: &Actual,
 ) -> Result<Plan, PlanError> {
     let target = target::target(limits, desired, actual)?;
-    let planner = Planner { target: &target, actual };
+    let planner = Planner::new(&target, actual);
     let mut operations = Vec::new();
     let (rules, gone) = access::difference(&actual.rules, &target.rules);
     // Lists before what refers to them, so that no list is in force without its networks.
@@ -131,9 +133,25 @@ pub(super) fn plan_within(
 struct Planner<'a> {
     target: &'a Target,
     actual: &'a Actual,
+    /// Servers that go out of use and stay, by the id of their backend.
+    degraded: BTreeMap<u16, Vec<u16>>,
+    /// Ids of backends that VIPs have as the maps are.
+    named: BTreeSet<u16>,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    fn new(target: &'a Target, actual: &'a Actual) -> Self {
+        let vips = actual.vips.iter().filter(|(key, _)| target::is_vip(key));
+        let named = vips.map(|(_, vip)| vip.backend).collect();
+        let mut planner = Self { target, actual, degraded: BTreeMap::new(), named };
+        for (id, entry) in &target.servers {
+            if planner.degraded(*id) && !planner.retired(*id) {
+                planner.degraded.entry(entry.backend).or_default().push(*id);
+            }
+        }
+        planner
+    }
+
     fn settings(&self, operations: &mut Vec<Operation>) {
         if self.target.settings != self.actual.settings {
             operations.push(Operation::PutSettings(self.target.settings));
@@ -148,8 +166,7 @@ impl Planner<'_> {
         chosen: impl Fn(Option<&AdmissionEntry>) -> bool,
     ) {
         let (before, after) = (&self.actual.admissions, &self.target.admissions);
-        let ids: std::collections::BTreeSet<u16> =
-            before.keys().chain(after.keys()).copied().collect();
+        let ids: BTreeSet<u16> = before.keys().chain(after.keys()).copied().collect();
         for id in ids.into_iter().filter(|id| chosen(after.get(id))) {
             let wanted = after.get(&id).copied();
             let left = before.get(&id).map_or_else(AdmissionEntry::default, AdmissionEntry::left);
@@ -177,9 +194,16 @@ impl Planner<'_> {
     /// Writes the servers that differ and are chosen.
     fn servers(&self, operations: &mut Vec<Operation>, chosen: impl Fn(&Self, u16) -> bool) {
         for (id, entry) in &self.target.servers {
-            if self.actual.servers.get(id) != Some(entry) && chosen(self, *id) {
-                operations.push(Operation::PutServer { id: *id, entry: *entry });
+            if chosen(self, *id) {
+                self.server(operations, *id, entry);
             }
+        }
+    }
+
+    /// Writes a server if it differs.
+    fn server(&self, operations: &mut Vec<Operation>, id: u16, entry: &ServerEntry) {
+        if self.actual.servers.get(&id) != Some(entry) {
+            operations.push(Operation::PutServer { id, entry: *entry });
         }
     }
 
@@ -207,17 +231,17 @@ impl Planner<'_> {
         let used = self.target.backends.iter().filter(|(_, entry)| !is_tombstone(entry));
         for (id, entry) in used.filter(|(id, _)| chosen(self, **id)) {
             self.backend(operations, *id, entry);
-            self.servers(operations, |planner, server| {
-                let backend = planner.target.servers.get(&server).map(|entry| entry.backend);
-                backend == Some(*id) && planner.degraded(server) && !planner.retired(server)
-            });
+            for server in self.degraded.get(id).into_iter().flatten() {
+                if let Some(entry) = self.target.servers.get(server) {
+                    self.server(operations, *server, entry);
+                }
+            }
         }
     }
 
     /// A backend that has no ring any more, and VIPs that may be about to move elsewhere.
     fn emptied(&self, id: u16) -> bool {
-        let mut vips = self.actual.vips.iter().filter(|(key, _)| target::is_vip(key));
-        !self.target.rings.contains_key(&id) && vips.any(|(_, vip)| vip.backend == id)
+        !self.target.rings.contains_key(&id) && self.named.contains(&id)
     }
 
     /// The signature is taken away before the ring changes and given back afterwards, so
