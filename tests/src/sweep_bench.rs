@@ -73,8 +73,12 @@ pub fn run(flows: u32) -> Result<SweepFigures> {
     })
 }
 
-/// TCP and UDP flows in turns, established and seen now; the UDP ones can be made to expire.
-fn fill(table: &BatchMap<FlowKey4, FlowEntry4>, flows: u32) -> Result<()> {
+/// Puts flows into a table: TCP and UDP in turns, established and seen now; the UDP ones can be
+/// made to expire.
+///
+/// # Errors
+/// If the table has no room, or takes too long.
+pub fn fill(table: &BatchMap<FlowKey4, FlowEntry4>, flows: u32) -> Result<()> {
     let now_ns = Moment::now().monotonic_ns;
     let (mut keys, mut entries) = (Vec::new(), Vec::new());
     for index in 0..flows {

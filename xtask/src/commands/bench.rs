@@ -37,6 +37,8 @@ enum Benchmark {
     L7,
     /// What it costs to sweep 1,000,000 flows for idle ones
     Sweep,
+    /// A large configuration with 1,000,000 flows: changes, starts, sweeps, memory, packets
+    Scale,
 }
 
 /// Runs the command.
@@ -52,12 +54,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Benchmark::L4 => ("bench_l4", Level::Bench),
         Benchmark::L7 => ("bench_l7", Level::Bench),
         Benchmark::Sweep => ("bench_sweep", Level::Run),
+        Benchmark::Scale => ("bench_scale", Level::Run),
     };
     setup::ensure(level)?;
     build::agent(true)?;
     if matches!(options.benchmark, Benchmark::L7) {
         let bare = ["build", "--locked", "--release", "--package", "pointsman-tests"];
         process::run(process::cargo(bare).args(["--bin", "bare_proxy"]))?;
+    }
+    if matches!(options.benchmark, Benchmark::Scale) {
+        let datapath = ["build", "--locked", "--release", "--package", "pointsman-tests"];
+        process::run(process::cargo(datapath).args(["--bin", "bench_datapath"]))?;
     }
     let mut command = process::cargo(["run", "--quiet", "--locked", "--release"]);
     command.args(["--package", "pointsman-tests", "--bin", program, "--"]);

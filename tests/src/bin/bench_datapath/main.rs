@@ -50,6 +50,9 @@ struct Options {
     /// at, and none is wanted
     #[arg(long, value_name = "N")]
     traced: Option<u32>,
+    /// Have flows count for 512 VIPs and belong to 4,096 servers, not two and 64
+    #[arg(long)]
+    spread: bool,
     /// Core to run on; the last one by default
     #[arg(long)]
     core: Option<usize>,
@@ -59,7 +62,7 @@ fn main() -> Result<()> {
     let options = Options::parse();
     let core = pin(options.core)?;
     let mut object = Loop::load(options.traced.map(filter).as_ref())?;
-    let mut tables = Tables::open(&object)?;
+    let mut tables = Tables::open(&object, options.spread)?;
     println!(
         "core {core}, {} batches of {} packets; ns a packet, the loop included\n",
         options.batches, options.packets

@@ -240,7 +240,7 @@ fn counters(tables: &Tables) -> Result<Counters> {
     let drops = tables.maps.drops().with_context(|| format!("read {}", map::DROP_COUNTERS))?;
     let mut sum =
         Counters { flows: 0, forward: 0, reply: 0, drops: drops.iter().map(|(_, n)| n).sum() };
-    for id in 0..4 {
+    for id in tables.vip_ids() {
         let vip = tables.maps.vip_counters(id)?;
         sum.flows += vip.flows;
         sum.forward += vip.forward_packets;

@@ -34,6 +34,13 @@ use crate::{
 /// Ifindex that test runs come in by: the loopback interface. Sending there is `XDP_TX`.
 const IFINDEX: u32 = 1;
 const GENERATION: u16 = 1;
+/// All ids of VIPs, and of servers.
+const MOST_VIPS: u16 = 512;
+const MOST_SERVERS: u16 = 4096;
+const _: () = {
+    assert!(MOST_VIPS as u32 == abi::MAX_VIPS);
+    assert!(MOST_SERVERS as u32 == abi::MAX_SERVERS);
+};
 /// Entries of one system call.
 const CHUNK: u32 = 4096;
 
@@ -47,6 +54,7 @@ pub(crate) struct Tables {
     calibration: BatchMap<CalibrationKey, u64>,
     filled4: Filling,
     filled6: u32,
+    spread: bool,
     /// The VIPs of TCP.
     vips: Vec<(VipKey, VipEntry)>,
 }
@@ -57,6 +65,7 @@ struct Filling {
     protocol: u8,
     forward: Forward,
     flows: u32,
+    spread: bool,
 }
 
 /// Who the flows are between, by family.
@@ -91,19 +100,22 @@ impl Ends for Address6 {
 
 impl Tables {
     /// Opens the maps and writes the configuration: one VIP a family and protocol, with
-    /// [`SERVERS`] servers a family.
+    /// [`SERVERS`] servers a family. With `spread`, flows have all ids of VIPs and of servers
+    /// in turn, those of both families the same: a packet then finds its server and its counters
+    /// where no packet was before it.
     ///
     /// # Errors
     /// If a map is missing or refuses.
-    pub(crate) fn open(object: &Loop) -> Result<Self> {
+    pub(crate) fn open(object: &Loop, spread: bool) -> Result<Self> {
         let mut tables = Self {
             maps: object.maps()?,
             flows4: BatchMap::new(map::FLOWS4, object.map(map::FLOWS4)?)?,
             flows6: BatchMap::new(map::FLOWS6, object.map(map::FLOWS6)?)?,
             half_open4: BatchMap::new(map::HALF_OPEN4, object.map(map::HALF_OPEN4)?)?,
             calibration: BatchMap::new("CALIBRATION", object.map("CALIBRATION")?)?,
-            filled4: Filling { protocol: TCP, ..Filling::default() },
+            filled4: Filling { protocol: TCP, spread, ..Filling::default() },
             filled6: 0,
+            spread,
             vips: Vec::new(),
         };
         tables.configure()?;
@@ -148,16 +160,23 @@ impl Tables {
         for (id, entry) in &state.servers {
             self.maps.put_server(*id, entry)?;
         }
-        for v6 in [false, true] {
-            for index in 0..2 {
-                self.maps
-                    .zero_vip_counters(Handle { id: vip_id(v6, index), generation: GENERATION })?;
+        for id in self.vip_ids() {
+            self.maps.zero_vip_counters(Handle { id, generation: GENERATION })?;
+        }
+        let known = state.servers.iter().map(|(id, _)| *id).max().unwrap_or(0);
+        let (_, last) = state.servers.last().context("there are servers")?;
+        for id in 0..if self.spread { MOST_SERVERS } else { known + 1 } {
+            if id > known {
+                self.maps.put_server(id, last)?;
             }
-            for index in 0..SERVERS {
-                self.maps.zero_server_counters(server_handle(v6, index))?;
-            }
+            self.maps.zero_server_counters(Handle { id, generation: GENERATION })?;
         }
         Ok(())
+    }
+
+    /// The ids of VIPs that packets may count for.
+    pub(crate) const fn vip_ids(&self) -> std::ops::Range<u16> {
+        0..if self.spread { MOST_VIPS } else { 4 }
     }
 
     /// Writes lists and limits of sources; [`Self::switch`] puts them in force. The limits
@@ -219,7 +238,7 @@ impl Tables {
     /// If a map refuses.
     pub(crate) fn fill(&mut self, protocol: u8, forward: Forward, flows: u32) -> Result<()> {
         let old = self.filled4;
-        let new = Filling { protocol, forward, flows };
+        let new = Filling { protocol, forward, flows, spread: self.spread };
         if (old.protocol, old.forward) == (protocol, forward) {
             insert(&self.flows4, new, old.flows..flows)?;
         } else {
@@ -227,7 +246,7 @@ impl Tables {
             insert(&self.flows4, new, 0..flows)?;
         }
         self.filled4 = new;
-        let six = Filling { protocol: TCP, forward: Forward::Nat, flows };
+        let six = Filling { protocol: TCP, forward: Forward::Nat, ..new };
         insert(&self.flows6, six, self.filled6..flows)?;
         for part in chunks(self.filled6..flows) {
             let keys: Vec<CalibrationKey> = part
@@ -375,6 +394,13 @@ fn entries_of<A: Ends>(filling: Filling, number: u32) -> Result<Vec<(FlowKey<A>,
     let client = from_client::<A>(protocol, number)?;
     let server = key::<A>(towards, scenario::server(A::V6, index), protocol)?;
     let index = u16::try_from(index).context("more flows than servers have ports")?;
+    let (server_id, vip_id) = if filling.spread {
+        // The high bits of a product with an odd number near 2^32 / 1.618: all ids in turn.
+        let id = (number.wrapping_mul(0x9e37_79b1) >> 20) as u16;
+        (id % MOST_SERVERS, id % MOST_VIPS)
+    } else {
+        (server_id(A::V6, index), vip_id(A::V6, u16::from(protocol == UDP)))
+    };
     let tcp = Progress(Progress::SYN | Progress::SYN_ACK | Progress::CONFIRMED);
     let progress = if protocol == TCP { tcp } else { Progress::default() };
     let entry = |before: FlowKey<A>, after: FlowKey<A>, direction: Direction| {
@@ -391,8 +417,8 @@ fn entries_of<A: Ends>(filling: Filling, number: u32) -> Result<Vec<(FlowKey<A>,
             header_delta: deltas.header,
             transport_delta: deltas.transport,
             client_hop: Hop { neighbour: NEIGHBOUR, own: OWN, ifindex: IFINDEX },
-            server: server_handle(A::V6, index),
-            vip: Handle { id: vip_id(A::V6, u16::from(protocol == UDP)), generation: GENERATION },
+            server: Handle { id: server_id, generation: GENERATION },
+            vip: Handle { id: vip_id, generation: GENERATION },
             progress: progress.with_forward(filling.forward).0,
             direction: direction.to_raw(),
             protocol,
