@@ -5,13 +5,19 @@
 //! ours holds that program: `DIRECTORY/stages-ID`, by the id of the map, because one interface
 //! may still have the program of an agent before while another has the new one.
 
-use std::{collections::BTreeSet, io, path::Path};
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use aya::{
     Ebpf,
     maps::{Map, MapData, ProgramArray},
     programs::{
-        ProgramError, ProgramType, Xdp,
+        ProgramError, ProgramFd, ProgramType, Xdp,
         links::{FdLink, PinnedLink},
     },
     sys::{BpfHelper, is_helper_supported},
@@ -32,20 +38,59 @@ use super::{
 /// If the kernel refuses a program, or the object is not the data plane's.
 pub fn load(object: &mut Ebpf) -> Result<bool, DatapathError> {
     let cookies = has_cookies();
-    let mut descriptors = Vec::new();
-    for stage in Stage::ALL.into_iter().filter(|stage| cookies || !stage.needs_cookies()) {
-        let program = program(object, stage.program())?;
-        program.load().map_err(verify_failed)?;
-        let descriptor = program.fd().and_then(|fd| fd.try_clone().map_err(ProgramError::IOError));
-        descriptors.push((stage as u32, descriptor.map_err(ProgramFault::Descriptor)?));
-    }
+    let wanted = Stage::ALL.into_iter().filter(|stage| cookies || !stage.needs_cookies());
+    let descriptors = load_all(object, wanted)?;
     let fill = |source| MapAccessError::Access { action: "fill", map: STAGES, source };
     let map = object.map_mut(STAGES).ok_or(ProgramFault::Lacks(STAGES))?;
     let mut array = ProgramArray::try_from(map).map_err(fill)?;
-    for (index, descriptor) in descriptors {
-        array.set(index, &descriptor, 0).map_err(fill)?;
+    for (stage, descriptor) in descriptors {
+        array.set(stage as u32, &descriptor, 0).map_err(fill)?;
     }
     Ok(cookies)
+}
+
+/// Loads stages, as many at a time as there are processors: the verifier takes two seconds for
+/// all of them, and nearly all of a start.
+fn load_all(
+    object: &mut Ebpf,
+    wanted: impl Iterator<Item = Stage>,
+) -> Result<Vec<(Stage, ProgramFd)>, DatapathError> {
+    let mut programs: HashMap<&str, &mut Xdp> = object
+        .programs_mut()
+        .filter_map(|(name, program)| Some((name, program.try_into().ok()?)))
+        .collect();
+    let found = wanted.map(|stage| {
+        let program = programs.remove(stage.program());
+        Ok((stage, program.ok_or(ProgramFault::Lacks(stage.program()))?))
+    });
+    let found: Vec<(Stage, &mut Xdp)> = found.collect::<Result<_, ProgramFault>>()?;
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(found.len());
+    let queue = Mutex::new(found.into_iter());
+    let work = || {
+        let mut loaded = Vec::new();
+        loop {
+            // Nobody panics with the lock.
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((stage, program)) = next else { return Ok(loaded) };
+            loaded.push((stage, load_one(program)?));
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let mut loaded = Vec::new();
+        for worker in workers {
+            let done: Result<Vec<_>, DatapathError> =
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            loaded.extend(done?);
+        }
+        Ok(loaded)
+    })
+}
+
+fn load_one(program: &mut Xdp) -> Result<ProgramFd, DatapathError> {
+    program.load().map_err(verify_failed)?;
+    let descriptor = program.fd().and_then(|fd| fd.try_clone().map_err(ProgramError::IOError));
+    Ok(descriptor.map_err(ProgramFault::Descriptor)?)
 }
 
 /// Whether the kernel lets XDP programs make and check SYN cookies (Linux 6.0), and was built with
