@@ -5,7 +5,7 @@
 
 /// Version of every layout in this crate. Raise it with any change to a map's key,
 /// value or meaning; the agent refuses to adopt maps of another version.
-pub const ABI_VERSION: u32 = 10;
+pub const ABI_VERSION: u32 = 11;
 
 /// Default directory of all pins.
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/pointsman";

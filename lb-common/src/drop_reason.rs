@@ -92,11 +92,14 @@ drop_reasons! {
     CookieAnswer = 28, "syn_cookie_answer";
     /// No server has room for one more flow (`max_connections`); TCP clients are answered with a RST.
     ServerFull = 29, "server_full";
+    /// The lock of the packet's flow was held by a processor that was not running at that moment;
+    /// TCP sends the packet again.
+    Busy = 30, "busy";
 }
 
 impl DropReason {
     /// How many reasons there are; the size of `DROP_COUNTERS`.
-    pub const COUNT: u32 = 30;
+    pub const COUNT: u32 = 31;
 
     /// From the index into `DROP_COUNTERS`.
     #[must_use]

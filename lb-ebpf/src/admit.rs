@@ -11,7 +11,7 @@ use lb_common::{
 };
 
 use crate::{
-    access, clock,
+    access, clock, confirmed,
     context::Context,
     cookie::{self, Advice},
     counters,
@@ -36,9 +36,19 @@ pub fn admit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
     );
     // SAFETY: the value is copied, the reference is not kept.
     let Some(vip) = unsafe { VIPS.get(key) }.copied() else {
-        return Step::Settled(Verdict::Pass);
+        return if moved_meanwhile(segment) { Step::Again } else { Step::Settled(Verdict::Pass) };
     };
     open(ctx, segment, &vip).unwrap_or_else(|refusal| refusal)
+}
+
+/// Whether a server's packet missed its flow in both tables because that was on the way from one
+/// to the other.
+#[inline(always)]
+fn moved_meanwhile<F: Family>(segment: &Segment<F>) -> bool {
+    let Some(draft) = F::scratch() else { return false };
+    // There, because the stage has no stack to spare.
+    draft.flow.from_client = segment.key;
+    confirmed::entry::<F>(&draft.flow.from_client).is_some()
 }
 
 #[inline(always)]
@@ -91,7 +101,7 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
     };
     match track::track::<F>(segment, server, &opening, draft).map_err(drop)? {
         Opened::New => {}
-        Opened::Known => return Ok(Step::HalfOpen),
+        Opened::Known => return Ok(Step::Again),
     }
     if progress & Progress::REPORTED == 0 {
         counters::count_open(vip_handle, handle, segment.bytes);

@@ -39,7 +39,8 @@ const _: () = assert!(ENDED4 >= 1 << Way::BITS);
 ///
 /// Half-open flows come and go while their packets are on the way through the stages: one that
 /// has left is looked for among the confirmed ones, and a packet about to open a flow may find
-/// it open. The kernel ends that after 33 tail calls, far beyond what can be.
+/// it open. The kernel ends that after 33 tail calls, which is far more than it takes unless the
+/// processor that has the lock of the flow's bucket does not run.
 #[inline(always)]
 #[must_use]
 pub fn conclude(ctx: Context, code: u32) -> u32 {
@@ -55,8 +56,14 @@ pub fn conclude(ctx: Context, code: u32) -> u32 {
     }
     // SAFETY: nothing is borrowed over the call; the kernel checks the index.
     unsafe { STAGES.tail_call(&ctx, stage) };
-    // A stage is missing, or there is no end to it.
-    internal()
+    const AGAIN: u32 = Stage::Again as u32;
+    const LAST_OF_ROUND: u32 = Stage::Admit6 as u32;
+    match stage {
+        // One of those that a packet goes round in.
+        ..=LAST_OF_ROUND | AGAIN => Verdict::Drop(DropReason::Busy).into_action(),
+        // It is missing.
+        _ => internal(),
+    }
 }
 
 /// First stage: packets of confirmed flows, and what is due after a flow has ended.

@@ -7,7 +7,8 @@
 //! no guard. The agent's sweep can not take one; it removes only what has been silent.
 
 use lb_common::{
-    flow::{FlowEntry, FlowKey},
+    address::Address,
+    flow::{Direction, FlowEntry, FlowKey},
     half_open,
     settings::Settings,
     tcp_state::Progress,
@@ -59,6 +60,39 @@ pub fn partner<F: Family>(
     server: &FlowKey<F::Address>,
 ) -> Option<&'static FlowEntry<F::Address>> {
     entry::<F>(server).filter(|entry| entry.answers(client))
+}
+
+/// The other entry of the flow that has this one at `key`, to be changed; none if another flow
+/// has its place.
+#[inline(always)]
+#[must_use]
+pub fn other<F: Family>(
+    key: &FlowKey<F::Address>,
+    entry: &FlowEntry<F::Address>,
+) -> Option<*mut FlowEntry<F::Address>> {
+    let other = F::flows().get_ptr_mut(&entry.partner_key())?;
+    // SAFETY: as in `entry`.
+    unsafe { (*other).answers(key) }.then_some(other)
+}
+
+/// Adds bits to the progress of a flow, in both of its entries; what it was before that where it
+/// is decided who was first: in the entry for the server's packets, or the only one.
+///
+/// # Safety
+/// Both are entries that were looked up in this run of the program.
+#[inline(always)]
+pub unsafe fn mark<A: Address>(
+    entry: *mut FlowEntry<A>,
+    partner: Option<*mut FlowEntry<A>>,
+    bits: u32,
+) -> Progress {
+    // SAFETY: aligned fields of map values, which stay mapped for the run of the program.
+    unsafe {
+        let own = atomic::fetch_or32(&raw mut (*entry).progress, bits);
+        let Some(partner) = partner else { return Progress(own) };
+        let partners = atomic::fetch_or32(&raw mut (*partner).progress, bits);
+        Progress(if (*entry).direction() == Direction::Reply { own } else { partners })
+    }
 }
 
 /// Removes the entries of a flow, and counts it down where it was counted. The caller holds

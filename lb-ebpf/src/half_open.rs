@@ -81,11 +81,16 @@ pub enum Claim<A: 'static> {
     Taken,
     /// This very flow is there already.
     Known,
+    /// The lock of the bucket can not be had.
+    Busy,
 }
 
 /// Writes a flow to the table unless its server's tuple belongs to another flow. If there is no
 /// room, the flow that was silent for longest gives way, which is counted.
 /// `client_hash` is the hash of its client's tuple.
+///
+/// Another processor may be opening the same flow, with another server: of two that exchange
+/// the hint for theirs, the later one sees the place of the earlier one there, and yields.
 #[inline(always)]
 pub fn claim<F: Family>(
     flow: &HalfOpenFlow<F::Address>,
@@ -97,7 +102,7 @@ pub fn claim<F: Family>(
     let tag = half_open::tag(hash);
     let index = half_open::bucket_index(hash, settings.half_open_buckets);
     let pointer = bucket::<F>(index)?;
-    let bucket = lock(pointer)?;
+    let Some(bucket) = lock(pointer) else { return Some(Claim::Busy) };
     let (mut taken, mut known, mut way, mut crowded) = (false, false, 0, false);
     for (index, there) in bucket.flows.iter().enumerate() {
         if bucket.tags[index] == tag
@@ -122,17 +127,80 @@ pub fn claim<F: Family>(
     if taken {
         return Some(Claim::Taken);
     }
-    hint::<F>(client_hash, Place { bucket: index, way: way as u32 }, settings);
-    Some(if known { Claim::Known } else { Claim::Granted(Found { bucket: pointer, way }) })
+    let hint = hint::<F>(client_hash, settings)?;
+    let new = Place { bucket: index, way: way as u32 }.to_hint();
+    // SAFETY: a hint is one aligned word.
+    let old = unsafe { atomic::exchange32(hint, new) };
+    if known {
+        return Some(Claim::Known);
+    }
+    let found = Found { bucket: pointer, way };
+    if old != new && leads_to_client::<F>(old, &flow.from_client, now) {
+        found.withdraw(flow);
+        // SAFETY: as above.
+        unsafe { atomic::replace32(hint, new, old) };
+        return Some(Claim::Known);
+    }
+    Some(Claim::Granted(found))
 }
 
-/// Lets the client's packets find the place.
+/// What lets the packets of a client find the place of their flow.
 #[inline(always)]
-fn hint<F: Family>(hash: u64, place: Place, settings: &Settings) {
-    if let Some(bucket) = bucket::<F>(half_open::bucket_index(hash, settings.half_open_buckets)) {
-        // SAFETY: array elements are never freed; a hint is one aligned word.
-        unsafe { (*bucket).hints[half_open::hint_index(hash)] = place.to_hint() };
+fn hint<F: Family>(hash: u64, settings: &Settings) -> Option<*mut u32> {
+    let bucket = bucket::<F>(half_open::bucket_index(hash, settings.half_open_buckets))?;
+    // SAFETY: array elements are never freed.
+    Some(unsafe { &raw mut (*bucket).hints[half_open::hint_index(hash)] })
+}
+
+/// Whether a hint leads to a live flow of this client. A look without the lock.
+#[inline(always)]
+fn leads_to_client<F: Family>(hint: u32, client: &FlowKey<F::Address>, now: Now) -> bool {
+    let Some(place) = Place::from_hint(hint) else { return false };
+    let Some(bucket) = bucket::<F>(place.bucket) else { return false };
+    // SAFETY: array elements are never freed, and any bits are valid while others write.
+    let bucket = unsafe { &*bucket };
+    bucket.is_live(place.way, now.ms, now.limit_ms)
+        && bucket.flows[place.way as usize % WAYS].from_client.is(client)
+}
+
+/// What became of a flow that was to enter the table of confirmed flows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Entered {
+    /// It is there.
+    Yes,
+    /// It is not, and may try again.
+    No,
+    /// Its client has a confirmed flow already.
+    Beaten,
+}
+
+/// Lets the flow of a draft, read from its place before, leave that by `enter`, which gets the draft with everything
+/// that was noted until now. True if it has entered the other table.
+///
+/// All that under the lock, so that a packet is noted either in the place before that or in the
+/// other table after it: a flow has one end.
+#[inline(always)]
+pub fn leave_by<F: Family>(
+    draft: &mut Draft<F::Address>,
+    settings: &Settings,
+    enter: impl FnOnce(&Draft<F::Address>) -> Entered,
+) -> bool {
+    let hash = hash::tuple_hash(&draft.flow.from_server);
+    let index = half_open::bucket_index(hash, settings.half_open_buckets);
+    let Some(bucket) = bucket::<F>(index).and_then(lock) else {
+        return false;
+    };
+    let way = draft.way as usize % WAYS;
+    let mut entered = Entered::No;
+    if is_same(bucket, way, &draft.flow) && !Progress(bucket.flows[way].progress).is_over() {
+        draft.catch_up(&bucket.flows[way]);
+        entered = enter(draft);
+        if entered != Entered::No {
+            bucket.tags[way] = 0;
+        }
     }
+    unlock(bucket);
+    entered == Entered::Yes
 }
 
 /// What became of a packet that was to be noted.
@@ -167,6 +235,7 @@ impl<A: Address> Found<A> {
     /// Copies the flow, without the lock: [`Self::note`] tells whether the copy was good.
     #[inline(always)]
     pub fn read(&self, draft: &mut Draft<A>) {
+        draft.way = self.way as u64;
         // SAFETY: array elements are never freed, and any bits are valid while others write.
         copy(unsafe { &(*self.bucket).flows[self.way % WAYS] }, &mut draft.flow);
     }
@@ -243,8 +312,8 @@ impl<A: Address> Found<A> {
         unlock(bucket);
     }
 
-    /// Frees the place. What was noted of the flow since it was read stays in the copy: its
-    /// counts are then those by which it has grown. False if it is not there any more.
+    /// Frees the place. The copy's progress is the flow's then. False if it is not there any
+    /// more.
     #[inline(always)]
     pub fn leave(&self, draft: &mut Draft<A>) -> bool {
         let way = self.way % WAYS;
@@ -252,12 +321,7 @@ impl<A: Address> Found<A> {
         let there = is_same(bucket, way, &draft.flow);
         if there {
             bucket.tags[way] = 0;
-            let (flow, copy) = (&bucket.flows[way], &mut draft.flow);
-            copy.progress = flow.progress;
-            copy.forward_packets = flow.forward_packets.wrapping_sub(copy.forward_packets);
-            copy.forward_bytes = flow.forward_bytes.wrapping_sub(copy.forward_bytes);
-            copy.reply_packets = flow.reply_packets.wrapping_sub(copy.reply_packets);
-            copy.reply_bytes = flow.reply_bytes.wrapping_sub(copy.reply_bytes);
+            draft.flow.progress = bucket.flows[way].progress;
         }
         unlock(bucket);
         there

@@ -4,7 +4,8 @@ use lb_common::{
     address::{Address, Be32},
     drop_reason::DropReason,
     event::cause,
-    flow::{Direction, FlowKey, Handle},
+    flow::{Direction, FlowEntry, FlowKey, Handle},
+    half_open::HalfOpenFlow,
     hash,
     server::ServerEntry,
     tcp_state::Progress,
@@ -18,7 +19,7 @@ use crate::{
     dead::{self, Settlement},
     event,
     family::{Family, V4, V6},
-    half_open::{self, Found, Note, Noted, Now},
+    half_open::{self, Entered, Found, Note, Noted, Now},
     hit,
     limits::{self, Counted},
     maps::{Draft, SERVERS, SETTINGS},
@@ -28,7 +29,6 @@ use crate::{
     verdict::{Step, Verdict},
 };
 
-const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
 const EEXIST: i32 = 17;
 
@@ -144,7 +144,7 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
         rewrite::translate(segment, &draft.flow.translation(direction));
         Step::Settled(transmit::transmit(ctx, segment, &hop))
     };
-    if confirmed && !promote::<F>(&found, draft, direction) {
+    if confirmed && !promote::<F>(draft, direction) {
         return Step::Settled(Verdict::Drop(DropReason::FlowsPerSource));
     }
     counters::count_packet(draft.flow.vip, draft.flow.server, direction, segment.bytes);
@@ -204,18 +204,11 @@ fn report<A: Address>(draft: &Draft<A>, cause: u8) {
 /// Moves the flow. If the table is full it stays half-open and goes on working from there. A
 /// one-way flow has a single entry.
 ///
-/// Other packets of the flow may be noted in its old place until it has left that; they
-/// are added then, so that none is missing from the flow's count.
-///
 /// Its place among the flows of its server is reserved; if it does not move, that is free again.
 ///
 /// False if its source has as many flows as it may have.
 #[inline(always)]
-fn promote<F: Family>(
-    found: &Found<F::Address>,
-    draft: &mut Draft<F::Address>,
-    direction: Direction,
-) -> bool {
+fn promote<F: Family>(draft: &mut Draft<F::Address>, direction: Direction) -> bool {
     let client_hash = match direction {
         Direction::Forward => draft.hash,
         Direction::Reply => hash::tuple_hash(&draft.flow.from_client),
@@ -225,12 +218,6 @@ fn promote<F: Family>(
         counters::add_flows(draft.flow.server, -1);
         return entered != TOO_MANY;
     }
-    if !found.leave(draft) {
-        return true;
-    }
-    let late = &draft.flow;
-    add_late::<F>(&late.from_client, late.forward_packets, late.forward_bytes, late.progress);
-    add_late::<F>(&late.from_server, late.reply_packets, late.reply_bytes, late.progress);
     true
 }
 
@@ -275,7 +262,7 @@ fn enter_guarded<F: Family>(client_hash: u64) -> Option<u32> {
     let entered = match Guard::take::<F>(client_hash, settings) {
         None => false,
         Some(guard) => {
-            let entered = enter::<F>(draft);
+            let entered = half_open::leave_by::<F>(draft, settings, enter::<F>);
             guard.release();
             entered
         }
@@ -290,45 +277,34 @@ fn enter_guarded<F: Family>(client_hash: u64) -> Option<u32> {
     None
 }
 
-/// Adds both entries, or the one of a one-way flow. Under the guard of the client's tuple.
+/// Adds both entries, or the one of a one-way flow. Under the guard of the client's tuple. A flow
+/// that its client has already, with another server, stays what the client's packets lead to.
 #[inline(always)]
-fn enter<F: Family>(draft: &Draft<F::Address>) -> bool {
+fn enter<F: Family>(draft: &Draft<F::Address>) -> Entered {
     let one_way = Progress(draft.flow.progress).is_one_way();
-    let first = if one_way {
-        F::flows().insert(&draft.flow.from_client, &draft.forward, BPF_NOEXIST)
-    } else {
-        F::flows().insert(&draft.flow.from_server, &draft.reply, BPF_NOEXIST)
-    };
-    match first {
-        Ok(()) if one_way => return true,
-        Ok(()) => {}
-        // Another packet of the flow is moving it at this moment.
-        Err(error) if error == -EEXIST => return false,
-        Err(_) => {
-            counters::count_drop(DropReason::FlowTableFull);
-            return false;
+    if !one_way {
+        let added = add::<F>(&draft.flow.from_server, &draft.reply);
+        if added != Entered::Yes {
+            return added;
         }
     }
-    if F::flows().insert(&draft.flow.from_client, &draft.forward, BPF_ANY).is_ok() {
-        return true;
+    let added = add::<F>(&draft.flow.from_client, &draft.forward);
+    if added != Entered::Yes && !one_way {
+        let _absent = F::flows().remove(&draft.flow.from_server);
     }
-    let _absent = F::flows().remove(&draft.flow.from_server);
-    counters::count_drop(DropReason::FlowTableFull);
-    false
+    added
 }
 
-/// Adds what was noted of a flow in its old place to an entry in the new one.
+/// Adds an entry where none is.
 #[inline(always)]
-fn add_late<F: Family>(key: &FlowKey<F::Address>, packets: u32, bytes: u64, progress: u32) {
-    if packets == 0 {
-        return;
-    }
-    let Some(entry) = F::flows().get_ptr_mut(key) else { return };
-    // SAFETY: the entry stays mapped for the run of the program.
-    unsafe {
-        (*entry).packets += u64::from(packets);
-        (*entry).bytes += bytes;
-        crate::atomic::or32(&raw mut (*entry).progress, progress);
+fn add<F: Family>(key: &FlowKey<F::Address>, entry: &FlowEntry<F::Address>) -> Entered {
+    match F::flows().insert(key, entry, BPF_NOEXIST) {
+        Ok(()) => Entered::Yes,
+        Err(error) if error == -EEXIST => Entered::Beaten,
+        Err(_) => {
+            counters::count_drop(DropReason::FlowTableFull);
+            Entered::No
+        }
     }
 }
 
@@ -338,6 +314,17 @@ impl<A: Address> Draft<A> {
     pub fn write_entries(&mut self, now_ns: u64) {
         self.flow.write_entry(Direction::Forward, now_ns, &mut self.forward);
         self.flow.write_entry(Direction::Reply, now_ns, &mut self.reply);
+    }
+
+    /// Adds to the entries what has been noted of the flow since they were written.
+    #[inline(always)]
+    pub fn catch_up(&mut self, flow: &HalfOpenFlow<A>) {
+        self.forward.packets = u64::from(flow.forward_packets);
+        self.forward.bytes = flow.forward_bytes;
+        self.forward.progress |= flow.progress;
+        self.reply.packets = u64::from(flow.reply_packets);
+        self.reply.bytes = flow.reply_bytes;
+        self.reply.progress |= flow.progress;
     }
 
     /// Takes note of what both ends expect next: the sender of the packet has said so, the other

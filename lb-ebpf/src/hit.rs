@@ -11,7 +11,7 @@ use lb_common::{
 };
 
 use crate::{
-    access, atomic, clock,
+    access, clock,
     confirmed::{self, Guard},
     context::Context,
     counters,
@@ -153,7 +153,9 @@ fn advance<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -
     if bits == 0 {
         return false;
     }
-    let partner = mark::<F>(entry, bits);
+    let (partner, before) = mark(segment, entry, bits);
+    // Another processor may have seen the end at the same time.
+    let ends = ends && before.0 & Progress::REPORTED == 0;
     if ends {
         finish::<F>(segment, entry, partner, cause_of(after));
     }
@@ -192,20 +194,19 @@ fn finish<F: Family>(
     }
 }
 
-/// Adds bits to the progress in both entries; the partner, if it is there.
+/// Adds bits to the progress in both entries; the partner, if it is there, and what the progress
+/// was before ([`confirmed::mark`]).
 #[inline(always)]
 fn mark<F: Family>(
+    segment: &Segment<F>,
     entry: &mut FlowEntry<F::Address>,
     bits: u32,
-) -> Option<&'static FlowEntry<F::Address>> {
-    let partner = F::flows().get_ptr_mut(&entry.partner_key());
-    // SAFETY: aligned fields of live map values, which stay mapped for the run of the
-    // program.
+) -> (Option<&'static FlowEntry<F::Address>>, Progress) {
+    let partner = confirmed::other::<F>(&segment.key, entry);
+    // SAFETY: both were just looked up, and stay mapped for the run of the program.
     unsafe {
-        atomic::or32(&raw mut entry.progress, bits);
-        let partner = partner?;
-        atomic::or32(&raw mut (*partner).progress, bits);
-        Some(&*partner)
+        let before = confirmed::mark(entry, partner, bits);
+        (partner.map(|partner| &*partner), before)
     }
 }
 
@@ -318,8 +319,8 @@ fn settle<F: Family>(
         Settlement::Forward => None,
         Settlement::Move => Some(forget(segment, entry, cause::SERVER_DOWN)),
         Settlement::End => {
-            let before = Progress(entry.progress);
-            let partner = mark::<F>(entry, Progress::SERVER_DOWN | Progress::REPORTED);
+            let bits = Progress::SERVER_DOWN | Progress::REPORTED;
+            let (partner, before) = mark(segment, entry, bits);
             if before.0 & Progress::REPORTED == 0 {
                 finish::<F>(segment, entry, partner, cause::SERVER_DOWN);
                 *ended = true;
@@ -339,22 +340,28 @@ fn forget<F: Family>(segment: &Segment<F>, seen: &FlowEntry<F::Address>, cause: 
     let (created_ns, server, recycled) = (seen.created_ns, seen.server, cause == cause::RECYCLED);
     draft.hash = hash::tuple_hash(&segment.key);
     let Some(guard) = Guard::take::<F>(draft.hash, settings) else {
-        return Step::Settled(Verdict::Drop(DropReason::Internal));
+        return Step::Again;
     };
     // Another processor may have been faster: what is there now may be a new flow.
     let mut replaced = false;
-    if let Some(entry) = confirmed::entry::<F>(&segment.key) {
+    if let Some(pointer) = F::flows().get_ptr_mut(&segment.key) {
+        // SAFETY: the entry stays mapped for the run of the program.
+        let entry = unsafe { &*pointer };
         let progress = Progress(entry.progress);
         replaced = entry.created_ns != created_ns
             || entry.server != server
             || (recycled && !progress.recyclable());
         if !replaced {
-            let partner_key = entry.partner_key();
-            let partner = confirmed::partner::<F>(&segment.key, &partner_key);
-            if progress.0 & Progress::REPORTED == 0 {
+            let other = confirmed::other::<F>(&segment.key, entry);
+            // SAFETY: as above, of both.
+            let (before, partner) = unsafe {
+                let before = confirmed::mark(pointer, other, Progress::REPORTED);
+                (before, other.map(|partner| &*partner))
+            };
+            if before.0 & Progress::REPORTED == 0 {
                 event::report(&segment.key, entry, partner, cause);
             }
-            confirmed::remove::<F>(&segment.key, &partner_key, Some(entry), partner);
+            confirmed::remove::<F>(&segment.key, &entry.partner_key(), Some(entry), partner);
         }
     }
     guard.release();

@@ -221,6 +221,8 @@ pub struct Scratch {
 pub struct Draft<A> {
     /// Hash of the packet's tuple, from the stage that missed it among the confirmed flows.
     pub hash: u64,
+    /// Which place of its bucket in the half-open table the flow was read from.
+    pub way: u64,
     /// As it is, or will be, in the half-open table.
     pub flow: HalfOpenFlow<A>,
     /// Its entry for packets of the client.

@@ -52,8 +52,8 @@ pub struct Opening {
 pub enum Opened {
     /// The flow is in the half-open table as it is in the draft.
     New,
-    /// The flow is there already and the packet had not found it: its hint was overwritten, or
-    /// it came into being meanwhile.
+    /// The flow is there already, in either table, and the packet had not found it: its hint was
+    /// overwritten, or it came into being meanwhile.
     Known,
 }
 
@@ -74,6 +74,7 @@ pub fn track<F: Family>(
             TAKEN => {}
             GRANTED => return Ok(Opened::New),
             KNOWN => return Ok(Opened::Known),
+            BUSY => return Err(DropReason::Busy),
             _ => return Err(DropReason::Internal),
         }
     }
@@ -88,6 +89,8 @@ const GRANTED: u32 = 1;
 const KNOWN: u32 = 2;
 /// What can not be.
 const FAILED: u32 = 3;
+/// A lock can not be had.
+const BUSY: u32 = 4;
 
 // BPF functions of their own, without packet pointers, so that the verifier walks an attempt
 // once and not once for each.
@@ -132,8 +135,13 @@ fn try_port<F: Family>(attempt: u32, hash: u64, now_ns: u64) -> Option<u32> {
     match half_open::claim::<F>(&draft.flow, hash, now, settings)? {
         Claim::Taken => Some(TAKEN),
         Claim::Known => Some(KNOWN),
+        Claim::Busy => Some(BUSY),
         Claim::Granted(found) => {
-            let holder = holder::<F>(&draft.flow, hash, settings);
+            let mut holder = holder::<F>(&draft.flow, hash, settings);
+            // Opened and confirmed since the packet did not find it, with another server.
+            if holder == GRANTED && confirmed::entry::<F>(&draft.flow.from_client).is_some() {
+                holder = KNOWN;
+            }
             if holder != GRANTED {
                 found.withdraw(&draft.flow);
             }
@@ -193,7 +201,7 @@ fn holder<F: Family>(
     if !entry.answers(&flow.from_client) {
         return TAKEN;
     }
-    let Some(guard) = Guard::take::<F>(client_hash, settings) else { return FAILED };
+    let Some(guard) = Guard::take::<F>(client_hash, settings) else { return BUSY };
     let stranded = confirmed::entry::<F>(&flow.from_client).is_none();
     if stranded {
         let own = confirmed::partner::<F>(&flow.from_client, &flow.from_server);

@@ -40,6 +40,7 @@ enum Command {
     Tidy(tidy::Options),
     Dist(dist::Options),
     Packets(commands::packets::Options),
+    Races(commands::races::Options),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         Command::Tidy(options) => tidy::run(&options),
         Command::Dist(options) => dist::run(&options),
         Command::Packets(options) => commands::packets::run(&options),
+        Command::Races(options) => commands::races::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,6 +7,7 @@ pub(crate) mod dist;
 pub(crate) mod docs;
 pub(crate) mod fuzz;
 pub(crate) mod packets;
+pub(crate) mod races;
 pub(crate) mod run;
 pub(crate) mod setup;
 pub(crate) mod soak;
