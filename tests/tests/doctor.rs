@@ -2,6 +2,7 @@
 //! is found, named, and told how to mend, and a bed that works has no problem.
 
 use anyhow::{Context, Result, ensure};
+use lb_common::forward::Forward;
 use pointsman::model::state::ServerState;
 use serde_json::Value;
 use testbed::{
@@ -9,7 +10,7 @@ use testbed::{
     bed::{Bed, Mode},
     configuration::Service,
     fleet::Fleet,
-    namespace::write_sysctl,
+    namespace::{output, write_sysctl},
     process::wait_until,
     stub::Stub,
 };
@@ -86,7 +87,7 @@ fn what_was_done_to_a_machine_is_found() -> Result<()> {
     diagnosis.require("notice", "forwarding", &["net.ipv4.ip_forward=1"])?;
     diagnosis.require("notice", "MTU", &["1400", "ip link set dev server1 mtu 1400"])?;
     diagnosis.require("problem", "interface server0", &["ip -brief link"])?;
-    diagnosis.require("problem", "interface server1", &["not ours", "xdp off"])?;
+    diagnosis.require("problem", "interface server1", &["(stub)", "not ours", "xdp off"])?;
     diagnosis.require("problem", "server line4/s0", &["no route", "ip route get 10.92.0.2"])?;
     diagnosis.require("notice", "agent", &["no agent answers", "systemctl start"])?;
     bed.balancer.ip(&["link", "set", "server1", "down"])?;
@@ -109,6 +110,49 @@ fn what_another_agent_left_is_found() -> Result<()> {
     before.start()?;
     let diagnosis = Diagnosis::of(&bed, &agent)?;
     ensure!(!diagnosis.report.to_string().contains(&remedy), "{:#}", diagnosis.report);
+    Ok(())
+}
+
+#[test]
+fn a_pair_that_loses_packets_is_mended_by_what_is_said() -> Result<()> {
+    let bed = Bed::new(1, Mode::Native)?;
+    let agent = Agent::install(&bed)?;
+    let mut configuration = agent.configuration(Service::all_embedded(&bed));
+    configuration.interfaces.push("near".into());
+    agent.configure(&configuration)?;
+    bed.balancer.ip(&["link", "add", "near", "type", "veth", "peer", "name", "far"])?;
+    for end in ["near", "far"] {
+        bed.balancer.ip(&["link", "set", end, "up"])?;
+    }
+    let tc =
+        |arguments: &str| output(bed.balancer.command("tc").args(arguments.split(' '))).map(drop);
+    tc("qdisc add dev near clsact")?;
+    tc("filter add dev near ingress protocol ip u32 match u32 0 0 flowid 1:1")?;
+    let diagnosis = Diagnosis::of(&bed, &agent)?;
+    let remedy = "ethtool -K far gro on tx off";
+    diagnosis.require("problem", "interface near", &["takes no frames", remedy])?;
+    diagnosis.require("notice", "interface near", &["ingress u32", "tc filter show dev near"])?;
+    // The client is in another namespace.
+    diagnosis.require("notice", "interface client0", &["elsewhere", "gro on tx off"])?;
+    output(bed.balancer.command("sh").args(["-c", remedy]))?;
+    let diagnosis = Diagnosis::of(&bed, &agent)?;
+    ensure!(!diagnosis.report.to_string().contains(remedy), "{:#}", diagnosis.report);
+    Ok(())
+}
+
+#[test]
+fn room_for_what_is_put_in_front_is_missed() -> Result<()> {
+    let bed = Bed::new(1, Mode::Native)?;
+    let agent = Agent::install(&bed)?;
+    let mut services = Service::all_embedded(&bed);
+    services.truncate(1);
+    services.first_mut().context("a service")?.forward = Forward::Ipip;
+    agent.configure(&agent.configuration(services))?;
+    let words = ["line4", "1480 bytes", "ip link set dev server0 mtu 1520"];
+    Diagnosis::of(&bed, &agent)?.require("notice", "MTU", &words)?;
+    bed.balancer.ip(&["link", "set", "server0", "mtu", "1520"])?;
+    let report = Diagnosis::of(&bed, &agent)?.report.to_string();
+    ensure!(!report.contains("once encapsulated"), "{report}");
     Ok(())
 }
 

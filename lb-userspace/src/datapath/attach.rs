@@ -6,8 +6,9 @@
 use std::{fs, io};
 
 use aya::programs::{
-    ProgramError, Xdp, XdpMode,
+    ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode,
     links::{FdLink, PinnedLink},
+    loaded_programs,
     xdp::{XdpError, XdpLink},
 };
 use nix::net::if_::if_nametoindex;
@@ -59,6 +60,26 @@ pub fn attached(pins: &Pins, interface: &str) -> Result<Option<Attached>, Datapa
         None => false,
     };
     Ok(Some(Attached { program: found.program, generic: found.generic, ours }))
+}
+
+/// The name of a loaded program; none if there is none of this id, or it has no name.
+#[must_use]
+pub fn program_name(id: u32) -> Option<String> {
+    let found = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id)?;
+    found.name_as_str().filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+/// The programs of tc that are attached to an interface by links of their own (`tcx`, Linux
+/// 6.6), by name: `ingress NAME`.
+#[must_use]
+pub fn tcx_programs(interface: &str) -> Vec<String> {
+    let at = |place: &str, kind| {
+        let found = SchedClassifier::query_tcx(interface, kind).map(|(_, programs)| programs);
+        let names = found.unwrap_or_default().into_iter();
+        let name = |program: ProgramInfo| program.name_as_str().unwrap_or("?").to_owned();
+        names.map(|program| format!("{place} {}", name(program))).collect::<Vec<_>>()
+    };
+    [at("ingress", TcAttachType::Ingress), at("egress", TcAttachType::Egress)].concat()
 }
 
 /// Attaches `program` to an interface, or replaces the program of its pinned link.

@@ -36,7 +36,7 @@ mod tables;
 pub mod trace;
 
 pub use addresses::AddressBits;
-pub use attach::{Attached, Attachment, attached};
+pub use attach::{Attached, Attachment, attached, program_name, tcx_programs};
 pub use error::DatapathError;
 pub use events::EventReader;
 pub use host::require as require_host;

@@ -6,6 +6,7 @@
 
 pub mod addresses;
 pub mod announce;
+pub mod device;
 pub mod error;
 pub mod links;
 pub mod neighbour_watch;
@@ -17,6 +18,7 @@ pub mod routes;
 pub use crate::model::next_hop::NextHop;
 pub use addresses::{Changes, reconcile_addresses};
 pub use announce::Announcer;
+pub use device::{Device, device};
 pub use error::NetworkError;
 pub use links::{Link, link_by_name};
 pub use neighbour_watch::NeighbourWatch;

@@ -3,7 +3,9 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
-use crate::{admin::api::StatusView, clock::Discipline, model::snapshot::AttachMode};
+use crate::{
+    admin::api::StatusView, clock::Discipline, model::snapshot::AttachMode, network::Device,
+};
 
 /// Everything.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +16,8 @@ pub(super) struct Facts {
     pub(super) warnings: Vec<(String, Option<String>)>,
     pub(super) host: HostFacts,
     pub(super) interfaces: Vec<InterfaceFacts>,
+    /// Where packets leave inside others.
+    pub(super) tunnels: Vec<TunnelFacts>,
     pub(super) servers: Vec<ServerFacts>,
     pub(super) agent: AgentFacts,
 }
@@ -68,6 +72,8 @@ pub(super) struct HostFacts {
     pub(super) descriptors: Option<u64>,
     /// Connections that clients may have with the proxy.
     pub(super) connections: u64,
+    /// There is an `ethtool` to ask.
+    pub(super) has_ethtool: bool,
     /// Connections that netfilter tracks here, and most that it can.
     pub(super) tracked: Option<(u64, u64)>,
 }
@@ -95,16 +101,49 @@ pub(super) struct InterfaceFacts {
     pub(super) wanted: Option<AttachMode>,
     /// The XDP program it has.
     pub(super) program: Option<ProgramFacts>,
-    /// Name of the driver.
+    /// Name of the driver, or kind of a device without hardware.
     pub(super) driver: Option<String>,
+    /// What is behind it.
+    pub(super) device: Device,
+    /// The other end of a pair, if that is here.
+    pub(super) far_end: Option<FarEndFacts>,
     /// Number of receive queues.
     pub(super) queues: Option<usize>,
+    /// Most receive queues that the hardware has.
+    pub(super) most_queues: Option<usize>,
+    /// Packets that each receive queue has room for, and most that it can have.
+    pub(super) ring: Option<(u32, u32)>,
     /// For each of its interrupts, the processors that take it: `0`, `0-3`.
     pub(super) interrupts: Vec<String>,
+    /// Programs and filters of tc: `ingress bpf`.
+    pub(super) filters: Vec<String>,
     /// What `ethtool -k` says, by its names; empty if it could not be asked.
     pub(super) offloads: BTreeMap<String, bool>,
     /// `net.ipv4.conf.*.rp_filter`, the one in force.
     pub(super) rp_filter: Option<u32>,
+}
+
+/// The other end of a veth pair.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FarEndFacts {
+    pub(super) name: String,
+    /// It has an XDP program of any kind.
+    pub(super) has_program: bool,
+    /// What `ethtool -k` says of it.
+    pub(super) offloads: BTreeMap<String, bool>,
+}
+
+/// Where packets of a frontend leave inside others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TunnelFacts {
+    pub(super) frontend: String,
+    /// `ipip` or `gue`.
+    pub(super) forward: &'static str,
+    /// Bytes that are put in front.
+    pub(super) overhead: u32,
+    /// The interface that they leave by, and the largest packet it takes, bytes.
+    pub(super) interface: String,
+    pub(super) mtu: u32,
 }
 
 /// An interface that is there.
@@ -117,9 +156,10 @@ pub(super) struct LinkFacts {
 }
 
 /// An XDP program on an interface.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ProgramFacts {
     pub(super) id: u32,
+    pub(super) name: Option<String>,
     /// In the network stack, not in the driver.
     pub(super) generic: bool,
     /// Held there by the pins of the configuration.

@@ -15,7 +15,7 @@ use nix::sys::{
 
 use super::{
     super::facts::{AgentFacts, HostFacts, PinFacts},
-    files,
+    ethtool, files,
 };
 use crate::{
     clock,
@@ -79,6 +79,7 @@ pub(super) fn facts(snapshot: Option<&Snapshot>, agent: &AgentFacts) -> HostFact
             .and_then(|pid| files::read(format!("/proc/{pid}/limits")))
             .and_then(|limits| files::descriptors(&limits)),
         connections: snapshot.map_or(0, connections),
+        has_ethtool: ethtool::is_there(),
         tracked: files::sysctl("net/netfilter/nf_conntrack_count")
             .zip(files::sysctl("net/netfilter/nf_conntrack_max")),
     }

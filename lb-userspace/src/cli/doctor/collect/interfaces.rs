@@ -1,9 +1,12 @@
-//! Interfaces: netlink, `/sys/class/net`, and `ethtool`, which knows what drivers say.
+//! Interfaces: netlink, `/sys/class/net`, `ethtool`, what is attached.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command};
+use std::{fs, path::Path};
+
+use nix::net::if_::if_nametoindex;
 
 use super::{
-    super::facts::{InterfaceFacts, LinkFacts, ProgramFacts},
+    super::facts::{FarEndFacts, InterfaceFacts, LinkFacts, ProgramFacts},
+    ethtool,
     files::{entries, number, read},
 };
 use crate::{
@@ -25,14 +28,18 @@ pub(super) async fn facts(handle: &Handle, name: &str, snapshot: &Snapshot) -> I
     let pins = Pins::new(&snapshot.datapath.pin_directory);
     facts.program = datapath::attached(&pins, name).ok().flatten().map(|found| ProgramFacts {
         id: found.program,
+        name: datapath::program_name(found.program),
         generic: found.generic,
         ours: found.ours,
     });
-    facts.offloads = Command::new("ethtool")
-        .args(["-k", name])
-        .output()
-        .map(|output| offloads(&String::from_utf8_lossy(&output.stdout)))
-        .unwrap_or_default();
+    facts.device = network::device(handle, link.index).await.unwrap_or_default();
+    facts.driver = facts.device.kind.clone();
+    if facts.device.kind.as_deref() == Some("veth") {
+        facts.far_end = facts.device.other.as_deref().map(|other| far_end(&pins, other));
+    }
+    facts.filters = [facts.device.filters.clone(), datapath::tcx_programs(name)].concat();
+    facts.offloads = ethtool::offloads(name);
+    facts.ring = ethtool::ring(name);
     let filter = |of: &str| number::<u32>(format!("/proc/sys/net/ipv4/conf/{of}/rp_filter"));
     // The kernel takes the greater one.
     facts.rp_filter = filter(name).max(filter("all"));
@@ -41,12 +48,26 @@ pub(super) async fn facts(handle: &Handle, name: &str, snapshot: &Snapshot) -> I
     if number::<u32>(device.join("ifindex")) == Some(link.index) {
         hardware(&device, &mut facts);
     }
+    if let Some((queues, most)) = ethtool::queues(name) {
+        facts.queues = usize::try_from(queues).ok();
+        facts.most_queues = usize::try_from(most).ok();
+    }
     facts
+}
+
+fn far_end(pins: &Pins, name: &str) -> FarEndFacts {
+    let is_there = if_nametoindex(name).is_ok();
+    FarEndFacts {
+        name: name.to_owned(),
+        has_program: is_there && datapath::attached(pins, name).is_ok_and(|found| found.is_some()),
+        offloads: ethtool::offloads(name),
+    }
 }
 
 fn hardware(device: &Path, facts: &mut InterfaceFacts) {
     let driver = fs::read_link(device.join("device/driver")).ok();
-    facts.driver = driver.and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    let driver = driver.and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    facts.driver = driver.or_else(|| facts.driver.take());
     let receives = |name: &String| name.starts_with("rx-");
     facts.queues =
         Some(entries(device.join("queues")).iter().filter(|name| receives(name)).count());
@@ -56,34 +77,4 @@ fn hardware(device: &Path, facts: &mut InterfaceFacts) {
     let taken_by = |irq: &String| read(format!("/proc/irq/{irq}/effective_affinity_list"));
     facts.interrupts =
         irqs.iter().filter_map(taken_by).filter(|processors| !processors.is_empty()).collect();
-}
-
-/// What `ethtool -k` prints: `NAME: on`, `NAME: off [fixed]`.
-fn offloads(text: &str) -> BTreeMap<String, bool> {
-    let feature = |line: &str| {
-        let (name, value) = line.trim().split_once(": ")?;
-        match value.split(' ').next()? {
-            "on" => Some((name.to_owned(), true)),
-            "off" => Some((name.to_owned(), false)),
-            _ => None,
-        }
-    };
-    text.lines().filter_map(feature).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn offloads_are_read_as_ethtool_prints_them() {
-        let text = "Features for eth0:\nrx-checksumming: on [fixed]\n\
-                    tcp-segmentation-offload: off\n\ttx-tcp-segmentation: off [requested on]\n\
-                    large-receive-offload: on\n";
-        let found = offloads(text);
-        assert_eq!(found.get("large-receive-offload"), Some(&true));
-        assert_eq!(found.get("tx-tcp-segmentation"), Some(&false));
-        assert_eq!(found.len(), 4);
-        assert!(offloads("").is_empty());
-    }
 }

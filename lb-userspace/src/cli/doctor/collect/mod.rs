@@ -1,6 +1,7 @@
 //! Finding out the facts: files of `/proc` and `/sys`, netlink, `ethtool`, the agent.
 //! What can not be read is unknown, and no error.
 
+mod ethtool;
 mod files;
 mod host;
 mod interfaces;
@@ -26,6 +27,7 @@ pub(super) async fn facts(snapshot: Option<&Snapshot>) -> anyhow::Result<Facts> 
         facts.interfaces.push(interfaces::facts(&handle, name, snapshot).await);
     }
     facts.servers = servers::facts(&handle, snapshot).await;
+    facts.tunnels = servers::tunnels(&handle, snapshot).await;
     Ok(facts)
 }
 

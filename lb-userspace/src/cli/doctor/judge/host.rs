@@ -21,6 +21,7 @@ pub(super) fn findings(host: &HostFacts) -> Vec<Finding> {
     findings.extend(ports(host));
     findings.extend(forwarding(host));
     findings.extend(proxy(host));
+    findings.extend(ethtool(host.has_ethtool));
     findings
 }
 
@@ -167,6 +168,11 @@ fn tracking(host: &HostFacts) -> Option<Finding> {
     })
 }
 
+fn ethtool(there: bool) -> Option<Finding> {
+    let text = "is not installed: offloads, queues and rings are unknown";
+    (!there).then(|| Finding::notice("ethtool", text, "apt-get install ethtool"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::{
@@ -234,6 +240,12 @@ mod tests {
             (host.forwards4, host.half_nat) = (Some(false), vec!["pg".into()]);
         };
         ill(routed, Level::Notice, "forwarding", &["servers of pg", "nobody but clients"]);
+    }
+
+    #[test]
+    fn without_ethtool_drivers_are_silent() {
+        let words = ["not installed", "apt-get install ethtool"];
+        ill(|host| host.has_ethtool = false, Level::Notice, "ethtool", &words);
     }
 
     #[test]

@@ -2,17 +2,24 @@
 
 use super::{
     super::facts::{InterfaceFacts, LinkFacts, ProgramFacts},
-    Finding,
+    Finding, devices, queues,
 };
 use crate::{cli::status::mode_name, model::snapshot::AttachMode};
 
 /// Offloads that glue received packets together before XDP sees them; packets larger than
 /// a page are not for the data plane.
 const GLUE: [(&str, &str); 2] = [("large-receive-offload", "lro"), ("rx-gro-hw", "rx-gro-hw")];
+/// The program by which libxdp runs several on one interface.
+const DISPATCHER: &str = "xdp_dispatcher";
 /// Strict reverse path filtering (`ip-sysctl.rst`).
 const STRICT: u32 = 1;
 
-pub(super) fn findings(interfaces: &[InterfaceFacts], processors: usize) -> Vec<Finding> {
+/// Of each interface; whether an agent runs, which should have attached a program.
+pub(super) fn findings(
+    interfaces: &[InterfaceFacts],
+    processors: usize,
+    has_agent: bool,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     for interface in interfaces {
         let subject = format!("interface {}", interface.name);
@@ -22,14 +29,14 @@ pub(super) fn findings(interfaces: &[InterfaceFacts], processors: usize) -> Vec<
             continue;
         };
         findings.push(state(&subject, &interface.name, *link));
-        findings.extend(program(&subject, interface));
+        findings.extend(program(&subject, interface, has_agent));
+        findings.extend(devices::findings(&subject, interface));
         findings.extend(glue(&subject, interface));
-        findings.extend(queues(&subject, interface, processors));
-        findings.extend(interrupts(&subject, interface, processors));
+        findings.extend(queues::findings(&subject, interface, processors));
+        findings.extend(filters(&subject, interface));
         let several = interfaces.len() > 1;
         findings.extend(rp_filter(&subject, interface).filter(|_| several));
     }
-    findings.extend(mtu(interfaces));
     findings
 }
 
@@ -41,12 +48,21 @@ fn state(subject: &str, name: &str, link: LinkFacts) -> Finding {
     Finding::problem(subject, text, format!("ip link set dev {name} up"))
 }
 
-fn program(subject: &str, interface: &InterfaceFacts) -> Option<Finding> {
+fn program(subject: &str, interface: &InterfaceFacts, has_agent: bool) -> Option<Finding> {
     let name = &interface.name;
-    let ProgramFacts { id, generic, ours } = interface.program?;
+    let Some(program) = &interface.program else {
+        let text = "has no XDP program although an agent runs: nothing is forwarded from here";
+        return has_agent.then(|| Finding::problem(subject, text, "pointsman status"));
+    };
+    let ProgramFacts { id, generic, ours, .. } = *program;
     if !ours {
-        let text = format!("XDP program {id} is attached, and it is not ours");
-        let remedy = format!("bpftool net show dev {name}; ip link set dev {name} xdp off");
+        let called = program.name.as_deref().unwrap_or("without a name");
+        let text = format!("XDP program {id} ({called}) is attached, and it is not ours");
+        let remedy = match called {
+            // Of libxdp: programs share an interface behind it. A link of its own holds it.
+            DISPATCHER => format!("xdp-loader status {name}; xdp-loader unload {name} --all"),
+            _ => format!("bpftool net show dev {name}; ip link set dev {name} xdp off"),
+        };
         return Some(Finding::problem(subject, text, remedy));
     }
     let accepted = interface.wanted == Some(AttachMode::Generic);
@@ -70,28 +86,6 @@ fn glue<'a>(subject: &'a str, interface: &'a InterfaceFacts) -> impl Iterator<It
     })
 }
 
-fn queues(subject: &str, interface: &InterfaceFacts, processors: usize) -> Option<Finding> {
-    // Without an interrupt of its own it is no hardware: its queues are not the limit.
-    let queues = interface.queues.filter(|_| !interface.interrupts.is_empty())?;
-    if queues >= processors {
-        return None;
-    }
-    let text = format!("{queues} receive queues for {processors} processors: the others idle");
-    let remedy = format!("ethtool -L {} combined {processors}", interface.name);
-    Some(Finding::notice(subject, text, remedy))
-}
-
-fn interrupts(subject: &str, interface: &InterfaceFacts, processors: usize) -> Option<Finding> {
-    let (first, rest) = interface.interrupts.split_first()?;
-    let queues = interface.queues.unwrap_or(1);
-    let single = !first.contains(['-', ',']);
-    if processors < 2 || queues < 2 || !single || rest.iter().any(|other| other != first) {
-        return None;
-    }
-    let text = format!("all of its interrupts go to processor {first}");
-    Some(Finding::notice(subject, text, "apt-get install irqbalance"))
-}
-
 fn rp_filter(subject: &str, interface: &InterfaceFacts) -> Option<Finding> {
     let text = "drops what it would not route back the same way (rp_filter is strict), which \
                 breaks checks and traffic that the kernel handles";
@@ -99,17 +93,18 @@ fn rp_filter(subject: &str, interface: &InterfaceFacts) -> Option<Finding> {
     (interface.rp_filter == Some(STRICT)).then(|| Finding::notice(subject, text, remedy))
 }
 
-/// A packet that came in has to fit everywhere.
-fn mtu(interfaces: &[InterfaceFacts]) -> Option<Finding> {
-    let known = || interfaces.iter().filter_map(|one| Some((one.link?.mtu, &one.name)));
-    let ((least, narrow), (most, wide)) = (known().min()?, known().max()?);
-    if least == most {
+/// XDP comes before tc on the way in, and packets that it sends do not come by there at all.
+fn filters(subject: &str, interface: &InterfaceFacts) -> Option<Finding> {
+    if interface.filters.is_empty() {
         return None;
     }
+    let name = &interface.name;
     let text = format!(
-        "{wide} takes packets of {most} bytes, {narrow} only of {least}: larger ones are dropped"
+        "has filters of tc ({}), which do not see what is forwarded",
+        interface.filters.join(", ")
     );
-    Some(Finding::notice("MTU", text, format!("ip link set dev {wide} mtu {least}")))
+    let remedy = format!("tc filter show dev {name} ingress; bpftool net show dev {name}");
+    Some(Finding::notice(subject, text, remedy))
 }
 
 #[cfg(test)]
@@ -117,38 +112,24 @@ mod tests {
     use super::{
         super::{
             Level,
-            tests::{check, check_good},
+            tests::{check, check_good, healthy_interface as healthy},
         },
         *,
     };
-
-    fn healthy() -> InterfaceFacts {
-        InterfaceFacts {
-            name: "eth0".into(),
-            link: Some(LinkFacts { up: true, mtu: 1500 }),
-            wanted: Some(AttachMode::Auto),
-            program: Some(ProgramFacts { id: 7, generic: false, ours: true }),
-            driver: Some("ixgbe".into()),
-            queues: Some(4),
-            interrupts: ["0", "1", "2", "3"].map(str::to_owned).to_vec(),
-            offloads: [("large-receive-offload".to_owned(), false)].into(),
-            rp_filter: Some(2),
-        }
-    }
 
     #[track_caller]
     fn ill(change: impl FnOnce(&mut InterfaceFacts), level: Level, words: &[&str]) {
         let (mut one, mut two) = (healthy(), healthy());
         change(&mut one);
         two.name = "eth1".into();
-        check(&findings(&[one, two], 4), level, "interface eth0", words);
+        check(&findings(&[one, two], 4, true), level, "interface eth0", words);
     }
 
     #[test]
     fn a_healthy_interface_has_nothing_to_mend() {
-        check_good(&findings(&[healthy()], 4));
+        check_good(&findings(&[healthy()], 4, true));
         let bare = InterfaceFacts { link: healthy().link, ..InterfaceFacts::default() };
-        check_good(&findings(&[bare], 4));
+        check_good(&findings(&[bare], 4, false));
     }
 
     #[test]
@@ -160,13 +141,20 @@ mod tests {
 
     #[test]
     fn another_program_is_a_problem_and_generic_mode_is_noticed() {
-        let other = Some(ProgramFacts { id: 9, generic: false, ours: false });
-        ill(|one| one.program = other, Level::Problem, &["program 9", "xdp off"]);
-        let generic = Some(ProgramFacts { id: 7, generic: true, ours: true });
-        ill(|one| one.program = generic, Level::Notice, &["generic", "ixgbe"]);
+        let other =
+            Some(ProgramFacts { id: 9, name: Some("fw".into()), generic: false, ours: false });
+        ill(|one| one.program = other, Level::Problem, &["program 9 (fw)", "xdp off"]);
+        let shared =
+            ProgramFacts { id: 9, name: Some(DISPATCHER.into()), ..ProgramFacts::default() };
+        let words = ["xdp_dispatcher", "xdp-loader unload eth0 --all"];
+        ill(|one| one.program = Some(shared), Level::Problem, &words);
+        ill(|one| one.program = None, Level::Problem, &["no XDP program", "pointsman status"]);
+        let generic = Some(ProgramFacts { id: 7, name: None, generic: true, ours: true });
+        let other = generic.clone();
+        ill(|one| one.program = other, Level::Notice, &["generic", "ixgbe"]);
         let mut meant = healthy();
         (meant.program, meant.wanted) = (generic, Some(AttachMode::Generic));
-        check_good(&findings(&[meant], 4));
+        check_good(&findings(&[meant], 4, true));
     }
 
     #[test]
@@ -178,30 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn few_queues_and_crowded_interrupts_are_noticed() {
-        ill(|one| one.queues = Some(2), Level::Notice, &["2 receive queues", "combined 4"]);
-        let crowded = |one: &mut InterfaceFacts| one.interrupts = vec!["0".into(); 4];
-        ill(crowded, Level::Notice, &["processor 0", "irqbalance"]);
-        let anywhere = |one: &mut InterfaceFacts| one.interrupts = vec!["0-3".into(); 4];
-        let mut one = healthy();
-        anywhere(&mut one);
-        check_good(&findings(&[one], 4));
-    }
-
-    #[test]
     fn strict_filtering_matters_with_several_interfaces() {
         ill(|one| one.rp_filter = Some(1), Level::Notice, &["conf.eth0.rp_filter=2"]);
-        check_good(&findings(&[InterfaceFacts { rp_filter: Some(1), ..healthy() }], 4));
+        check_good(&findings(&[InterfaceFacts { rp_filter: Some(1), ..healthy() }], 4, true));
     }
 
     #[test]
-    fn interfaces_of_different_mtu_are_noticed() {
-        let wide = InterfaceFacts {
-            name: "wide".into(),
-            link: Some(LinkFacts { up: true, mtu: 9000 }),
-            ..healthy()
-        };
-        let words = ["9000", "1500", "ip link set dev wide mtu 1500"];
-        check(&findings(&[healthy(), wide], 4), Level::Notice, "MTU", &words);
+    fn filters_that_see_nothing_are_noticed() {
+        let words = ["ingress bpf", "do not see", "tc filter show dev eth0 ingress"];
+        ill(|one| one.filters = vec!["ingress bpf".into()], Level::Notice, &words);
     }
 }

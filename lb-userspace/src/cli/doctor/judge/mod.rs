@@ -1,13 +1,16 @@
 //! From facts to findings: what is wrong, and the command that mends it. Pure.
 
+mod devices;
 mod host;
 mod interfaces;
 mod kernel;
+mod queues;
 mod servers;
+mod sizes;
 
 use serde::Serialize;
 
-use super::facts::Facts;
+use super::facts::{AgentFacts, Facts};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -62,7 +65,10 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut findings = warnings(&facts.warnings);
     findings.extend(kernel::findings(&facts.host));
     findings.extend(host::findings(&facts.host));
-    findings.extend(interfaces::findings(&facts.interfaces, facts.host.processors));
+    let has_agent = matches!(facts.agent, AgentFacts::Answers(_));
+    let (interfaces, processors) = (&facts.interfaces, facts.host.processors);
+    findings.extend(interfaces::findings(interfaces, processors, has_agent));
+    findings.extend(sizes::findings(interfaces, &facts.tunnels));
     findings.extend(servers::findings(&facts.servers));
     findings.extend(servers::agent(&facts.agent));
     findings
@@ -82,10 +88,30 @@ mod tests {
     use std::time::Duration;
 
     use super::{
-        super::facts::{HostFacts, PinFacts},
+        super::facts::{HostFacts, InterfaceFacts, LinkFacts, PinFacts, ProgramFacts},
         *,
     };
-    use crate::clock::Discipline;
+    use crate::{clock::Discipline, model::snapshot::AttachMode, network::Device};
+
+    /// An interface without anything to mend.
+    pub(super) fn healthy_interface() -> InterfaceFacts {
+        InterfaceFacts {
+            name: "eth0".into(),
+            link: Some(LinkFacts { up: true, mtu: 1500 }),
+            wanted: Some(AttachMode::Auto),
+            program: Some(ProgramFacts { id: 7, name: None, generic: false, ours: true }),
+            driver: Some("ixgbe".into()),
+            device: Device::default(),
+            far_end: None,
+            queues: Some(4),
+            most_queues: Some(64),
+            ring: Some((1024, 4096)),
+            interrupts: ["0", "1", "2", "3"].map(str::to_owned).to_vec(),
+            filters: Vec::new(),
+            offloads: [("large-receive-offload".to_owned(), false)].into(),
+            rp_filter: Some(2),
+        }
+    }
 
     /// A machine without anything to mend.
     pub(super) fn healthy_host() -> HostFacts {
@@ -118,6 +144,7 @@ mod tests {
             half_nat: Vec::new(),
             descriptors: Some(1 << 20),
             connections: 10_000,
+            has_ethtool: true,
             tracked: Some((10, 262_144)),
         }
     }
@@ -161,6 +188,7 @@ mod tests {
     fn what_is_unknown_is_no_problem() {
         let mut facts = Facts::default();
         (facts.host.btf, facts.host.pins.is_on_bpffs) = (true, true);
+        facts.host.has_ethtool = true;
         check_good(&findings(&facts));
     }
 }
