@@ -4,6 +4,8 @@
 //! The program runs by `BPF_PROG_TEST_RUN` on two processors. `POINTSMAN_ROUNDS` and
 //! `POINTSMAN_SWAPS` say how often; `cargo xtask races` goes on for long.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
@@ -176,13 +178,13 @@ impl Race {
         SocketAddr::new(self.scene.client.ip(), CLIENT_PORT + flow)
     }
 
-    fn from_client(&self, flow: u16, flags: u8, numbers: (u32, u32)) -> Arrival {
+    fn client_says(&self, flow: u16, flags: u8, numbers: (u32, u32)) -> Arrival {
         let packet = Packet::tcp(self.client(flow), self.scene.vip).flags(flags);
         let packet = packet.sequence(numbers.0, numbers.1).link(ROUTER, OWN_CLIENTS);
         (Side::Clients, packet.bytes())
     }
 
-    fn from_server(
+    fn server_says(
         &self,
         ends: (SocketAddr, SocketAddr),
         flags: u8,
@@ -222,7 +224,7 @@ impl Race {
     /// Opens TCP flows by two SYNs at once each.
     fn open(&mut self) -> Vec<(u16, (SocketAddr, SocketAddr))> {
         let syns: Vec<_> =
-            (0..FLOWS).map(|flow| self.from_client(flow, flag::SYN, (999, 0))).collect();
+            (0..FLOWS).map(|flow| self.client_says(flow, flag::SYN, (999, 0))).collect();
         let outcomes = self.at_once([&syns, &syns]);
         let ways = outcomes.iter().map(|outcomes| self.way(outcomes));
         (0..FLOWS).zip(ways).filter_map(|(flow, way)| Some((flow, way?))).collect()
@@ -260,19 +262,19 @@ fn live_and_die(race: &mut Race) {
     let flows = ways.len() as u64;
     assert_eq!(race.half_open(), flows);
     assert_eq!(race.rig.all_vip_counters().unwrap().flows, flows, "opened");
-    let syn_ack = |race: &Race, _, way| race.from_server(way, flag::SYN | ACK, (1999, 1000));
+    let syn_ack = |race: &Race, _, way| race.server_says(way, flag::SYN | ACK, (1999, 1000));
     race.each(&ways, syn_ack, syn_ack);
     // The client's ACK, and its first data, whichever comes first.
     race.each(
         &ways,
-        |race, flow, _| race.from_client(flow, ACK, (1000, 2000)),
-        |race, flow, _| race.from_client(flow, ACK | flag::PSH, (1000, 2000)),
+        |race, flow, _| race.client_says(flow, ACK, (1000, 2000)),
+        |race, flow, _| race.client_says(flow, ACK | flag::PSH, (1000, 2000)),
     );
     // A flow whose bucket was locked at both moves at the next packet.
     let data = race.each(
         &ways,
-        |race, flow, _| race.from_client(flow, ACK, (1000, 2000)),
-        |race, _, way| race.from_server(way, ACK, (2000, 1000)),
+        |race, flow, _| race.client_says(flow, ACK, (1000, 2000)),
+        |race, _, way| race.server_says(way, ACK, (2000, 1000)),
     );
     for ((_, way), [forward, _]) in ways.iter().zip(&data) {
         assert_eq!(verify::sound(&forward.frame).unwrap(), *way, "to another server");
@@ -286,27 +288,27 @@ fn live_and_die(race: &mut Race) {
     let (reset, closed): (Vec<_>, Vec<_>) = ways.iter().partition(|(flow, _)| flow % 2 == 0);
     race.each(
         &reset,
-        |race, flow, _| race.from_client(flow, flag::RST, (1000, 0)),
-        |race, _, way| race.from_server(way, flag::RST, (2000, 0)),
+        |race, flow, _| race.client_says(flow, flag::RST, (1000, 0)),
+        |race, _, way| race.server_says(way, flag::RST, (2000, 0)),
     );
     assert_eq!(race.ends().len(), reset.len(), "reset");
     race.each(
         &closed,
-        |race, flow, _| race.from_client(flow, flag::FIN | ACK, (1000, 2000)),
-        |race, _, way| race.from_server(way, flag::FIN | ACK, (2000, 1000)),
+        |race, flow, _| race.client_says(flow, flag::FIN | ACK, (1000, 2000)),
+        |race, _, way| race.server_says(way, flag::FIN | ACK, (2000, 1000)),
     );
     race.each(
         &closed,
-        |race, flow, _| race.from_client(flow, ACK, (1001, 2001)),
-        |race, _, way| race.from_server(way, ACK, (2001, 1001)),
+        |race, flow, _| race.client_says(flow, ACK, (1001, 2001)),
+        |race, _, way| race.server_says(way, ACK, (2001, 1001)),
     );
     let ended = race.ends().len();
     assert!(ended <= closed.len());
     // What saw the other FIN too late is no end, but the next ACK is.
     race.each(
         &closed,
-        |race, flow, _| race.from_client(flow, ACK, (1001, 2001)),
-        |race, _, way| race.from_server(way, ACK, (2001, 1001)),
+        |race, flow, _| race.client_says(flow, ACK, (1001, 2001)),
+        |race, _, way| race.server_says(way, ACK, (2001, 1001)),
     );
     assert_eq!(ended + race.ends().len(), closed.len(), "closed");
     let counted = [ID_A, ID_B].map(|id| race.rig.server_flows(id).unwrap());
@@ -403,12 +405,12 @@ fn converse(race: &Race, flow: u16, seen: &mut Tally) {
         seen.note(frame.len(), &outcome);
         (outcome.verdict == Verdict::Redirect).then(|| verify::sound(&outcome.frame).unwrap())
     };
-    let Some(way) = run(race.from_client(flow, flag::SYN, (999, 0))) else { return };
-    run(race.from_server(way, flag::SYN | ACK, (1999, 1000)));
+    let Some(way) = run(race.client_says(flow, flag::SYN, (999, 0))) else { return };
+    run(race.server_says(way, flag::SYN | ACK, (1999, 1000)));
     for _ in 0..8 {
-        if let Some(now) = run(race.from_client(flow, ACK, (1000, 2000))) {
+        if let Some(now) = run(race.client_says(flow, ACK, (1000, 2000))) {
             assert_eq!(now, way, "another server in the middle of a connection");
         }
     }
-    run(race.from_server(way, flag::RST, (2000, 0)));
+    run(race.server_says(way, flag::RST, (2000, 0)));
 }
