@@ -1,6 +1,6 @@
-//! What benchmarks of the whole product share: the load, the servers, and from rounds to
-//! figures.
+//! What benchmarks share: scenarios, the load, the servers, and from rounds to figures.
 
+pub mod datapath;
 pub mod nginx;
 pub mod statistics;
 pub mod wrk;

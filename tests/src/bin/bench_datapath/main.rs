@@ -7,10 +7,7 @@
 //! counters are checked packet by packet before anything is timed.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
-mod measure;
 mod report;
-mod scenario;
-mod tables;
 
 use std::path::PathBuf;
 
@@ -22,10 +19,12 @@ use nix::{
     unistd::Pid,
 };
 
-use measure::Loop;
 use report::Figure;
-use scenario::Scenario;
-use tables::Tables;
+use testbed::bench::datapath::{
+    measure::Loop,
+    scenario::{self, Scenario},
+    tables::Tables,
+};
 
 /// Measure the data plane, packet by packet, inside BPF
 #[derive(Parser)]

@@ -5,7 +5,7 @@ use std::{fmt, fmt::Write as _, fs, path::Path};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::scenario::Scenario;
+use testbed::bench::datapath::scenario::Scenario;
 
 /// One scenario at one number of flows.
 #[derive(Clone, Debug, Serialize)]

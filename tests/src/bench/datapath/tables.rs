@@ -24,12 +24,12 @@ use pointsman::{
     datapath::{Maps, batch::BatchMap},
     model::access::Prefix,
 };
-use testbed::fixture::state::{State, server_entry};
 
-use crate::{
+use super::{
     measure::Loop,
     scenario::{self, NEIGHBOUR, OWN, PORT_BITS, SERVERS, Scenario, TCP, UDP},
 };
+use crate::fixture::state::{State, server_entry};
 
 /// Ifindex that test runs come in by: the loopback interface. Sending there is `XDP_TX`.
 const IFINDEX: u32 = 1;
@@ -45,9 +45,9 @@ const _: () = {
 const CHUNK: u32 = 4096;
 
 /// The maps of the benchmark's object, filled.
-pub(crate) struct Tables {
+pub struct Tables {
     /// Configuration and counters.
-    pub(crate) maps: Maps,
+    pub maps: Maps,
     flows4: BatchMap<FlowKey<Address4>, FlowEntry<Address4>>,
     flows6: BatchMap<FlowKey<Address6>, FlowEntry<Address6>>,
     half_open4: BatchMap<u32, Bucket<Address4>>,
@@ -106,7 +106,7 @@ impl Tables {
     ///
     /// # Errors
     /// If a map is missing or refuses.
-    pub(crate) fn open(object: &Loop, spread: bool) -> Result<Self> {
+    pub fn open(object: &Loop, spread: bool) -> Result<Self> {
         let mut tables = Self {
             maps: object.maps()?,
             flows4: BatchMap::new(map::FLOWS4, object.map(map::FLOWS4)?)?,
@@ -175,7 +175,7 @@ impl Tables {
     }
 
     /// The ids of VIPs that packets may count for.
-    pub(crate) const fn vip_ids(&self) -> std::ops::Range<u16> {
+    pub const fn vip_ids(&self) -> std::ops::Range<u16> {
         0..if self.spread { MOST_VIPS } else { 4 }
     }
 
@@ -206,7 +206,7 @@ impl Tables {
     ///
     /// # Errors
     /// If the map refuses.
-    pub(crate) fn switch(&mut self, scenario: Scenario) -> Result<()> {
+    pub fn switch(&mut self, scenario: Scenario) -> Result<()> {
         let lists = flag::ACCESS | flag::NODE_LIST;
         let flags = match scenario {
             Scenario::Deny4 => lists,
@@ -236,7 +236,7 @@ impl Tables {
     ///
     /// # Errors
     /// If a map refuses.
-    pub(crate) fn fill(&mut self, protocol: u8, forward: Forward, flows: u32) -> Result<()> {
+    pub fn fill(&mut self, protocol: u8, forward: Forward, flows: u32) -> Result<()> {
         let old = self.filled4;
         let new = Filling { protocol, forward, flows, spread: self.spread };
         if (old.protocol, old.forward) == (protocol, forward) {
@@ -263,7 +263,7 @@ impl Tables {
     ///
     /// # Errors
     /// If the map refuses, or a flow was not opened.
-    pub(crate) fn forget(&self, order: &Order) -> Result<()> {
+    pub fn forget(&self, order: &Order) -> Result<()> {
         let vip = scenario::vip(false);
         for (address, port) in order.tuples() {
             let client = SocketAddr::new(Ipv4Addr::from(address).into(), port);
@@ -439,7 +439,7 @@ fn entries_of<A: Ends>(filling: Filling, number: u32) -> Result<Vec<(FlowKey<A>,
 }
 
 /// Gives the map of an object a descriptor of its own.
-pub(crate) fn duplicate(data: &MapData) -> Result<MapData> {
+pub(super) fn duplicate(data: &MapData) -> Result<MapData> {
     let descriptor = std::os::fd::AsFd::as_fd(data.fd()).try_clone_to_owned()?;
     Ok(MapData::from_fd(descriptor)?)
 }

@@ -2,61 +2,61 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::packet::{Packet, flag};
 use lb_common::{
     abi::PROGRAM,
     bench::{FRAME_BYTES, Order},
     flow::Direction,
     forward::Forward,
 };
-use testbed::packet::{Packet, flag};
 
 /// Flow `n` has the lowest of these many bits of `n` as its port.
-pub(crate) const PORT_BITS: u32 = 14;
+pub const PORT_BITS: u32 = 14;
 /// Source port of flow 0, towards the VIP and towards the servers.
-pub(crate) const FIRST_PORT: u16 = 1024;
+pub const FIRST_PORT: u16 = 1024;
 /// Source port of the first flow that is opened while measuring: apart from the others.
 const FIRST_NEW_PORT: u16 = 16_384 + FIRST_PORT;
 /// Flows that are opened in one batch. They are forgotten before the next one.
 const OPENED: u32 = 256;
 /// Flows with one port each need this many servers.
-pub(crate) const SERVERS: u16 = 64;
+pub const SERVERS: u16 = 64;
 
 /// Port of the VIPs.
-pub(crate) const VIP_PORT: u16 = 5432;
+pub const VIP_PORT: u16 = 5432;
 /// Port of the servers.
-pub(crate) const SERVER_PORT: u16 = 15_432;
+pub const SERVER_PORT: u16 = 15_432;
 /// MAC address of the neighbours.
-pub(crate) const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// MAC address of our interface.
-pub(crate) const OWN: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub const OWN: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// IP protocol number of TCP.
-pub(crate) const TCP: u8 = 6;
+pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
-pub(crate) const UDP: u8 = 17;
+pub const UDP: u8 = 17;
 
 /// The VIP of a family.
-pub(crate) fn vip(v6: bool) -> SocketAddr {
+pub fn vip(v6: bool) -> SocketAddr {
     SocketAddr::new(address(v6, 0x0a00_0064), VIP_PORT)
 }
 
 /// The address that servers see as the client.
-pub(crate) fn snat(v6: bool) -> IpAddr {
+pub fn snat(v6: bool) -> IpAddr {
     address(v6, 0x0a01_fffe)
 }
 
 /// The client of flow `number`.
-pub(crate) fn client(v6: bool, number: u32) -> SocketAddr {
+pub fn client(v6: bool, number: u32) -> SocketAddr {
     SocketAddr::new(address(v6, CLIENTS + (number >> PORT_BITS)), port(number))
 }
 
 /// The server with an index.
-pub(crate) fn server(v6: bool, index: u32) -> SocketAddr {
+pub fn server(v6: bool, index: u32) -> SocketAddr {
     SocketAddr::new(address(v6, SERVERS_BASE + index), SERVER_PORT)
 }
 
 /// The source port of flow `number`.
-pub(crate) fn port(number: u32) -> u16 {
+pub fn port(number: u32) -> u16 {
     FIRST_PORT + (number & ((1 << PORT_BITS) - 1)) as u16
 }
 
@@ -71,7 +71,7 @@ const LISTED: u32 = 100_000;
 
 /// The lists of sources: the denied clients, one by one, among as many networks that nobody is
 /// in as make up [`LISTED`], spread over the addresses and of lengths from 20 to 32.
-pub(crate) fn denied() -> impl Iterator<Item = (Ipv4Addr, u8)> {
+pub fn denied() -> impl Iterator<Item = (Ipv4Addr, u8)> {
     let clients = (0..SERVERS.into()).map(|index| (Ipv4Addr::from(DENIED_CLIENTS + index), 32));
     let others = (0..LISTED - u32::from(SERVERS)).map(|number| {
         // Below 64.0.0.0, where there is none of the others.
@@ -93,7 +93,7 @@ fn address(v6: bool, bits: u32) -> IpAddr {
 
 /// One thing to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scenario {
+pub enum Scenario {
     /// The loop alone.
     Floor,
     /// Parsing and one lookup in an LRU hash.
@@ -129,17 +129,17 @@ pub(crate) enum Scenario {
 }
 
 /// Scenarios that want the same flows in the IPv4 table.
-pub(crate) struct Turn {
+pub struct Turn {
     /// Protocol of those flows.
-    pub(crate) protocol: u8,
+    pub protocol: u8,
     /// How they reach their servers.
-    pub(crate) forward: Forward,
+    pub forward: Forward,
     /// The scenarios; the first is the yardstick.
-    pub(crate) scenarios: &'static [Scenario],
+    pub scenarios: &'static [Scenario],
 }
 
 /// Every scenario once, and the yardstick in each turn.
-pub(crate) const TURNS: [Turn; 5] = [
+pub const TURNS: [Turn; 5] = [
     Turn {
         protocol: TCP,
         forward: Forward::Nat,
@@ -182,7 +182,7 @@ pub(crate) const TURNS: [Turn; 5] = [
 impl Turn {
     /// The scenarios that are among `names`, and the yardstick; all if no name is given,
     /// none if no name is of this turn.
-    pub(crate) fn chosen(&self, names: &[String]) -> Vec<Scenario> {
+    pub fn chosen(&self, names: &[String]) -> Vec<Scenario> {
         let named = |scenario: &Scenario| {
             names.is_empty() || names.iter().any(|name| name == scenario.name())
         };
@@ -198,7 +198,7 @@ impl Turn {
 
 impl Scenario {
     /// The stable name in the table and in JSON.
-    pub(crate) const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Floor => "floor",
             Self::Calibration => "calibration",
@@ -220,7 +220,7 @@ impl Scenario {
     }
 
     /// The highest ratio to the yardstick that is good at one flow.
-    pub(crate) const fn goal(self) -> Option<f64> {
+    pub const fn goal(self) -> Option<f64> {
         match self {
             Self::PassOther4 => Some(0.9),
             Self::Nat4TcpHit | Self::Nat4TcpReply => Some(1.8),
@@ -242,7 +242,7 @@ impl Scenario {
     }
 
     /// The BPF program that is measured.
-    pub(crate) const fn program(self) -> &'static str {
+    pub const fn program(self) -> &'static str {
         match self {
             Self::Floor => "floor",
             Self::FloorResized => "floor_resized",
@@ -252,7 +252,7 @@ impl Scenario {
     }
 
     /// The XDP action that every packet must get.
-    pub(crate) const fn verdict(self) -> u32 {
+    pub const fn verdict(self) -> u32 {
         const DROP: u32 = 1;
         const PASS: u32 = 2;
         const TX: u32 = 3;
@@ -264,7 +264,7 @@ impl Scenario {
     }
 
     /// Which way its packets travel through the balancer; none if it does not forward them.
-    pub(crate) const fn direction(self) -> Option<Direction> {
+    pub const fn direction(self) -> Option<Direction> {
         match self {
             Self::Floor
             | Self::FloorResized
@@ -279,18 +279,18 @@ impl Scenario {
     }
 
     /// Whether each packet opens a flow.
-    pub(crate) const fn opens(self) -> bool {
+    pub const fn opens(self) -> bool {
         matches!(self, Self::Nat4TcpNew)
     }
 
     /// Packets of a batch when `wanted` are wanted: of flows opened at once, few, because
     /// in operation they do not stay half open for long.
-    pub(crate) fn packets(self, wanted: u32) -> u32 {
+    pub fn packets(self, wanted: u32) -> u32 {
         if self.opens() { wanted.min(OPENED) } else { wanted }
     }
 
     /// The packet of flow 0.
-    pub(crate) fn packet(self) -> Packet {
+    pub fn packet(self) -> Packet {
         let packet = match self {
             Self::Floor
             | Self::FloorResized
@@ -324,7 +324,7 @@ impl Scenario {
 
     /// What the BPF program is to do for a batch: `packets` packets, spread over `flows`
     /// flows, going on where batch `batch - 1` stopped.
-    pub(crate) fn order(self, flows: u32, batch: u32, packets: u32) -> Order {
+    pub fn order(self, flows: u32, batch: u32, packets: u32) -> Order {
         let packet = self.packet();
         let mut frame = [0; FRAME_BYTES / 8];
         let bytes = packet.bytes();

@@ -17,12 +17,12 @@ use pointsman::datapath::{
     object::{BENCH_OBJECT, PROGRAM_OBJECT, TRACED_OBJECT},
     stages,
 };
-use testbed::namespace::Namespace;
 
-use crate::{
+use super::{
     scenario::Scenario,
     tables::{self, Tables},
 };
+use crate::namespace::Namespace;
 
 /// Packets that a scenario is verified with, before it is timed.
 const VERIFIED: u32 = 10_000;
@@ -31,7 +31,7 @@ const VERIFIED: u32 = 10_000;
 const TABLE_ENTRIES: u32 = 2_097_152;
 
 /// The product's programs and those that drive them, with their maps.
-pub(crate) struct Loop {
+pub struct Loop {
     product: Ebpf,
     /// What a traced data plane tells.
     records: Option<RingBuf<MapData>>,
@@ -47,7 +47,7 @@ impl Loop {
     ///
     /// # Errors
     /// If the verifier refuses a program; root is needed.
-    pub(crate) fn load(traced: Option<&Filter>) -> Result<Self> {
+    pub fn load(traced: Option<&Filter>) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         for table in [map::FLOWS4, map::FLOWS6] {
             loader.map_max_entries(table, TABLE_ENTRIES);
@@ -73,7 +73,7 @@ impl Loop {
     ///
     /// # Errors
     /// If one is missing.
-    pub(crate) fn maps(&self) -> Result<Maps> {
+    pub fn maps(&self) -> Result<Maps> {
         Ok(Maps::of_object(&self.product)?)
     }
 
@@ -81,7 +81,7 @@ impl Loop {
     ///
     /// # Errors
     /// If it is missing or of another type.
-    pub(crate) fn map(&self, name: &str) -> Result<MapData> {
+    pub fn map(&self, name: &str) -> Result<MapData> {
         let map = self.product.map(name).or_else(|| self.driver.map(name));
         match map.with_context(|| format!("no map {name}"))? {
             Map::HashMap(data) | Map::LruHashMap(data) | Map::Array(data) => {
@@ -95,7 +95,7 @@ impl Loop {
     ///
     /// # Errors
     /// If the kernel refuses, or ends the batch early.
-    pub(crate) fn batch(
+    pub fn batch(
         &mut self,
         scenario: Scenario,
         flows: u32,
@@ -126,12 +126,7 @@ impl Loop {
     ///
     /// # Errors
     /// What it did instead.
-    pub(crate) fn verify(
-        &mut self,
-        scenario: Scenario,
-        flows: u32,
-        tables: &mut Tables,
-    ) -> Result<()> {
+    pub fn verify(&mut self, scenario: Scenario, flows: u32, tables: &mut Tables) -> Result<()> {
         tables.switch(scenario)?;
         let before = counters(tables)?;
         let packets = scenario.packets(VERIFIED);
