@@ -1,5 +1,5 @@
-//! `bench datapath` with few and small batches: it runs, and its JSON is as documented. The
-//! figures of an unoptimised program in so little time are worth nothing.
+//! `bench datapath` and `bench flood` with few and small batches: they run, and their JSON is as
+//! documented. Figures of so little time are worth nothing.
 
 use std::{collections::BTreeSet, fs, process::Command};
 
@@ -40,6 +40,34 @@ fn the_datapath_benchmark_writes_every_scenario() -> Result<()> {
             let count = figures.iter().filter(this).count();
             ensure!(count == 1, "{scenario} at {flows} flows is there {count} times");
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_flood_benchmark_sends_what_it_counts() -> Result<()> {
+    let keys = BTreeSet::from(["scenario", "flows", "mpps", "ns", "packets", "arrived"]);
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("figures.json");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bench_flood"));
+    command.args(["--seconds", "0.1", "--packets", "20000", "--flows", "10", "--json"]).arg(&file);
+    for scenario in ["deny4", "nat4_tcp_hit", "ipip4_hit"] {
+        command.args(["--only", scenario]);
+    }
+    note(output(&mut command)?);
+    let figures: Vec<Value> = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    ensure!(figures.len() == 3, "{figures:?}");
+    for figure in &figures {
+        let figure = figure.as_object().context("an object")?;
+        ensure!(figure.keys().map(String::as_str).collect::<BTreeSet<_>>() == keys, "{figure:?}");
+        let number = |key: &str| figure[key].as_f64().with_context(|| format!("{key}: {figure:?}"));
+        ensure!(number("mpps")? > 0.0 && number("packets")? >= 20_000.0, "{figure:?}");
+        // What is denied goes nowhere; of what is forwarded little is lost, however busy the
+        // core is with other tests.
+        let arrived = number("arrived")? / number("packets")?;
+        let denied = figure["scenario"] == "deny4";
+        let expected = if denied { 0.0..=0.0 } else { 0.95..=1.0 };
+        ensure!(expected.contains(&arrived), "{arrived}: {figure:?}");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The BPF object of `cargo xtask bench datapath`; not part of the product.
+//! The BPF object of `cargo xtask bench datapath` and `bench flood`; not part of the product.
 //!
 //! `BPF_PROG_TEST_RUN` repeats `drive`, which restores the packet from a template, varies its
 //! tuple, and hands it by tail call to what is measured: the product's own program as the
@@ -9,7 +9,7 @@
 
 use aya_ebpf::{
     bindings::xdp_action,
-    btf_maps::{Array, LruHashMap, ProgramArray},
+    btf_maps::{Array, LruHashMap, PerCpuArray, ProgramArray},
     helpers::generated::{bpf_ktime_get_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     macros::{btf_map, xdp},
     programs::XdpContext,
@@ -33,6 +33,10 @@ static MEASURED: ProgramArray<1> = ProgramArray::new();
 /// The table of the `calibration` scenario.
 #[btf_map]
 static CALIBRATION: LruHashMap<CalibrationKey, u64, 2_097_152> = LruHashMap::new();
+
+/// Frames that came to the far end of the link.
+#[btf_map]
+static ARRIVED: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Prepares one packet for what is measured. The run after the last packet takes the time.
 #[xdp]
@@ -68,6 +72,28 @@ fn drive(ctx: XdpContext) -> u32 {
 #[xdp]
 fn floor(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// Scenario `generate_drop`: the frame is over.
+#[xdp]
+fn discard(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_DROP
+}
+
+/// Scenario `generate_send`: the frame is sent as it is.
+#[xdp]
+fn bounce(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_TX
+}
+
+/// The far end of the link: counts frames and drops them.
+#[xdp]
+fn sink(_ctx: XdpContext) -> u32 {
+    if let Some(arrived) = ARRIVED.get_ptr_mut(0) {
+        // SAFETY: a live map value of this processor; programs of one do not interrupt each other.
+        unsafe { *arrived += 1 };
+    }
+    xdp_action::XDP_DROP
 }
 
 /// Scenario `floor_resized`: makes room for an outer IPv4 header, which `drive` takes back.

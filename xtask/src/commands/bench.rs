@@ -30,6 +30,8 @@ pub(crate) struct Options {
 enum Benchmark {
     /// Nanoseconds a packet inside the XDP program, at 1 to 1,000,000 flows
     Datapath,
+    /// Packets a second through the data plane, on one core, with live frames
+    Flood,
     /// Requests and connections a second, and processor time of each, against nginx
     /// directly, HAProxy and nftables
     L4,
@@ -51,6 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let (program, level) = match options.benchmark {
         Benchmark::Datapath => ("bench_datapath", Level::Run),
+        Benchmark::Flood => ("bench_flood", Level::Run),
         Benchmark::L4 => ("bench_l4", Level::Bench),
         Benchmark::L7 => ("bench_l7", Level::Bench),
         Benchmark::Sweep => ("bench_sweep", Level::Run),

@@ -19,6 +19,7 @@ use pointsman::datapath::{
 };
 
 use super::{
+    flood,
     scenario::Scenario,
     tables::{self, Tables},
 };
@@ -35,9 +36,11 @@ pub struct Loop {
     product: Ebpf,
     /// What a traced data plane tells.
     records: Option<RingBuf<MapData>>,
-    driver: Ebpf,
+    pub(super) driver: Ebpf,
     /// The program that is driven.
     measured: Option<&'static str>,
+    /// The interface that packets come in by; loopback if there is none.
+    pub(super) ifindex: Option<u32>,
     /// Where the driver is attached; nothing comes in there.
     _idle: Namespace,
 }
@@ -60,13 +63,14 @@ impl Loop {
             .map_max_entries("CALIBRATION", TABLE_ENTRIES)
             .load(BENCH_OBJECT)
             .context("could not load the benchmark")?;
-        for name in ["drive", "floor", "floor_resized", "calibration"] {
+        for name in ["drive", "floor", "floor_resized", "calibration", "discard", "bounce", "sink"]
+        {
             let program = stages::program(&mut driver, name)?;
             program.load().with_context(|| format!("the verifier refused {name}"))?;
         }
         let idle = Namespace::create("idle")?;
         attach(&mut driver, &idle)?;
-        Ok(Self { product, records, driver, measured: None, _idle: idle })
+        Ok(Self { product, records, driver, measured: None, ifindex: None, _idle: idle })
     }
 
     /// The maps of configuration and counters.
@@ -136,11 +140,18 @@ impl Loop {
         if scenario.opens() {
             tables.forget(&order)?;
         }
-        let opened = if scenario.opens() { packets } else { 0 };
+        let floods = scenario == Scenario::SynFlood4;
+        let opened = scenario.opens() || floods;
+        let opened = if opened { packets } else { 0 };
         let forward = scenario.direction() == Some(Direction::Forward);
         // A SYN answered with a cookie is counted among them.
         let dropped = matches!(scenario, Scenario::Deny4 | Scenario::SynCookie4);
-        let drops = if dropped { packets } else { 0 };
+        // In a flood, flows that others push out count as drops, too.
+        let drops = if floods {
+            u32::try_from(after.drops - before.drops)?
+        } else {
+            u32::from(dropped) * packets
+        };
         let reply = scenario.direction() == Some(Direction::Reply);
         for (name, before, after, expected) in [
             ("flows opened", before.flows, after.flows, opened),
@@ -176,12 +187,17 @@ impl Loop {
     /// The verdict of the last of `packets` runs.
     fn drive(&mut self, order: &Order, packets: u32) -> Result<u32> {
         let frame: Vec<u8> = order.bytes().collect();
-        let options =
-            TestRunOptions { data_in: Some(&frame), repeat: packets, ..TestRunOptions::default() };
+        let context = self.ifindex.map(|ifindex| flood::context(&frame, ifindex));
+        let options = TestRunOptions {
+            data_in: Some(&frame),
+            ctx_in: context.as_ref().map(<[u8; 24]>::as_slice),
+            repeat: packets,
+            ..TestRunOptions::default()
+        };
         Ok(stages::program(&mut self.driver, "drive")?.test_run(options)?.return_value)
     }
 
-    fn prepare(&mut self, scenario: Scenario, order: &Order) -> Result<()> {
+    pub(super) fn prepare(&mut self, scenario: Scenario, order: &Order) -> Result<()> {
         self.array::<Order>("ORDER")?.set(0, order, 0)?;
         self.array::<Measurement>("MEASUREMENT")?.set(0, Measurement::default(), 0)?;
         let name = scenario.program();
@@ -196,7 +212,7 @@ impl Loop {
         Ok(())
     }
 
-    fn array<V: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
+    pub(super) fn array<V: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
         let map = self.driver.map_mut(name).with_context(|| format!("no map {name}"))?;
         Ok(map.try_into()?)
     }

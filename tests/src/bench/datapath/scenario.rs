@@ -126,6 +126,12 @@ pub enum Scenario {
     Ipip4ReplyNone,
     /// TCP over IPv4, in UDP over IPv4.
     Gue4Hit,
+    /// The loop alone, with a frame that is dropped.
+    GenerateDrop,
+    /// The loop alone, with a frame that is sent.
+    GenerateSend,
+    /// SYNs that open flows and are not followed by anything, beyond what the table holds.
+    SynFlood4,
 }
 
 /// Scenarios that want the same flows in the IPv4 table.
@@ -216,6 +222,9 @@ impl Scenario {
             Self::Ipip4Hit => "ipip4_hit",
             Self::Ipip4ReplyNone => "ipip4_reply_none",
             Self::Gue4Hit => "gue4_hit",
+            Self::GenerateDrop => "generate_drop",
+            Self::GenerateSend => "generate_send",
+            Self::SynFlood4 => "syn_flood4",
         }
     }
 
@@ -237,6 +246,9 @@ impl Scenario {
             | Self::Calibration
             | Self::Nat4UdpHit
             | Self::SynCookie4
+            | Self::GenerateDrop
+            | Self::GenerateSend
+            | Self::SynFlood4
             | Self::Ipip4ReplyNone => None,
         }
     }
@@ -247,6 +259,8 @@ impl Scenario {
             Self::Floor => "floor",
             Self::FloorResized => "floor_resized",
             Self::Calibration => "calibration",
+            Self::GenerateDrop => "discard",
+            Self::GenerateSend => "bounce",
             _ => PROGRAM,
         }
     }
@@ -258,7 +272,7 @@ impl Scenario {
         const TX: u32 = 3;
         match self {
             Self::Floor | Self::FloorResized | Self::PassOther4 | Self::Ipip4ReplyNone => PASS,
-            Self::Deny4 => DROP,
+            Self::Deny4 | Self::GenerateDrop => DROP,
             _ => TX,
         }
     }
@@ -272,13 +286,15 @@ impl Scenario {
             | Self::PassOther4
             | Self::Deny4
             | Self::SynCookie4
+            | Self::GenerateDrop
+            | Self::GenerateSend
             | Self::Ipip4ReplyNone => None,
             Self::Nat4TcpReply => Some(Direction::Reply),
             _ => Some(Direction::Forward),
         }
     }
 
-    /// Whether each packet opens a flow.
+    /// Whether each packet opens a flow, which is forgotten after the batch.
     pub const fn opens(self) -> bool {
         matches!(self, Self::Nat4TcpNew)
     }
@@ -295,6 +311,8 @@ impl Scenario {
             Self::Floor
             | Self::FloorResized
             | Self::Calibration
+            | Self::GenerateDrop
+            | Self::GenerateSend
             | Self::Nat4TcpHit
             | Self::Nat4TcpHitFull
             | Self::Dsr4Hit
@@ -310,7 +328,7 @@ impl Scenario {
             }
             Self::Nat6TcpHit => Packet::tcp(client(true, 0), vip(true)),
             Self::Nat4UdpHit => Packet::udp(client(false, 0), vip(false)).payload(&[0; 18]),
-            Self::Nat4TcpNew | Self::SynCookie4 => {
+            Self::Nat4TcpNew | Self::SynCookie4 | Self::SynFlood4 => {
                 let from = SocketAddr::new(address(false, NEW_CLIENTS), FIRST_NEW_PORT);
                 Packet::tcp(from, vip(false)).flags(flag::SYN)
             }

@@ -31,8 +31,8 @@ use super::{
 };
 use crate::fixture::state::{State, server_entry};
 
-/// Ifindex that test runs come in by: the loopback interface. Sending there is `XDP_TX`.
-const IFINDEX: u32 = 1;
+/// Ifindex that test runs come in by unless another is given: the loopback interface.
+const LOOPBACK: u32 = 1;
 const GENERATION: u16 = 1;
 /// All ids of VIPs, and of servers.
 const MOST_VIPS: u16 = 512;
@@ -66,6 +66,8 @@ struct Filling {
     forward: Forward,
     flows: u32,
     spread: bool,
+    /// Where packets come from and go to: sending there is `XDP_TX`.
+    ifindex: u32,
 }
 
 /// Who the flows are between, by family.
@@ -107,13 +109,14 @@ impl Tables {
     /// # Errors
     /// If a map is missing or refuses.
     pub fn open(object: &Loop, spread: bool) -> Result<Self> {
+        let ifindex = object.ifindex.unwrap_or(LOOPBACK);
         let mut tables = Self {
             maps: object.maps()?,
             flows4: BatchMap::new(map::FLOWS4, object.map(map::FLOWS4)?)?,
             flows6: BatchMap::new(map::FLOWS6, object.map(map::FLOWS6)?)?,
             half_open4: BatchMap::new(map::HALF_OPEN4, object.map(map::HALF_OPEN4)?)?,
             calibration: BatchMap::new("CALIBRATION", object.map("CALIBRATION")?)?,
-            filled4: Filling { protocol: TCP, spread, ..Filling::default() },
+            filled4: Filling { protocol: TCP, spread, ifindex, ..Filling::default() },
             filled6: 0,
             spread,
             vips: Vec::new(),
@@ -135,7 +138,7 @@ impl Tables {
                 let address = scenario::server(v6, u32::from(index));
                 let snat = scenario::snat(v6);
                 let mut entry = server_entry(GENERATION, address, snat, NEIGHBOUR, OWN);
-                entry.ifindex = IFINDEX;
+                entry.ifindex = self.filled4.ifindex;
                 (entry.mtu, entry.gue_port) = (1500, Be16::new(forward::GUE_PORT));
                 state = state.server(server_id(v6, index), entry);
             }
@@ -238,7 +241,7 @@ impl Tables {
     /// If a map refuses.
     pub fn fill(&mut self, protocol: u8, forward: Forward, flows: u32) -> Result<()> {
         let old = self.filled4;
-        let new = Filling { protocol, forward, flows, spread: self.spread };
+        let new = Filling { protocol, forward, flows, ..old };
         if (old.protocol, old.forward) == (protocol, forward) {
             insert(&self.flows4, new, old.flows..flows)?;
         } else {
@@ -416,7 +419,7 @@ fn entries_of<A: Ends>(filling: Filling, number: u32) -> Result<Vec<(FlowKey<A>,
             destination_port: after.destination_port,
             header_delta: deltas.header,
             transport_delta: deltas.transport,
-            client_hop: Hop { neighbour: NEIGHBOUR, own: OWN, ifindex: IFINDEX },
+            client_hop: Hop { neighbour: NEIGHBOUR, own: OWN, ifindex: filling.ifindex },
             server: Handle { id: server_id, generation: GENERATION },
             vip: Handle { id: vip_id, generation: GENERATION },
             progress: progress.with_forward(filling.forward).0,
