@@ -159,6 +159,12 @@ impl BackendPlan {
     pub fn running(&self) -> u32 {
         self.pool.active()
     }
+
+    /// Takes one retry from its budget, if that has one.
+    #[must_use]
+    pub fn may_retry_now(&self) -> bool {
+        self.pool.may_retry(Instant::now())
+    }
 }
 
 /// Tells `pools` what is known of every backend that the proxy uses.

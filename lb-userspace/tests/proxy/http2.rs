@@ -30,7 +30,7 @@ impl Body for Fed {
 }
 
 /// Sends every chunk back as it comes, and then a trailer with how many there were.
-async fn echo(request: Request<Incoming>) -> Result<Response<Fed>, Infallible> {
+pub(crate) async fn echo(request: Request<Incoming>) -> Result<Response<Fed>, Infallible> {
     assert_eq!(
         request.uri().authority().map(hyper::http::uri::Authority::as_str),
         Some("grpc.example")
@@ -104,7 +104,7 @@ fn call() -> (mpsc::Sender<Frame<Bytes>>, Request<Fed>) {
     (sender, request.expect("a good request"))
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(future)
 }

@@ -14,6 +14,7 @@ mod real;
 mod responses;
 mod rig;
 mod site;
+mod streams;
 mod timeouts;
 mod tunnels;
 mod websockets;

@@ -177,3 +177,17 @@ fn a_client_that_takes_nothing_is_cut_off() {
     let line = rig.logged("client_timeout");
     assert!(line.contains(" cD-- "), "{line}");
 }
+
+#[test]
+fn a_rule_may_give_clients_more_or_less_time() {
+    let rules =
+        "rules: [{if: {path: /short}, set_timeout: {client: 200ms}}], timeouts: {client: 20s}";
+    let server = Server::new();
+    let rig = Rig::new(rules, server.address);
+    let answer = rig.exchange(b"POST /short HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(rig.logged("client_timeout").contains(" cH-- "));
+    let mut other = rig.connect();
+    other.send(b"POST /long HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
+    assert!(other.is_silent(Duration::from_millis(600)));
+}

@@ -102,11 +102,13 @@ fn errors_have_pages_and_headers_of_rules() {
 fn a_rule_may_shorten_a_timeout() {
     let rules = [
         "{if: {path: /hurry}, set_timeout: {server: 200ms}, backend: slow}",
+        "{if: {path: /in-all}, set_timeout: {total: 200ms}, backend: slow}",
         "{if: {path: /patient}, backend: slow}",
     ];
     with_rules(&rules, |port| {
         let start = Instant::now();
         assert_eq!(get(port, "/hurry", "a", &[]).status, 504);
+        assert_eq!(get(port, "/in-all", "a", &[]).status, 504);
         assert!(start.elapsed() < Duration::from_millis(1900), "{:?}", start.elapsed());
         assert_eq!(get(port, "/patient", "a", &[]).server(), "slow");
     });

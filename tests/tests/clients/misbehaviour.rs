@@ -20,6 +20,9 @@ use testbed::{
     process::wait_until,
 };
 
+/// It is closed after, and says so: the next request must not meet the end of it.
+const DRIP: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\ndrip";
+
 /// What a server does with a request once it has read its header.
 #[derive(Clone, Copy, Debug)]
 enum Server {
@@ -73,7 +76,7 @@ impl Server {
                 stream.read_to_end(&mut Vec::new()).map(drop)
             }
             Self::Drips => {
-                for byte in "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndrip".bytes() {
+                for byte in DRIP.bytes() {
                     stream.write_all(&[byte])?;
                     thread::sleep(Duration::from_millis(10));
                 }

@@ -81,8 +81,8 @@ pub(super) static SET_TIMEOUT: Key<Nested<Vec<(TimeoutKind, Duration)>>> = Key {
 
 static TIMEOUT_SECTION: Section = Section {
     path: "frontends.NAME.rules[N].set_timeout",
-    doc: "Timeouts in place of those of the backend and of `defaults`.",
-    keys: &[&CONNECT, &SERVER, &QUEUE, &TUNNEL],
+    doc: "Timeouts in place of those of the frontend, the backend and `defaults`.",
+    keys: &[&CLIENT, &CONNECT, &SERVER, &QUEUE, &TUNNEL, &TOTAL],
     unbuilt: &[],
 };
 
@@ -91,6 +91,13 @@ const fn timeout(name: &'static str, doc: &'static str) -> Key<Period> {
     Key { name, shape, presence: Presence::Optional("unchanged"), doc }
 }
 
+static CLIENT: Key<Period> = timeout(
+    "client",
+    "Waiting for the client to send more of the request's body or, over HTTP/1, to take more of \
+     the response.",
+);
+static TOTAL: Key<Period> =
+    timeout("total", "The request as a whole, from the end of its header to that of its response.");
 static CONNECT: Key<Period> = timeout("connect", "Connecting to a server.");
 static SERVER: Key<Period> = timeout("server", "Waiting for the server to send or take.");
 static QUEUE: Key<Period> = timeout("queue", "Waiting for a server with room.");
@@ -98,6 +105,8 @@ static TUNNEL: Key<Period> = timeout("tunnel", "Silence of both sides of an upgr
 
 fn decode_timeouts(entries: &Entries<'_>) -> Option<Vec<(TimeoutKind, Duration)>> {
     let keys = [
+        (&CLIENT, TimeoutKind::Client),
+        (&TOTAL, TimeoutKind::Total),
         (&CONNECT, TimeoutKind::Connect),
         (&SERVER, TimeoutKind::Server),
         (&QUEUE, TimeoutKind::Queue),

@@ -76,6 +76,10 @@ pub enum Rewrite {
 /// A timeout that a rule may set for its requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TimeoutKind {
+    /// Silence of the client.
+    Client,
+    /// The request as a whole.
+    Total,
     /// Connecting to a server.
     Connect,
     /// Silence of the server.

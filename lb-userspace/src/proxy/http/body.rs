@@ -3,6 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -77,6 +78,32 @@ pub(super) struct Upload {
     /// The client is waited for; if not, the server is, or nobody.
     pub(super) waits_for_client: Cell<bool>,
     pub(super) is_complete: Cell<bool>,
+    /// What was relayed of it, while that is little, for a server of HTTP/2 that may say that
+    /// it has not looked at the request; none if it is not kept.
+    pub(super) kept: RefCell<Option<Vec<Bytes>>>,
+}
+
+/// Most bytes of a body that are kept.
+const MOST_KEPT: u64 = 64 * 1024;
+
+impl Upload {
+    /// Keeps another piece, with which `all` bytes have come.
+    fn keep(&self, piece: &Bytes, all: u64) {
+        let mut kept = self.kept.borrow_mut();
+        if all > MOST_KEPT {
+            *kept = None;
+        } else if let Some(kept) = &mut *kept {
+            kept.push(piece.clone());
+        }
+    }
+
+    /// The body from its beginning, if all of it has come and was kept.
+    pub(super) fn again(&self) -> Option<RequestBody> {
+        let is_whole = self.is_complete.get() && self.failure.get().is_none();
+        let kept = self.kept.borrow();
+        let pieces = kept.as_ref().filter(|_| is_whole)?;
+        Some(RequestBody::Again(Box::new(pieces.iter().cloned().collect())))
+    }
 }
 
 /// What bounds a request's body.
@@ -96,6 +123,9 @@ pub(crate) enum RequestBody {
     Empty,
     /// From the client.
     Relayed(Box<RelayedRequest>),
+    /// What has come from the client already.
+    #[allow(clippy::box_collection, reason = "requests are moved, and few have it")]
+    Again(Box<VecDeque<Bytes>>),
 }
 
 /// The body of a request while it comes from the client.
@@ -154,6 +184,7 @@ impl RelayedRequest {
                 if let Some(data) = frame.data_ref() {
                     let bytes = self.upload.bytes.get() + data.len() as u64;
                     self.upload.bytes.set(bytes);
+                    self.upload.keep(data, bytes);
                     if bytes > self.limits.bytes {
                         return self.fail(UploadFailure::TooLarge);
                     }
@@ -162,6 +193,8 @@ impl RelayedRequest {
                     }
                 } else if let Some(trailers) = frame.trailers_mut() {
                     headers::strip_trailers(trailers);
+                    // Bytes alone are kept.
+                    self.upload.kept.take();
                 }
                 self.upload.is_complete.set(self.incoming.is_end_stream());
                 Poll::Ready(Some(Ok(frame)))
@@ -186,6 +219,7 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Relayed(relayed) => relayed.poll(cx),
+            Self::Again(pieces) => Poll::Ready(pieces.pop_front().map(|it| Ok(Frame::data(it)))),
         }
     }
 
@@ -193,6 +227,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Relayed(relayed) => relayed.incoming.is_end_stream(),
+            Self::Again(pieces) => pieces.is_empty(),
         }
     }
 
@@ -200,6 +235,8 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Relayed(relayed) => relayed.incoming.size_hint(),
+            // Whether its length is said is in the header.
+            Self::Again(_) => SizeHint::default(),
         }
     }
 }

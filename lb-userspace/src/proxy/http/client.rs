@@ -57,6 +57,8 @@ pub(crate) struct Client {
     pub(super) receiving: Deadline,
     /// Until the client takes something.
     pub(super) sending: Deadline,
+    /// How long it may take nothing; over HTTP/1 rules may say so for each request.
+    pub(super) taking: Cell<Duration>,
     /// Until a server begins to answer its request of HTTP/1.
     pub(super) answering: Deadline,
     header_since: Cell<Option<Instant>>,
@@ -110,6 +112,7 @@ impl Client {
             http2_limits: plan.config.limits,
             receiving: Deadline::default(),
             sending: Deadline::default(),
+            taking: Cell::new(timeouts.client),
             answering: Deadline::default(),
             header_since: Cell::new(None),
             header_time: Cell::new(None),

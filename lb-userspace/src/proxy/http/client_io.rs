@@ -134,7 +134,7 @@ impl ClientIo {
     fn note<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match written {
             Poll::Pending if !self.client.sending.is_set() => {
-                self.client.sending.set(self.client.timeouts.client);
+                self.client.sending.set(self.client.taking.get());
             }
             Poll::Pending => {}
             Poll::Ready(_) => self.client.sending.clear(),

@@ -128,7 +128,7 @@ impl Exchange {
 
     /// What is left of the time for the request as a whole; none if that has no limit.
     pub(super) fn left(&self) -> Option<Duration> {
-        let total = self.frontend.config.timeouts.total?;
+        let total = self.timeouts.total(&self.frontend.config.timeouts)?;
         Some(total.saturating_sub(self.received.elapsed()))
     }
 

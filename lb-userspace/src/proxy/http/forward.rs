@@ -1,9 +1,10 @@
 //! The way of a request: judge it, choose a server, send it, relay the response.
 //!
-//! A request is sent again only where that is safe: it did not leave this host, or a
-//! connection that had been idle broke without a byte of response, the method is idempotent
-//! and there is no body (RFC 9110, 9.2.2; RFC 9112, 9.3.1). The same holds for statuses after
-//! which the configuration wants another server tried.
+//! A request is sent again only where that is safe: it did not leave this host; a server of
+//! HTTP/2 said that it has not looked at it (RFC 9113, 8.7); or a connection that had been idle
+//! broke without a byte of response, the method is idempotent and there is no body (RFC 9110,
+//! 9.2.2; RFC 9112, 9.3.1). The same holds for statuses after which the configuration wants
+//! another server tried. All but the first are within the backend's budget of retries.
 
 use std::{
     convert::Infallible,
@@ -17,7 +18,7 @@ use std::{
 
 use super::{
     admit::admit,
-    body::ResponseBody,
+    body::{RequestBody, ResponseBody},
     choose,
     client::Client,
     exchange::Exchange,
@@ -25,7 +26,7 @@ use super::{
     prepare::Prepared,
     respond::{self, Failure},
     route::{Destination, Route},
-    send::{Wanted, answer, begun, spare},
+    send::{Wanted, answer, begun, is_repeatable, spare},
     upgrade::{self, Asked},
 };
 use crate::{
@@ -341,8 +342,12 @@ async fn forward(
         exchange.phase.set(Phase::Headers);
         let statuses = backend.settings.balancing.retries.statuses;
         let is_stale = connection.idle().is_some_and(|idle| idle > STALE);
-        let may_be_wanted = is_stale || !statuses.is_empty();
-        let spare = message.as_ref().and_then(|request| spare(request, may_be_wanted));
+        let is_repeatable = message.as_ref().is_some_and(is_repeatable);
+        let may_be_wanted = match backend.settings.protocol {
+            ServerProtocol::Http1 => is_repeatable && (is_stale || !statuses.is_empty()),
+            ServerProtocol::Http2 => !asked.is_websocket(),
+        };
+        let spare = message.as_ref().filter(|_| may_be_wanted).map(spare);
         let wanted = asked.is_websocket().then(|| match backend.settings.protocol {
             ServerProtocol::Http1 => Wanted::Connection(connection.tunnel()),
             ServerProtocol::Http2 => Wanted::Stream(accept.clone()),
@@ -354,7 +359,8 @@ async fn forward(
         connection.answered();
         match (done, &mut *response) {
             (Ok(()), Some(begun)) => {
-                if statuses.contains(begun.status().as_u16())
+                if is_repeatable
+                    && statuses.contains(begun.status().as_u16())
                     && let Some(again) = spare
                     && may_retry(exchange, backend)
                     && let Some(lease) = exchange.lease.take()
@@ -368,18 +374,33 @@ async fn forward(
                     continue;
                 }
                 exchange.response_time = Some(at.elapsed());
+                if let Some(upload) = &exchange.upload {
+                    upload.kept.take();
+                }
                 return answer(begun, wanted, exchange, asked).await;
             }
             (Ok(()), None) => return Err(CLOSED_AT_ONCE),
             (Err(failed), _) => {
                 let is_broken = exchange.reused && exchange.upload_failure().is_none();
-                let may_be_again = is_stale && failed.is_end && is_unheard;
-                match (failed.unsent, spare.filter(|_| may_be_again)) {
+                // The server may have had it.
+                let is_unanswered = is_repeatable && is_stale && failed.is_end && is_unheard;
+                match (failed.unsent, spare) {
                     (Some(unsent), _) if is_broken => *message = Some(*unsent),
-                    // The server may have had it.
-                    (None, Some(spare)) if is_broken && may_retry(exchange, backend) => {
+                    (None, Some(again))
+                        if is_broken && is_unanswered && backend.may_retry_now() =>
+                    {
                         exchange.retries += 1;
-                        *message = Some(*spare);
+                        *message = Some(*again);
+                    }
+                    (None, Some(again)) if failed.is_refused && may_retry(exchange, backend) => {
+                        let Some(again) = whole(*again, exchange) else {
+                            return Err(failed.failure);
+                        };
+                        // Others are asked first, if there are any.
+                        let server = exchange.lease.as_ref().map(|lease| lease.server().id());
+                        tried.extend(server);
+                        exchange.retries += 1;
+                        *message = Some(again);
                     }
                     _ => return Err(failed.failure),
                 }
@@ -394,8 +415,15 @@ async fn forward(
 
 /// Whether a request that reached no server may go to another one.
 fn may_retry(exchange: &Exchange, backend: &BackendPlan) -> bool {
-    exchange.retries < backend.settings.balancing.retries.attempts
-        && backend.pool.may_retry(Instant::now())
+    exchange.retries < backend.settings.balancing.retries.attempts && backend.may_retry_now()
+}
+
+/// A copy of a request with its body, if that is none or was kept.
+fn whole(mut copy: Request<RequestBody>, exchange: &Exchange) -> Option<Request<RequestBody>> {
+    if let Some(upload) = &exchange.upload {
+        *copy.body_mut() = upload.again()?;
+    }
+    Some(copy)
 }
 
 fn not_connected(error: &ConnectError) -> Failure {

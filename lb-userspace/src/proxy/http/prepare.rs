@@ -76,7 +76,7 @@ impl Prepared {
             &client.owner,
             &client.worker.upstreams,
         );
-        let body = body(exchange, incoming);
+        let body = body(exchange, incoming, &backend);
         let message = Some(Request::from_parts(parts, body));
         let (connection, response) = (None, None);
         Ok(Self { message, connection, response, backend, hash, introduction, accept, asked })
@@ -123,16 +123,19 @@ fn with_authority(target: &Uri, scheme: Scheme, host: Option<&HeaderValue>) -> U
 }
 
 /// The body, which is watched on its way.
-fn body(exchange: &mut Exchange, incoming: Incoming) -> RequestBody {
+fn body(exchange: &mut Exchange, incoming: Incoming, backend: &BackendPlan) -> RequestBody {
     if incoming.is_end_stream() {
         return RequestBody::Empty;
     }
     let upload = Rc::new(Upload::default());
+    if backend.settings.protocol == ServerProtocol::Http2 {
+        upload.kept.replace(Some(Vec::new()));
+    }
     exchange.upload = Some(Rc::clone(&upload));
     let config = &exchange.frontend.config;
     let limits = UploadLimits {
         bytes: config.limits.body_bytes,
-        silence: config.timeouts.client,
+        silence: exchange.timeouts.client(&config.timeouts),
         rate: config.limits.body_rate,
     };
     RequestBody::relayed(incoming, upload, limits)

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use hyper::{Request, body::Incoming, header::HOST};
+use hyper::{Request, Version, body::Incoming, header::HOST};
 
 use super::{exchange::Exchange, respond::Failure};
 use crate::{
@@ -47,6 +47,10 @@ impl Route {
         let Decision { end, rule, edits } = decide(frontend, exchange, request, is_upgrade);
         exchange.rule = rule;
         exchange.timeouts = RuleTimeouts::of(&edits);
+        if exchange.version < Version::HTTP_2 {
+            let taking = exchange.timeouts.client(&exchange.client.timeouts);
+            exchange.client.taking.set(taking);
+        }
         exchange.priority = edits.priority;
         let to = match end {
             End::Default => Destination::Backend(Arc::clone(&frontend.backend)),
@@ -101,6 +105,8 @@ fn decide<'r>(
 /// Timeouts that rules have set for one request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RuleTimeouts {
+    client: Option<Duration>,
+    total: Option<Duration>,
     connect: Option<Duration>,
     server: Option<Duration>,
     queue: Option<Duration>,
@@ -110,11 +116,23 @@ pub(super) struct RuleTimeouts {
 impl RuleTimeouts {
     fn of(edits: &Edits) -> Self {
         Self {
+            client: edits.timeout(TimeoutKind::Client),
+            total: edits.timeout(TimeoutKind::Total),
             connect: edits.timeout(TimeoutKind::Connect),
             server: edits.timeout(TimeoutKind::Server),
             queue: edits.timeout(TimeoutKind::Queue),
             tunnel: edits.timeout(TimeoutKind::Tunnel),
         }
+    }
+
+    /// How long the client may send nothing of a body, or take nothing.
+    pub(super) fn client(&self, frontend: &ClientTimeouts) -> Duration {
+        self.client.unwrap_or(frontend.client)
+    }
+
+    /// How long the request as a whole may take; none for no limit.
+    pub(super) fn total(&self, frontend: &ClientTimeouts) -> Option<Duration> {
+        self.total.or(frontend.total)
     }
 
     /// How long connecting to a server may take.

@@ -28,20 +28,20 @@ use crate::proxy::{
     upstream::Sending,
 };
 
-/// A copy to send again, if that may be wanted and is safe.
-pub(super) fn spare(
-    message: &Request<RequestBody>,
-    may_be_wanted: bool,
-) -> Option<Box<Request<RequestBody>>> {
-    let is_safe = message.body().is_end_stream() && message.method().is_idempotent();
-    (may_be_wanted && is_safe).then(|| {
-        let mut copy = Request::new(RequestBody::Empty);
-        *copy.method_mut() = message.method().clone();
-        *copy.uri_mut() = message.uri().clone();
-        *copy.version_mut() = message.version();
-        copy.headers_mut().clone_from(message.headers());
-        Box::new(copy)
-    })
+/// Whether a server that has had it may have it again: nothing more comes of it, and there is
+/// no body.
+pub(super) fn is_repeatable(message: &Request<RequestBody>) -> bool {
+    message.body().is_end_stream() && message.method().is_idempotent()
+}
+
+/// A copy to send again, without the body.
+pub(super) fn spare(message: &Request<RequestBody>) -> Box<Request<RequestBody>> {
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = message.method().clone();
+    *copy.uri_mut() = message.uri().clone();
+    *copy.version_mut() = message.version();
+    copy.headers_mut().clone_from(message.headers());
+    Box::new(copy)
 }
 
 /// Why there is no response.
@@ -51,6 +51,15 @@ pub(super) struct Failed {
     pub(super) unsent: Option<Box<Request<RequestBody>>>,
     /// The connection ended; nothing that was said on it is at fault.
     pub(super) is_end: bool,
+    /// A server of HTTP/2 has said that it has not looked at the request.
+    pub(super) is_refused: bool,
+}
+
+impl Failed {
+    /// Not for anything that was sent.
+    fn by(failure: Failure) -> Self {
+        Self { failure, unsent: None, is_end: false, is_refused: false }
+    }
 }
 
 /// The server says nothing for too long.
@@ -92,7 +101,7 @@ pub(super) async fn begun(
             let moves =
                 |upload: &Upload| upload.waits_for_client.get() || upload.bytes.get() != sent;
             if !upload.is_some_and(moves) {
-                return Poll::Ready(Err(Failed { failure: SILENT, unsent: None, is_end: false }));
+                return Poll::Ready(Err(Failed::by(SILENT)));
             }
             sent = upload.map_or(0, |upload| upload.bytes.get());
             deadline.set(silence);
@@ -106,10 +115,13 @@ pub(super) async fn begun(
 fn broken(exchange: &Exchange, mut error: TrySendError<Request<RequestBody>>) -> Failed {
     let unsent = error.take_message().map(Box::new);
     if let Some(failure) = exchange.upload_failure() {
-        return Failed { failure: failure.into(), unsent: None, is_end: false };
+        return Failed::by(failure.into());
     }
     let error = error.into_error();
-    let why = if error.is_parse_too_large() || server_io::is_too_much(&error) {
+    let is_refused = is_refused(&error);
+    let why = if is_refused {
+        "server_refused_stream"
+    } else if error.is_parse_too_large() || server_io::is_too_much(&error) {
         "response_too_large"
     } else if error.is_parse() {
         "response_malformed"
@@ -119,7 +131,17 @@ fn broken(exchange: &Exchange, mut error: TrySendError<Request<RequestBody>>) ->
     let failure = Failure::new(StatusCode::BAD_GATEWAY, Cause::Server, Phase::Headers, why);
     // Part of a body may have gone; the client must not think it can go on.
     let failure = if exchange.upload.is_some() { failure.closing() } else { failure };
-    Failed { failure, unsent, is_end: why == "response_missing" }
+    Failed { failure, unsent, is_end: why == "response_missing", is_refused }
+}
+
+/// Whether a server of HTTP/2 says that it has not looked at a request and will not: it has
+/// refused the stream, or goes away and has named an earlier one as the last (RFC 9113, 8.7).
+fn is_refused(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|it| it.downcast_ref::<h2::Error>());
+    source.is_some_and(|error| {
+        let is_reset = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (is_reset || error.is_go_away())
+    })
 }
 
 /// How a server gives its stream if it agrees on a WebSocket.
