@@ -241,6 +241,7 @@ impl Agent {
             state_file,
             outputs,
             sweeps,
+            checks: checker.counts(),
         })
         .await?;
 

@@ -20,6 +20,7 @@ mod dial;
 pub mod fuzz;
 pub mod health;
 pub mod logging;
+pub mod metrics;
 pub mod model;
 pub mod network;
 pub mod proxy;

@@ -9,6 +9,7 @@ use pointsman::{
         api::{BlocksView, DropView, DropsView, FlowQuery, FlowsView, ReloadResult},
         client::{Client, ClientError},
         command::{Command, CommandError, Commands, QUEUE},
+        scrape::PageFormat,
         server::{AdminServer, Limits, Listener},
         socket::{AdminSocket, SocketFile},
     },
@@ -73,6 +74,9 @@ impl Bed {
     }
 }
 
+/// Lines of a page of metrics.
+const LINES: usize = 4_000_000;
+
 fn answer(command: Command) {
     match command {
         Command::Drops(reply) => {
@@ -135,6 +139,11 @@ fn answer(command: Command) {
             if order.duration_s > 1 {
                 tokio::spawn(async move { packets.closed().await });
             }
+        }
+        Command::Metrics(format, reply) => {
+            // Larger than what sockets buffer.
+            let lines = if format == PageFormat::Text { LINES } else { 1 };
+            reply.send(Ok("a 1\n".repeat(lines).into())).expect("the server waits");
         }
         // Dropped: the control loop is stopping.
         Command::Status(_) => {}
@@ -297,6 +306,76 @@ async fn tcp_is_read_only() {
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
+}
+
+/// A scrape over TCP: the head of the answer, and how long its body is.
+async fn scrape(bed: &Bed, request: &str) -> (String, usize) {
+    let mut stream = TcpStream::connect(bed.tcp).await.expect("the agent listens");
+    stream.write_all(request.as_bytes()).await.expect("the agent reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("the answer is whole");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("the head ends");
+    (head.to_lowercase(), body.len())
+}
+
+#[tokio::test]
+async fn metrics_come_in_the_format_that_is_asked_for() {
+    let bed = Bed::answering(Limits::default()).await;
+    let length = 4 * LINES;
+    let (got, body) = scrape(&bed, &head("GET", "/metrics", "")).await;
+    assert!(got.starts_with("http/1.1 200 "), "{got}");
+    assert!(got.contains("\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8"), "{got}");
+    assert!(got.contains(&format!("\r\ncontent-length: {length}")), "{got}");
+    assert_eq!(body, length);
+    let open = "Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n";
+    let (got, body) = scrape(&bed, &head("GET", "/metrics", open)).await;
+    assert!(got.contains("\r\ncontent-type: application/openmetrics-text; version=1.0.0"), "{got}");
+    assert_eq!(body, 4);
+    let (got, body) = scrape(&bed, &head("HEAD", "/metrics", "")).await;
+    assert!(got.contains(&format!("\r\ncontent-length: {length}")) && body == 0, "{got}");
+    let (got, _) = scrape(&bed, &head("POST", "/metrics", "Content-Length: 0\r\n")).await;
+    assert!(got.starts_with("http/1.1 405 ") && got.contains("\r\nallow: get, head"), "{got}");
+}
+
+#[tokio::test]
+async fn scrapers_that_do_not_read_hold_nothing() {
+    let stall = Duration::from_millis(300);
+    let limits = Limits { pages: 2, connections: 8, stall, ..Limits::default() };
+    let bed = Bed::answering(limits).await;
+    let mut dead = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(bed.tcp).await.expect("the agent listens");
+        stream.write_all(head("GET", "/metrics", "").as_bytes()).await.expect("the agent reads");
+        stream.readable().await.expect("the answer begins");
+        dead.push(stream);
+    }
+    // The others go on, and pages as soon as the dead are given up.
+    let drops: DropsView = Client::new(&bed.socket).get("/v1/drops").await.unwrap();
+    assert_eq!(drops.drops.len(), 1);
+    let whole = timeout(Duration::from_secs(5), scrape(&bed, &head("GET", "/metrics", ""))).await;
+    assert_eq!(whole.expect("in time").1, 4 * LINES);
+    for mut stream in dead {
+        let mut got = Vec::new();
+        // Broken off, not ended in order.
+        let read = timeout(Duration::from_secs(5), stream.read_to_end(&mut got)).await;
+        assert!(read.expect("in time").is_err() || got.len() < 4 * LINES);
+    }
+}
+
+#[tokio::test]
+async fn scrapers_that_read_a_little_at_a_time_are_given_up() {
+    let limits = Limits { pages: 1, page: Duration::from_millis(400), ..Limits::default() };
+    let bed = Bed::answering(limits).await;
+    let mut slow = TcpStream::connect(bed.tcp).await.expect("the agent listens");
+    slow.write_all(head("GET", "/metrics", "").as_bytes()).await.expect("the agent reads");
+    let (started, mut piece, mut total) = (Instant::now(), vec![0; 64 * 1024], 0);
+    while let Ok(length @ 1..) = slow.read(&mut piece).await {
+        total += length;
+        assert!(started.elapsed() < Duration::from_secs(10), "{total} bytes came");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(total < 4 * LINES, "it got all of it");
+    assert_eq!(scrape(&bed, &head("GET", "/metrics", "")).await.1, 4 * LINES);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use super::{
         BlockView, BlocksView, DropsView, FlowQuery, FlowsView, ReloadResult, ServerSet,
         ServerView, StatusView,
     },
+    scrape::PageFormat,
     trace::TraceOrder,
 };
 use crate::model::{name::Name, state::ServerId};
@@ -48,6 +49,8 @@ pub enum Command {
     Status(Reply<StatusView>),
     /// Tracked connections.
     Flows(FlowQuery, Reply<FlowsView>),
+    /// A page of metrics.
+    Metrics(PageFormat, Reply<Page>),
     /// Counters of dropped packets.
     Drops(Reply<DropsView>),
     /// The operator's word about one server.
@@ -72,6 +75,8 @@ pub enum Command {
 
 /// Records of packets as they pass.
 pub type Packets = mpsc::Receiver<Packet>;
+/// A page of metrics, as text.
+pub type Page = Bytes;
 /// The record of one packet (`lb_common::trace`).
 pub type Packet = Bytes;
 
@@ -133,6 +138,9 @@ pub enum CommandError {
     /// The data plane could not be read.
     #[error("can not read the data plane: {0}")]
     Datapath(String),
+    /// The tables of metrics are at fault.
+    #[error("the page of metrics could not be written")]
+    NoPage,
     /// It is noted, and the data plane resists.
     #[error("noted, but the data plane did not take it yet: {0}")]
     NotApplied(String),

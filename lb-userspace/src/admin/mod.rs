@@ -12,6 +12,7 @@ pub mod client;
 pub mod command;
 pub mod flow_query;
 pub mod routes;
+pub mod scrape;
 pub mod server;
 pub mod socket;
 pub mod trace;

@@ -24,6 +24,8 @@ pub enum ApiRequest {
     Flows(FlowQuery),
     /// `GET /v1/drops`
     Drops,
+    /// `GET /metrics`, `HEAD /metrics`
+    Metrics,
     /// `POST /v1/servers/{backend}/{server}`
     SetServer(ServerId, ServerSet),
     /// `GET /v1/blocks`
@@ -92,13 +94,15 @@ pub fn read(
         Refusal::new(
             StatusCode::NOT_FOUND,
             format!("there is nothing at {path}"),
-            "there are GET /v1/status, /v1/flows, /v1/drops, /v1/blocks, /v1/access and POST \
+            "there are GET /metrics, /v1/status, /v1/flows, /v1/drops, /v1/blocks, /v1/access and POST \
              /v1/reload, /v1/block, /v1/unblock, /v1/access, /v1/limits, /v1/trace, \
              /v1/servers/BACKEND/SERVER",
         )
     })?;
     let allowed = route.method();
-    if method != allowed {
+    // What answers GET to machines that ask for nothing else answers HEAD too.
+    let is_head = matches!(route, Route::Metrics) && *method == Method::HEAD;
+    if *method != allowed && !is_head {
         let mut refusal = Refusal::new(
             StatusCode::METHOD_NOT_ALLOWED,
             format!("{path} does not answer {method}"),
@@ -117,6 +121,7 @@ pub fn read(
     match route {
         Route::Status => Ok(ApiRequest::Status),
         Route::Drops => Ok(ApiRequest::Drops),
+        Route::Metrics => Ok(ApiRequest::Metrics),
         Route::Reload => Ok(ApiRequest::Reload),
         Route::Blocks => Ok(ApiRequest::Blocks),
         Route::Block => blocks::read_block(body).map(ApiRequest::Block),
@@ -137,6 +142,7 @@ enum Route<'a> {
     Status,
     Flows,
     Drops,
+    Metrics,
     Reload,
     Blocks,
     Block,
@@ -150,6 +156,9 @@ enum Route<'a> {
 
 impl<'a> Route<'a> {
     fn of(path: &'a str, method: &Method) -> Option<Self> {
+        if path == "/metrics" {
+            return Some(Self::Metrics);
+        }
         match path.strip_prefix("/v1/")? {
             "status" => Some(Self::Status),
             "flows" => Some(Self::Flows),
@@ -171,7 +180,12 @@ impl<'a> Route<'a> {
 
     fn method(&self) -> Method {
         match self {
-            Self::Status | Self::Flows | Self::Drops | Self::Blocks | Self::Access => Method::GET,
+            Self::Status
+            | Self::Flows
+            | Self::Drops
+            | Self::Metrics
+            | Self::Blocks
+            | Self::Access => Method::GET,
             Self::Reload
             | Self::Block
             | Self::Unblock
@@ -186,6 +200,7 @@ impl<'a> Route<'a> {
     fn allow(&self) -> &'static str {
         match self {
             Self::Access | Self::SetAccess => "GET, POST",
+            Self::Metrics => "GET, HEAD",
             other if other.method() == Method::GET => "GET",
             _ => "POST",
         }
@@ -261,6 +276,8 @@ mod tests {
     fn every_route_is_read() {
         check(&Method::GET, "/v1/status", "", &Ok(ApiRequest::Status));
         check(&Method::GET, "/v1/drops", "", &Ok(ApiRequest::Drops));
+        check(&Method::GET, "/metrics", "", &Ok(ApiRequest::Metrics));
+        check(&Method::HEAD, "/metrics?x=y", "", &Ok(ApiRequest::Metrics));
         check(&Method::POST, "/v1/reload", "", &Ok(ApiRequest::Reload));
         check(&Method::GET, "/v1/flows", "", &Ok(ApiRequest::Flows(FlowQuery::default())));
         let query = FlowQuery {
@@ -286,7 +303,9 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_404() {
-        for target in ["/", "/v1", "/v1/", "/v1/status/", "/v2/status", "/v1/servers/pg", "*"] {
+        for target in
+            ["/", "/v1", "/v1/", "/v1/status/", "/v2/status", "/v1/servers/pg", "*", "/metrics/"]
+        {
             check(&Method::GET, target, "", &Err(404));
         }
         check(&Method::POST, "/v1/servers/a/b/c", "{}", &Err(404));
@@ -302,6 +321,8 @@ mod tests {
         assert_eq!(refusal.allow, Some("GET"));
         let refusal = read(&Method::DELETE, "/v1/access", None, b"", Access::ReadWrite);
         assert_eq!(refusal.expect_err("is refused").allow, Some("GET, POST"));
+        let refusal = read(&Method::POST, "/metrics", None, b"", Access::ReadOnly);
+        assert_eq!(refusal.expect_err("is refused").allow, Some("GET, HEAD"));
     }
 
     #[test]

@@ -30,11 +30,13 @@ use tokio::{
     task::JoinSet,
     time,
 };
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     command::{Command, CommandError, Reply},
     routes::{self, Access, ApiRequest, Refusal},
+    scrape::{self, PageBody, PageFormat},
 };
 
 /// What a client may take up.
@@ -50,6 +52,13 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Longest time the control loop may take to answer.
     pub answer: Duration,
+    /// Pages of metrics at once over all listeners, made or being sent; further ones wait for as
+    /// long as an answer may take.
+    pub pages: usize,
+    /// Longest time a client over TCP may take to let the next bytes of an answer through.
+    pub stall: Duration,
+    /// Longest time a page of metrics may take to be sent.
+    pub page: Duration,
 }
 
 impl Default for Limits {
@@ -60,6 +69,9 @@ impl Default for Limits {
             body: Duration::from_secs(10),
             body_bytes: 64 * 1024,
             answer: Duration::from_secs(30),
+            pages: 4,
+            stall: Duration::from_secs(10),
+            page: Duration::from_secs(30),
         }
     }
 }
@@ -78,6 +90,8 @@ pub enum Listener {
 pub struct AdminServer {
     commands: mpsc::Sender<Command>,
     limits: Limits,
+    /// Room for pages of metrics.
+    pages: Arc<Semaphore>,
 }
 
 /// Why a listener stopped for good.
@@ -89,7 +103,7 @@ impl AdminServer {
     /// A server that sends its commands to `commands`.
     #[must_use]
     pub fn new(commands: mpsc::Sender<Command>, limits: Limits) -> Self {
-        Self { commands, limits }
+        Self { commands, limits, pages: Arc::new(Semaphore::new(limits.pages)) }
     }
 
     /// Serves one listener until `cancel`, then lets nothing more in and drops what is
@@ -108,7 +122,7 @@ impl AdminServer {
             loop {
                 // The semaphore is never closed.
                 let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return Ok(()) };
-                match listener.accept().await {
+                match listener.accept(self.limits.stall).await {
                     Ok((io, access)) => {
                         let server = self.clone();
                         connections.spawn(async move {
@@ -155,7 +169,7 @@ impl AdminServer {
         let (head, body) = request.into_parts();
         let body = match self.read_body(body).await {
             Ok(body) => body,
-            Err(refusal) => return refused(&refusal).map(Either::Left),
+            Err(refusal) => return whole(refused(&refusal)),
         };
         let (path, query) = (head.uri.path(), head.uri.query());
         let answer = match routes::read(&head.method, path, query, &body, access) {
@@ -163,6 +177,10 @@ impl AdminServer {
             Ok(ApiRequest::Status) => self.ask(Command::Status).await,
             Ok(ApiRequest::Flows(query)) => self.ask(|reply| Command::Flows(query, reply)).await,
             Ok(ApiRequest::Drops) => self.ask(Command::Drops).await,
+            Ok(ApiRequest::Metrics) => match self.page(PageFormat::of(&head.headers)).await {
+                Ok(page) => return page.map(Either::Left).map(Either::Right),
+                Err(refusal) => Err(refusal),
+            },
             Ok(ApiRequest::SetServer(id, set)) => {
                 self.ask(|reply| Command::SetServer(id, set, reply)).await
             }
@@ -181,12 +199,12 @@ impl AdminServer {
             Ok(ApiRequest::Reload) => self.ask(Command::Reload).await,
             Ok(ApiRequest::Trace(order)) => {
                 match self.question(|reply| Command::Trace(order, reply)).await {
-                    Ok(records) => return stream(records).map(Either::Right),
+                    Ok(records) => return stream(records).map(Either::Right).map(Either::Right),
                     Err(refusal) => Err(refusal),
                 }
             }
         };
-        answer.unwrap_or_else(|refusal| refused(&refusal)).map(Either::Left)
+        whole(answer.unwrap_or_else(|refusal| refused(&refusal)))
     }
 
     async fn read_body<B>(&self, body: B) -> Result<Bytes, Refusal>
@@ -216,6 +234,21 @@ impl AdminServer {
         }
     }
 
+    /// A page of metrics, once there is room for it.
+    async fn page(&self, format: PageFormat) -> Result<Response<PageBody>, Refusal> {
+        let room = time::timeout(self.limits.answer, Arc::clone(&self.pages).acquire_owned());
+        let Ok(Ok(slot)) = room.await else {
+            return Err(Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many pages of metrics are being sent",
+                "look for scrapers that do not read their answers",
+            ));
+        };
+        let page = self.question(|reply| Command::Metrics(format, reply)).await?;
+        let deadline = time::Instant::now() + self.limits.page;
+        Ok(scrape::response(page, format, deadline, slot))
+    }
+
     /// Sends one command to the control loop and turns its answer into a response.
     async fn ask<T: Serialize>(
         &self,
@@ -243,8 +276,12 @@ impl AdminServer {
     }
 }
 
-/// A body of either kind.
-type Answer = Either<Full<Bytes>, RecordBody>;
+/// A body of any kind.
+type Answer = Either<Full<Bytes>, Either<PageBody, RecordBody>>;
+
+fn whole(response: Response<Full<Bytes>>) -> Response<Answer> {
+    response.map(Either::Left)
+}
 
 /// Records as they come. hyper drops it when the client is gone.
 struct RecordBody(mpsc::Receiver<Bytes>);
@@ -265,7 +302,8 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Listener {
-    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Access)> {
+    /// The next connection. One over TCP fails if it lets nothing through for as long as `stall`.
+    async fn accept(&self, stall: Duration) -> io::Result<(Box<dyn Stream>, Access)> {
         match self {
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -273,7 +311,9 @@ impl Listener {
             }
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Box::new(stream), Access::ReadOnly))
+                let mut stream = TimeoutStream::new(stream);
+                stream.set_write_timeout(Some(stall));
+                Ok((Box::new(Box::pin(stream)), Access::ReadOnly))
             }
         }
     }
@@ -318,6 +358,7 @@ fn refusal_of(error: &CommandError) -> Refusal {
         CommandError::Datapath(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "see the agent's log for more")
         }
+        CommandError::NoPage => (StatusCode::INTERNAL_SERVER_ERROR, "please report it"),
         CommandError::NotApplied(_) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             "the agent goes on trying; `pointsman status` shows how it stands",

@@ -33,8 +33,8 @@ static LISTEN: Key<Text<SocketAddr>> = Key {
     name: "listen",
     shape: Text { what: "an address and a port", parse: socket_address },
     presence: Presence::Optional("no TCP listener"),
-    doc: "TCP address that answers requests that change nothing. Whoever reaches it can read \
-          all of them.",
+    doc: "TCP address that answers requests that change nothing, `GET /metrics` for Prometheus \
+          ([metrics.md](metrics.md)) among them. Whoever reaches it can read all of them.",
 };
 
 /// The section as a shape.

@@ -28,6 +28,7 @@ impl Control {
                 Some(kernel) => kernel.flows().answer(Arc::clone(&self.snapshot), query, reply),
                 None => flows::answer_in_user_space(&self.proxy, &self.snapshot, query, reply),
             },
+            Command::Metrics(format, reply) => self.metrics(format, reply),
             Command::SetServer(id, set, reply) => {
                 let answer = self.set_server(&id, set).await;
                 send(reply, answer);
@@ -195,6 +196,6 @@ fn drop_view((reason, packets): (DropReason, u64)) -> DropView {
     }
 }
 
-fn unreadable(error: impl Into<anyhow::Error>) -> CommandError {
+pub(super) fn unreadable(error: impl Into<anyhow::Error>) -> CommandError {
     CommandError::Datapath(format!("{:#}", error.into()))
 }

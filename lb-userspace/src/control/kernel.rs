@@ -6,10 +6,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
-use lb_common::{access::action, drop_reason::DropReason, server::state};
+use lb_common::{access::action, drop_reason::DropReason, flow::Handle, server::state};
 use nix::net::if_::if_nametoindex;
 use tokio::sync::watch;
 
@@ -27,7 +28,7 @@ use crate::{
         address::ServerAddress,
         name::Name,
         next_hop::NextHop,
-        snapshot::{AttachMode, Datapath, Snapshot, SynCookies},
+        snapshot::{AttachMode, Bind, Datapath, Snapshot, SynCookies},
         state::AdminState,
     },
     reconcile::{self, Actual, ApplyError, Desired, ExecuteError, Places, PlanError, Rules},
@@ -38,6 +39,8 @@ use crate::{
 pub struct Kernel {
     pub(super) plane: DataPlane,
     maps: Maps,
+    /// The same once more, for whoever reads counters beside the loop.
+    counters: Arc<Maps>,
     /// What the maps hold, as of the last reconciliation.
     actual: Actual,
     /// The rules for sources that the maps hold; none if that is not known for sure.
@@ -80,11 +83,13 @@ impl Kernel {
         let pins = LockedPins::acquire(Pins::new(&config.pin_directory))?;
         let plane = DataPlane::load(pins, Capacities::of(config))?;
         let maps = plane.maps()?;
+        let counters = Arc::new(plane.maps()?);
         let actual = Actual::read(&maps, None)?;
         let flows = FlowLister::new(FlowTables::open(plane.pins())?);
         Ok(Self {
             plane,
             maps,
+            counters,
             actual,
             rules: None,
             idle: IdleBits::default(),
@@ -426,6 +431,25 @@ impl Kernel {
         Ok(())
     }
 
+    /// The maps, to read counters from.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Maps> {
+        Arc::clone(&self.counters)
+    }
+
+    /// The id and generation of a VIP.
+    #[must_use]
+    pub fn vip_handle(&self, bind: &Bind) -> Option<Handle> {
+        let entry = self.actual.vip(bind)?;
+        Some(Handle { id: entry.id, generation: entry.generation })
+    }
+
+    /// Where the servers are in the maps.
+    #[must_use]
+    pub fn places(&self) -> Places<'_> {
+        self.actual.places()
+    }
+
     /// Room for rules of each family.
     #[must_use]
     pub fn max_rules(&self) -> u32 {
@@ -452,10 +476,10 @@ impl Kernel {
     /// # Errors
     /// If a pin can not be removed.
     pub fn remove(self) -> Result<(), KernelError> {
-        let Self { plane, maps, .. } = self;
+        let Self { plane, maps, counters, .. } = self;
         loader::remove(plane.pins(), false)?;
         // The last descriptors; with them the maps go.
-        drop((maps, plane));
+        drop((maps, counters, plane));
         Ok(())
     }
 

@@ -16,6 +16,7 @@ mod idle_bits;
 pub mod kernel;
 pub mod log_lines;
 pub mod memory;
+mod metrics;
 pub mod notify;
 pub mod overrides;
 mod proxy_view;
@@ -54,7 +55,7 @@ use crate::{
     access_log::writer::AccessLogger,
     admin::{api::LastReload, command::Commands},
     datapath::sweep::SweepReport,
-    health::HealthEvent,
+    health::{CheckCounts, HealthEvent},
     model::{
         next_hop::NextHop,
         snapshot::{Snapshot, SynCookies},
@@ -120,6 +121,13 @@ pub struct Control {
     /// SYNs are answered with cookies.
     is_flooded: bool,
     started: Instant,
+    started_at: SystemTime,
+    /// What the checks come to.
+    checks: CheckCounts,
+    /// Reloads that were taken, and that were refused.
+    reloads: [u64; 2],
+    /// Lines written and lost by access logs that are not in force any more.
+    old_log_lines: [u64; 2],
     /// How far servers that have come back have grown.
     growth: Growth,
     /// The shares of their weights that they have, in thousandths.
@@ -191,6 +199,8 @@ pub struct Start {
     pub outputs: Outputs,
     /// What sweeps of the flow tables find.
     pub sweeps: watch::Receiver<SweepReport>,
+    /// What the checks come to.
+    pub checks: CheckCounts,
 }
 
 impl Control {
@@ -223,6 +233,10 @@ impl Control {
             nearly_full: BTreeSet::new(),
             is_flooded: false,
             started: Instant::now(),
+            started_at: SystemTime::now(),
+            checks: start.checks,
+            reloads: [0; 2],
+            old_log_lines: [0; 2],
             growth: Growth::default(),
             shares: BTreeMap::new(),
             due: Instant::now() + COMPARE,

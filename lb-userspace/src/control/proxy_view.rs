@@ -6,21 +6,14 @@ use super::view::TrafficBook;
 use crate::{
     admin::api::{BackendView, FrontendView, ProxyLoad, ProxyTraffic},
     balance::Totals,
-    model::{frontend::Frontend, snapshot::Snapshot},
+    model::{frontend::Frontend, name::Name, snapshot::Snapshot},
     proxy::{report::ProxyReport, supervisor::Proxy},
 };
 
 /// Every frontend of the proxy.
 pub(super) fn frontends(snapshot: &Snapshot, report: &ProxyReport) -> Vec<FrontendView> {
     let views = snapshot.frontends.iter().filter_map(|(name, frontend)| {
-        let (mode, limits) = match frontend {
-            Frontend::L4(layer_4) if snapshot.is_in_user_space() => {
-                ("l4", layer_4.in_user_space(&snapshot.datapath).connections)
-            }
-            Frontend::L4(_) => return None,
-            Frontend::Tcp(tcp) => ("tcp", tcp.connections),
-            Frontend::Http(http) => ("http", http.connections),
-        };
+        let (mode, max_connections) = limits(snapshot, frontend)?;
         let vips = frontend.as_l4().into_iter().flat_map(|layer_4| &layer_4.bind);
         let vips = vips.map(|bind| bind.address.to_string());
         let listens = frontend.listen().iter().map(|listen| listen.address.to_string());
@@ -31,11 +24,32 @@ pub(super) fn frontends(snapshot: &Snapshot, report: &ProxyReport) -> Vec<Fronte
             listen: listens.chain(vips).collect(),
             backend: frontend.backend().to_string(),
             connections: now.connections,
-            max_connections: limits.total,
+            max_connections,
             traffic: traffic(&now.totals),
         })
     });
     views.collect()
+}
+
+/// The frontends of the proxy, with most connections of each.
+pub(super) fn frontend_limits(snapshot: &Snapshot) -> impl Iterator<Item = (&Name, u32)> {
+    snapshot
+        .frontends
+        .iter()
+        .filter_map(|(name, frontend)| Some((name, limits(snapshot, frontend)?.1)))
+}
+
+/// The mode of a frontend of the proxy, and most connections; none of another one.
+fn limits(snapshot: &Snapshot, frontend: &Frontend) -> Option<(&'static str, u32)> {
+    let (mode, limits) = match frontend {
+        Frontend::L4(layer_4) if snapshot.is_in_user_space() => {
+            ("l4", layer_4.in_user_space(&snapshot.datapath).connections)
+        }
+        Frontend::L4(_) => return None,
+        Frontend::Tcp(tcp) => ("tcp", tcp.connections),
+        Frontend::Http(http) => ("http", http.connections),
+    };
+    Some((mode, limits.total))
 }
 
 /// What VIPs and servers of layer 4 have carried in user space, and carry now.

@@ -64,6 +64,7 @@ impl Control {
             Err(error) => refused(faults(&path, &error)),
         };
         let (accepted, faults) = (result.accepted, result.faults.len());
+        self.reloads[usize::from(!accepted)] += 1;
         self.last_reload = Some(LastReload { at: rfc3339(SystemTime::now()), accepted, faults });
         for fault in &result.faults {
             tracing::error!("{fault}");
@@ -108,6 +109,7 @@ impl Control {
         }
         // Nothing can refuse from here on.
         let old = self.outputs.access_log.send_replace(logger);
+        self.count_lines_of(old.as_ref());
         // Bringing what still waits to a slow target takes time.
         tokio::task::spawn_blocking(move || drop(old));
         self.install(snapshot, warnings.clone());

@@ -49,8 +49,8 @@ pub struct SweepReport {
     pub expired: u64,
     /// Of those, flows of which only one half was left.
     pub stranded: u64,
-    /// Flows found that count among those of their servers, deleted ones too.
-    pub counted: HashMap<Handle, u32>,
+    /// Flows found that count among those of their servers, deleted ones too, by VIP and server.
+    pub counted: HashMap<(Handle, Handle), u32>,
     /// Addresses by which flows found are known: VIPs, addresses that servers answer to, and
     /// servers.
     pub addresses: AddressBits,
@@ -60,6 +60,41 @@ pub struct SweepReport {
     pub longest_read: Duration,
     /// The longest it took to look again at what seemed idle in one batch, and delete it.
     pub longest_batch: Duration,
+    /// What all sweeps of this agent came to.
+    pub totals: SweepTotals,
+}
+
+/// What sweeps came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SweepTotals {
+    /// How many there were.
+    pub sweeps: u64,
+    /// [`SweepReport::expired`], added up.
+    pub expired: u64,
+    /// [`SweepReport::stranded`], added up.
+    pub stranded: u64,
+}
+
+impl SweepReport {
+    /// Flows by server.
+    #[must_use]
+    pub fn by_server(&self) -> HashMap<Handle, u32> {
+        sums(self.counted.iter().map(|((_, server), count)| (*server, *count)))
+    }
+
+    /// Flows by VIP.
+    #[must_use]
+    pub fn by_vip(&self) -> HashMap<Handle, u32> {
+        sums(self.counted.iter().map(|((vip, _), count)| (*vip, *count)))
+    }
+}
+
+fn sums(counts: impl Iterator<Item = (Handle, u32)>) -> HashMap<Handle, u32> {
+    let mut sums = HashMap::new();
+    for (handle, count) in counts {
+        *sums.entry(handle).or_default() += count;
+    }
+    sums
 }
 
 /// How full a table was.
@@ -130,6 +165,7 @@ impl Sweeper {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // What timed out before this agent is not its to tell.
         let mut since_ns = Moment::now().monotonic_ns;
+        let mut totals = SweepTotals::default();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -163,7 +199,11 @@ impl Sweeper {
                 }
             };
             match result {
-                Ok(report) => {
+                Ok(mut report) => {
+                    totals.sweeps += 1;
+                    totals.expired += report.expired;
+                    totals.stranded += report.stranded;
+                    report.totals = totals;
                     debug!(?report, "swept the flow tables");
                     reports.send_replace(report);
                 }
@@ -186,7 +226,7 @@ fn put_right(
     before: Result<HashMap<Handle, u32>, MapAccessError>,
     report: &SweepReport,
 ) {
-    match before.and_then(|before| settler.recount(&before, &report.counted)) {
+    match before.and_then(|before| settler.recount(&before, &report.by_server())) {
         Ok(ends) if ends.is_empty() => {}
         Ok(ends) => count_down(settler, &ends),
         Err(error) => warn!(%error, "could not compare the counts of flows with the flows"),
@@ -272,7 +312,7 @@ where
                 result.addresses.insert(key.source);
             }
             if is_counted(entry) {
-                *result.counted.entry(entry.server).or_default() += 1;
+                *result.counted.entry((entry.vip, entry.server)).or_default() += 1;
             }
             let seen = Half { key: *key, entry: *entry, table: Table::Confirmed };
             if may_be_over(&seen, timeouts, now_ns) {

@@ -6,6 +6,7 @@
 //! interface: it reads snapshots and sends [`HealthEvent`]s. Checks leave from the network
 //! namespace of the process.
 
+pub mod counts;
 pub mod error;
 pub mod http;
 pub mod machine;
@@ -14,6 +15,7 @@ pub mod task;
 pub mod tcp;
 mod worker;
 
+pub use counts::{CheckCounts, Checked};
 pub use error::{CheckError, Phase};
 pub use machine::{CheckMachine, CheckResult, Transition, Verdict};
 pub use task::{Checker, HealthEvent};

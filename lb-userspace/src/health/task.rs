@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::worker;
+use super::{counts::CheckCounts, worker};
 use crate::model::{
     address::ServerAddress,
     snapshot::{Check, Snapshot},
@@ -46,6 +46,7 @@ pub struct HealthEvent {
 #[derive(Debug, Default)]
 pub struct Checker {
     known: BTreeMap<ServerId, Health>,
+    counts: CheckCounts,
 }
 
 impl Checker {
@@ -54,7 +55,13 @@ impl Checker {
     /// first check decides at once.
     #[must_use]
     pub fn new(known: BTreeMap<ServerId, Health>) -> Self {
-        Self { known }
+        Self { known, counts: CheckCounts::default() }
+    }
+
+    /// What its checks come to.
+    #[must_use]
+    pub fn counts(&self) -> CheckCounts {
+        self.counts.clone()
     }
 
     /// Checks until cancelled, or until a sender of snapshots or maintenance, or the
@@ -73,8 +80,9 @@ impl Checker {
         events: mpsc::Sender<HealthEvent>,
         cancel: CancellationToken,
     ) {
-        let mut workers =
-            Workers { known: self.known, running: BTreeMap::new(), tasks: JoinSet::new(), events };
+        let Self { known, counts } = self;
+        let (running, tasks) = (BTreeMap::new(), JoinSet::new());
+        let mut workers = Workers { known, counts, running, tasks, events };
         let serve = async {
             loop {
                 let snapshot = Arc::clone(&snapshots.borrow_and_update());
@@ -137,6 +145,7 @@ fn targets(
 
 struct Workers {
     known: BTreeMap<ServerId, Health>,
+    counts: CheckCounts,
     running: BTreeMap<ServerId, Worker>,
     tasks: JoinSet<()>,
     events: mpsc::Sender<HealthEvent>,
@@ -188,7 +197,13 @@ impl Workers {
     fn start(&mut self, server: ServerId, target: Target) {
         let known = self.known.remove(&server);
         let (sender, receiver) = watch::channel(target);
-        let work = worker::run(server.clone(), receiver, known, self.events.clone());
+        let work = worker::run(
+            server.clone(),
+            receiver,
+            known,
+            self.events.clone(),
+            self.counts.of(&server),
+        );
         let task = self.tasks.spawn(work);
         self.running.insert(server, Worker { target: sender, task });
     }
@@ -197,6 +212,7 @@ impl Workers {
     async fn stop(&mut self, server: &ServerId) {
         let Some(worker) = self.running.remove(server) else { return };
         worker.task.abort();
+        self.counts.forget(server);
         while let Some(ended) = self.tasks.join_next_with_id().await {
             if self.forget(ended) == worker.task.id() {
                 return;

@@ -1,6 +1,6 @@
 //! The worker that checks one server: waits, probes, lets the machine judge, and reports.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use super::{
+    counts::Count,
     http,
     machine::{CheckMachine, CheckResult, Verdict},
     schedule,
@@ -26,6 +27,7 @@ pub(super) async fn run(
     mut targets: watch::Receiver<Target>,
     known: Option<Health>,
     events: mpsc::Sender<HealthEvent>,
+    count: Arc<Count>,
 ) {
     let mut target = targets.borrow_and_update().clone();
     let mut machine = machine(&target.check, known);
@@ -58,6 +60,7 @@ pub(super) async fn run(
             }
             finished = check_at(start, &target), if !target.paused => finished,
         };
+        count.note(&result);
         if let Some(transition) = machine.observe(&result, Instant::now().into_std()) {
             let (backend, name) = &server;
             // The control loop tells the operator what follows.

@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 
 use crate::{process, workspace};
 
-/// Clients of RabbitMQ (AMQP 0-9-1), gRPC, WebSockets and HTTP/2, and what they need, each with
-/// its version.
-const PACKAGES: [(&str, &str); 7] = [
+/// Clients of RabbitMQ (AMQP 0-9-1), gRPC, WebSockets, HTTP/2 and Prometheus, and what they need,
+/// each with its version.
+const PACKAGES: [(&str, &str); 8] = [
     ("pika", "1.3.2"),
     ("typing_extensions", "4.16.0"),
     ("grpcio", "1.76.0"),
@@ -16,6 +16,7 @@ const PACKAGES: [(&str, &str); 7] = [
     ("hyperframe", "6.1.0"),
     ("hpack", "4.1.0"),
     ("h2", "4.3.0"),
+    ("prometheus_client", "0.26.0"),
 ];
 
 /// The interpreter of the environment; tests look for it here.

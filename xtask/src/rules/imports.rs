@@ -44,11 +44,12 @@ const RECONCILE_IO: &[&str] = &["model", "clock", "datapath"];
 const ANY: &[&str] = &["*"];
 
 /// External crates that only some modules may know.
-const OWNED: [(&str, &[&str]); 5] = [
+const OWNED: [(&str, &[&str]); 6] = [
     ("aya", &["datapath"]),
     ("aya_obj", &["datapath"]),
     ("aya_log", &["datapath"]),
     ("hyper", &["admin", "cli", "health", "proxy"]),
+    ("prometheus_client", &["metrics"]),
     ("rustls", &["proxy"]),
 ];
 

@@ -336,8 +336,9 @@ async fn a_worker_that_dies_is_started_again() {
     let (_listener, address) = listener().await;
     let snapshot = snapshot(Some(check()), &[("a", address)]);
     let (events, mut received) = mpsc::channel(8);
+    let (known, counts) = (BTreeMap::new(), CheckCounts::default());
     let mut workers =
-        Workers { known: BTreeMap::new(), running: BTreeMap::new(), tasks: JoinSet::new(), events };
+        Workers { known, counts, running: BTreeMap::new(), tasks: JoinSet::new(), events };
     workers.reconcile(&snapshot, &BTreeSet::new(), &BTreeMap::new()).await;
     received.recv().await.unwrap();
     workers.running[&id("a")].task.abort();
@@ -345,4 +346,44 @@ async fn a_worker_that_dies_is_started_again() {
     assert!(workers.running.is_empty());
     workers.reconcile(&snapshot, &BTreeSet::new(), &BTreeMap::new()).await;
     assert_eq!(received.recv().await.unwrap().server, id("a"));
+}
+
+#[tokio::test]
+async fn checks_are_counted_for_as_long_as_the_server_is_checked() {
+    let (_listener, good) = listener().await;
+    let (closed, bad) = listener().await;
+    drop(closed);
+    let all = snapshot(Some(check()), &[("a", good), ("b", bad)]);
+    let checker = Checker::new(BTreeMap::new());
+    let counts = checker.counts();
+    let (snapshots, seen) = watch::channel(all);
+    let (_maintenance, paused) = watch::channel(BTreeSet::new());
+    let (_marked, marked) = watch::channel(BTreeMap::new());
+    let (events, mut received) = mpsc::channel(8);
+    let cancel = CancellationToken::new();
+    tokio::spawn(checker.run(seen, paused, marked, events, cancel.clone()));
+    tokio::spawn(async move { while received.recv().await.is_some() {} });
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let settled = loop {
+        let all = counts.all();
+        let (a, b) = (all.get(&id("a")).copied(), all.get(&id("b")).copied());
+        if let (Some(a), Some(b)) = (a, b)
+            && a.passed > 1
+            && b.failed > 1
+        {
+            break (a, b);
+        }
+        assert!(Instant::now() < deadline, "{all:?}");
+        sleep(Duration::from_millis(10)).await;
+    };
+    let (a, b) = settled;
+    assert_eq!((a.failed, b.passed), (0, 0));
+    assert!(a.last.is_some_and(|took| took < Duration::from_secs(2)), "{a:?}");
+    snapshots.send_replace(snapshot(Some(check()), &[("a", good)]));
+    while counts.all().contains_key(&id("b")) {
+        assert!(Instant::now() < deadline, "b is still counted");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(counts.all()[&id("a")].passed >= a.passed);
+    cancel.cancel();
 }

@@ -1,0 +1,150 @@
+//! What the proxy does: its frontends, and backends.
+
+use std::fmt;
+
+use crate::metrics::{
+    family::{Base, Family, Group, Kind, Samples},
+    reading::{FrontendReading, ProxyReading, Reading, Requests},
+};
+
+const FRONTEND: &[&str] = &["frontend"];
+const BACKEND: &[&str] = &["backend"];
+
+/// Words for the classes of status.
+pub(super) const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+pub(super) static GROUP: Group = Group {
+    title: "Frontends and backends",
+    doc: "Frontends of `mode: http` and `mode: tcp`, and of `mode: l4` where there is no data \
+          plane. Counters go on over reloads, for as long as the frontend, backend or server \
+          is configured, and begin at zero with the agent. `code` is the class of the status \
+          that the client was sent, `none` if it was sent none, as in all sessions of `mode: \
+          tcp`. `direction` is `in` from clients and `out` to them.",
+    families: &[
+        Family {
+            name: "pointsman_frontend_connections",
+            kind: Kind::Gauge,
+            unit: None,
+            labels: FRONTEND,
+            help: "Connections of clients now.",
+            samples: |reading, out| of_frontends(reading, out, |one| one.connections.into()),
+        },
+        Family {
+            name: "pointsman_frontend_max_connections",
+            kind: Kind::Gauge,
+            unit: None,
+            labels: FRONTEND,
+            help: "Most connections of clients.",
+            samples: |reading, out| of_frontends(reading, out, |one| one.max_connections.into()),
+        },
+        Family {
+            name: "pointsman_frontend_requests",
+            kind: Kind::Counter,
+            unit: None,
+            labels: &["frontend", "code"],
+            help: "Requests and sessions that are over.",
+            samples: |reading, out| {
+                reading.frontends.iter().try_for_each(|frontend| {
+                    by_class(&frontend.requests, |code, number| {
+                        out.put(&[frontend.name.as_str(), code], number)
+                    })
+                })
+            },
+        },
+        Family {
+            name: "pointsman_frontend",
+            kind: Kind::Counter,
+            unit: Some(Base::Bytes),
+            labels: &["frontend", "direction"],
+            help: "Bytes of bodies of requests and responses, or of sessions.",
+            samples: |reading, out| {
+                reading.frontends.iter().try_for_each(|frontend| {
+                    both_ways(&frontend.requests, |direction, bytes| {
+                        out.put(&[frontend.name.as_str(), direction], bytes)
+                    })
+                })
+            },
+        },
+        Family {
+            name: "pointsman_backend_usable_servers",
+            kind: Kind::Gauge,
+            unit: None,
+            labels: BACKEND,
+            help: "Servers that take new flows and requests; backups count while no other does.",
+            samples: |reading, out| {
+                let mut backends = reading.backends.iter();
+                backends.try_for_each(|one| out.put(&[one.name.as_str()], one.usable))
+            },
+        },
+        Family {
+            name: "pointsman_backend_queued_requests",
+            kind: Kind::Gauge,
+            unit: None,
+            labels: BACKEND,
+            help: "Requests and sessions that wait for any server of the backend.",
+            samples: |reading, out| {
+                of_backends(reading, |name, proxy| out.put(&[name], proxy.queued))
+            },
+        },
+        Family {
+            name: "pointsman_backend_requests",
+            kind: Kind::Counter,
+            unit: None,
+            labels: &["backend", "code"],
+            help: "Requests and sessions that are over, those that reached no server too.",
+            samples: |reading, out| {
+                of_backends(reading, |name, proxy| {
+                    by_class(&proxy.requests, |code, number| out.put(&[name, code], number))
+                })
+            },
+        },
+        Family {
+            name: "pointsman_backend_retries",
+            kind: Kind::Counter,
+            unit: None,
+            labels: BACKEND,
+            help: "Servers that requests and sessions were redispatched to, or that were tried \
+                   again, after the first.",
+            samples: |reading, out| {
+                of_backends(reading, |name, proxy| out.put(&[name], proxy.requests.retries))
+            },
+        },
+    ],
+};
+
+fn of_frontends(
+    reading: &Reading,
+    out: &mut Samples<'_, '_>,
+    number: fn(&FrontendReading) -> u64,
+) -> fmt::Result {
+    let mut frontends = reading.frontends.iter();
+    frontends.try_for_each(|frontend| out.put(&[frontend.name.as_str()], number(frontend)))
+}
+
+fn of_backends(
+    reading: &Reading,
+    mut put: impl FnMut(&str, &ProxyReading) -> fmt::Result,
+) -> fmt::Result {
+    let mut backends = reading.backends.iter();
+    backends.try_for_each(|backend| match &backend.proxy {
+        Some(proxy) => put(backend.name.as_str(), proxy),
+        None => Ok(()),
+    })
+}
+
+/// Requests by the class of their status.
+pub(super) fn by_class(
+    requests: &Requests,
+    mut put: impl FnMut(&str, u64) -> fmt::Result,
+) -> fmt::Result {
+    CLASSES.iter().zip(requests.by_class).try_for_each(|(class, number)| put(class, number))
+}
+
+/// Bytes by direction.
+pub(super) fn both_ways(
+    requests: &Requests,
+    mut put: impl FnMut(&str, u64) -> fmt::Result,
+) -> fmt::Result {
+    put("in", requests.bytes_in)?;
+    put("out", requests.bytes_out)
+}
