@@ -42,6 +42,9 @@ for family in families:
 print(json.dumps([[one.name, one.labels, one.value] for f in families for one in f.samples]))
 "#;
 
+/// The name of samples, labels that they have, and what they come to together.
+type Sum<'a> = (&'a str, &'a [(&'a str, &'a str)], f64);
+
 /// One page, read.
 struct Page(Vec<(String, BTreeMap<String, String>, f64)>);
 
@@ -87,7 +90,7 @@ impl Page {
         samples.map(|(_, _, value)| *value).reduce(|a, b| a + b)
     }
 
-    fn require(&self, expected: &[(&str, &[(&str, &str)], f64)]) -> Result<()> {
+    fn require(&self, expected: &[Sum<'_>]) -> Result<()> {
         for (name, labels, value) in expected {
             let found = self.sum(name, labels);
             ensure!(found == Some(*value), "{name} {labels:?} is {found:?}, not {value}");
@@ -97,7 +100,7 @@ impl Page {
 }
 
 /// A page that says this, as soon as one does: workers and sweeps count a moment later.
-fn await_page(bed: &Bed, expected: &[(&str, &[(&str, &str)], f64)]) -> Result<Page> {
+fn await_page(bed: &Bed, expected: &[Sum<'_>]) -> Result<Page> {
     let waited = wait_until("the counts", PATIENCE, || {
         let page = Page::read(bed, "text")?;
         page.require(expected)?;
@@ -194,7 +197,7 @@ fn send_and_count(bed: &Bed) -> Result<()> {
     let (sent, answered) = (14 + 20 + 8 + 11, 14 + 20 + 8 + 14);
     let (datagrams, connections) = (f64::from(DATAGRAMS), f64::from(CONNECTIONS));
     let (out, back) = (("direction", "forward"), ("direction", "reply"));
-    let expected: &[(&str, &[(&str, &str)], f64)] = &[
+    let expected: &[Sum<'_>] = &[
         ("pointsman_vip_flows_opened_total", &[("frontend", "line4")], connections),
         ("pointsman_server_flows_opened_total", &[("backend", "line4")], connections),
         ("pointsman_vip_flows_opened_total", &[("frontend", "udp4")], datagrams),
@@ -246,7 +249,7 @@ fn outlive_the_agent(bed: &Bed, agent: &mut Agent<'_>) -> Result<()> {
     let opened = |page: &Page| page.sum("pointsman_vip_flows_opened_total", &[]);
     let swept = [("frontend", "line4")];
     let server = conversation.server().to_owned();
-    let flows: &[(&str, &[(&str, &str)], f64)] = &[
+    let flows: &[Sum<'_>] = &[
         ("pointsman_vip_flows", &swept, 1.0),
         ("pointsman_server_flows", &[("backend", "line4"), ("server", &server)], 1.0),
     ];
@@ -265,17 +268,22 @@ fn outlive_the_agent(bed: &Bed, agent: &mut Agent<'_>) -> Result<()> {
 /// agent answers meanwhile.
 #[test]
 fn a_page_of_4096_servers_is_made_beside_the_loop() -> Result<()> {
+    // Each has a ring, which takes time to make.
+    const BACKENDS: usize = 8;
     let bed = Bed::new(1, Mode::Native)?;
     let mut agent = Agent::install(&bed)?;
     let mut frontends = String::new();
     let mut backends = String::new();
     for number in 0..512 {
-        let (high, low) = (number / 256, number % 256);
+        let (port, backend) = (1024 + number, number % BACKENDS);
         frontends.push_str(&format!(
-            "  f{number}: {{mode: l4, bind: [\"203.0.{high}.{low}:80\"], backend: b{number}}}\n"
+            "  f{number}: {{mode: l4, bind: [\"203.0.113.1:{port}\"], backend: b{backend}}}\n"
         ));
-        let server = |index| format!("s{index}: \"10.92.0.2:{}\"", 1024 + number * 8 + index);
-        let servers = (0..8).map(server).collect::<Vec<_>>().join(", ");
+    }
+    let each = 4096 / BACKENDS;
+    for number in 0..BACKENDS {
+        let server = |index| format!("s{index}: \"10.92.0.2:{}\"", 1024 + number * each + index);
+        let servers = (0..each).map(server).collect::<Vec<_>>().join(", ");
         backends.push_str(&format!("  b{number}: {{servers: {{{servers}}}}}\n"));
     }
     let empty = configuration(&agent, &[]);

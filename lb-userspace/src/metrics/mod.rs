@@ -2,7 +2,7 @@
 //!
 //! Pure but for [`process`]: a [`Reading`] in, text out. Nothing is kept between two pages, so a
 //! series is there for as long as what it is of is configured, and a reload costs nothing here.
-//! Every family is one entry of a table ([`families`]) that both the page and the manual
+//! Every family is one entry of a table (`families`) that both the page and the manual
 //! (`docs/metrics.md`) are written from. The text is `prometheus-client`'s.
 
 mod families;
