@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 /// The objects, by the names of the binaries in `lb-ebpf`.
-const OBJECTS: [&str; 4] = ["pointsman", "traced", "bench", "testbed"];
+const OBJECTS: [&str; 5] = ["pointsman", "traced", "checks", "bench", "testbed"];
 const TARGET: &str = "bpfel-unknown-none";
 const PREBUILT: &str = "POINTSMAN_EBPF_DIRECTORY";
 /// What would let flags or wrappers meant for the host reach the BPF compiler.

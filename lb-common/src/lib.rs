@@ -13,6 +13,7 @@ pub mod address;
 pub mod affinity;
 pub mod backend;
 pub mod bench;
+pub mod check_path;
 pub mod checksum;
 pub mod counters;
 pub mod denial;

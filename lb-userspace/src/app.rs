@@ -36,6 +36,7 @@ use crate::{
         Control, Inputs, Outputs, Start,
         blocks::BlockBook,
         book::ServerBook,
+        check_path::ChecksAsTraffic,
         kernel::Kernel,
         log_lines::LogLines,
         memory::{Remembered, StateFile},
@@ -219,7 +220,9 @@ impl Agent {
         let pools = proxy.pools();
         let (marked, marked_seen) = watch::channel(BTreeMap::new());
         tasks.spawn("the balancing of the proxy", |cancel| run_pools(pools, marked, cancel));
-        let checker = Checker::new(book.known_health());
+        let path = Arc::new(ChecksAsTraffic::new(snapshots_seen.clone()));
+        path.prepare()?;
+        let checker = Checker::new(book.known_health(), path);
         let resetter = match &kernel {
             Some(kernel) => Some(kernel.resetter(map_changes_seen)?),
             None => None,

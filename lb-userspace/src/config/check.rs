@@ -12,13 +12,15 @@ use super::{
     },
     schema::{Choice, Integer, Key, Nested, Presence, Section, Shape},
 };
-use crate::model::snapshot::{Check, CheckKind};
+use crate::model::snapshot::{Check, CheckKind, Via};
 
 /// `backends.NAME.check` as given; [`RawCheck::resolve`] completes it.
 #[derive(Debug)]
 pub(super) struct RawCheck {
     kind: CheckKind,
     port: Option<u16>,
+    /// Which way it goes, if it says so.
+    pub(super) via: Option<Located<Via>>,
     interval: Option<Located<Duration>>,
     fast_interval: Option<Located<Duration>>,
     timeout: Option<Located<Duration>>,
@@ -63,6 +65,7 @@ impl RawCheck {
             fall: self.fall.unwrap_or(defaults.fall),
             rise: self.rise.unwrap_or(defaults.rise),
             port: self.port,
+            via: self.via.map_or(Via::Server, |via| via.value),
         }
     }
 }
@@ -102,6 +105,7 @@ static SECTION: Section = Section {
         &FALL,
         &RISE,
         &PORT,
+        &VIA,
         &METHOD,
         &PATH,
         &HOST,
@@ -176,6 +180,17 @@ static PORT: Key<Integer<u16>> = Key {
     doc: "Port to check in place of the server's own.",
 };
 
+static VIA: Key<Choice<Via>> = Key {
+    name: "via",
+    shape: Choice::of(&[("server", Via::Server), ("vip", Via::Vip)]),
+    presence: Presence::Optional("`server`"),
+    doc: "`server`: the check goes to the server's own address. `vip`: for frontends of \
+          `forward: dsr`, `ipip` or `gue` alone; its packets go to the VIP, the way that those of \
+          clients reach the server, so that it also finds a VIP that is missing there, or a tunnel \
+          that does not work. With several VIPs it is the first one of the server's family, of the \
+          first frontend by name. Needs Linux 6.6; as `server` with `datapath.mode: off`.",
+};
+
 /// `backends.NAME.check`: a mapping, or `false` for none.
 pub(super) struct CheckShape;
 
@@ -237,10 +252,11 @@ fn decode(entries: &Entries<'_>) -> Option<RawCheck> {
         None => None,
     };
     let port = entries.get(&PORT);
+    let via = entries.locate(&VIA);
     let interval = entries.locate(&INTERVAL);
     let fast_interval = entries.locate(&FAST_INTERVAL);
     let timeout = entries.locate(&TIMEOUT);
     let fall = entries.get(&FALL);
     let rise = entries.get(&RISE);
-    Some(RawCheck { kind: kind?, port, interval, fast_interval, timeout, fall, rise })
+    Some(RawCheck { kind: kind?, port, via, interval, fast_interval, timeout, fall, rise })
 }

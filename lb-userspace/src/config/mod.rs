@@ -21,6 +21,7 @@ mod address;
 mod admin;
 mod backend;
 mod check;
+mod check_path;
 mod datapath;
 mod decode;
 mod defaults;

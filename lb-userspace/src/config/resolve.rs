@@ -15,6 +15,7 @@ use super::{
     address::{judge_proxied, judge_server, judge_vip},
     backend::RawBackend,
     check::RawCheck,
+    check_path,
     defaults::Defaults,
     fault::{Located, Place, Refusal, Sink, did_you_mean, quoted},
     forwarding,
@@ -306,6 +307,11 @@ fn judge_references(
                 forwarding::judge(layer_4, backend, &reference.place, sink);
             }
         }
+    }
+    for (name, backend) in backends {
+        let Some(backend) = &backend.value else { continue };
+        let users = frontends.values().filter_map(|frontend| frontend.value.as_ref());
+        check_path::judge(name, backend, users, rules.uses_backend(name), sink);
     }
     let is_unused = |name: &Name| !used.contains(name) && !rules.uses_backend(name);
     for (name, backend) in backends.iter().filter(|(name, _)| is_unused(name)) {

@@ -10,6 +10,7 @@ mod access;
 pub mod answer;
 pub mod blocks;
 pub mod book;
+pub mod check_path;
 pub mod flows;
 mod growth;
 mod idle_bits;

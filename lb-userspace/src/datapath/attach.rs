@@ -11,6 +11,7 @@ use aya::programs::{
     loaded_programs,
     xdp::{XdpError, XdpLink},
 };
+use lb_common::check_path::program::{BACK, OUT};
 use nix::net::if_::if_nametoindex;
 
 use super::{
@@ -70,14 +71,15 @@ pub fn program_name(id: u32) -> Option<String> {
 }
 
 /// The programs of tc that are attached to an interface by links of their own (`tcx`, Linux
-/// 6.6), by name: `ingress NAME`.
+/// 6.6), by name: `ingress NAME`; without those that send checks the way of traffic.
 #[must_use]
 pub fn tcx_programs(interface: &str) -> Vec<String> {
     let at = |place: &str, kind| {
         let found = SchedClassifier::query_tcx(interface, kind).map(|(_, programs)| programs);
         let names = found.unwrap_or_default().into_iter();
         let name = |program: ProgramInfo| program.name_as_str().unwrap_or("?").to_owned();
-        names.map(|program| format!("{place} {}", name(program))).collect::<Vec<_>>()
+        let theirs = names.map(name).filter(|name| ![OUT, BACK].contains(&name.as_str()));
+        theirs.map(|name| format!("{place} {name}")).collect::<Vec<_>>()
     };
     [at("ingress", TcAttachType::Ingress), at("egress", TcAttachType::Egress)].concat()
 }

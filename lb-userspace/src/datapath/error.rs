@@ -131,6 +131,17 @@ pub enum InterfaceError {
         /// What aya said.
         source: ProgramError,
     },
+    /// What sends checks the way of traffic could not be attached.
+    #[error(
+        "no classifier could be attached to {name}, and checks `via: vip` need one; use Linux 6.6 \
+         or later, or check with `via: server`"
+    )]
+    Classifier {
+        /// The interface.
+        name: String,
+        /// What aya said.
+        source: ProgramError,
+    },
     /// The kernel did not answer what is attached.
     #[error("the kernel did not say what is attached to {name}")]
     Query {

@@ -10,6 +10,7 @@ mod access;
 mod addresses;
 mod attach;
 pub mod batch;
+mod check_path;
 mod elements;
 pub mod error;
 pub mod events;
@@ -37,6 +38,7 @@ pub mod trace;
 
 pub use addresses::AddressBits;
 pub use attach::{Attached, Attachment, attached, program_name, tcx_programs};
+pub use check_path::CheckPaths;
 pub use error::DatapathError;
 pub use events::EventReader;
 pub use host::require as require_host;

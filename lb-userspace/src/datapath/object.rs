@@ -8,6 +8,10 @@ pub static PROGRAM_OBJECT: &[u8] =
 pub static TRACED_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/traced.o"));
 
+/// The classifiers that send checks the way of traffic.
+pub static CHECKS_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/checks.o"));
+
 /// The data plane inside a timing loop; for the benchmarks.
 #[cfg(feature = "test-objects")]
 pub static BENCH_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.o"));

@@ -13,6 +13,9 @@ pub enum CheckError {
     /// The connection could not be made for another reason.
     #[error("connect: {0}")]
     Connect(io::Error),
+    /// Packets of the check could not be sent the way of traffic.
+    #[error("no way for checks `via: vip`: {0}")]
+    Way(Box<dyn std::error::Error + Send + Sync>),
     /// The whole check took longer than its timeout.
     #[error("timeout in {phase} after {after:?}")]
     Timeout {

@@ -20,6 +20,7 @@ use super::{
     error::{CheckError, Phase},
     machine::Verdict,
     tcp,
+    way::Detour,
 };
 use crate::model::{
     address::ServerAddress,
@@ -52,11 +53,12 @@ pub struct Answer {
 pub async fn check(
     address: ServerAddress,
     http: &HttpCheck,
+    detour: Detour<'_>,
     timeout: Duration,
 ) -> Result<Answer, CheckError> {
     let deadline = Instant::now() + timeout;
     let request = request(address, http)?;
-    let stream = tcp::connect(address, timeout, deadline).await?;
+    let stream = tcp::connect(address, detour, timeout, deadline).await?;
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_LIMIT)
         .handshake(TokioIo::new(stream))
@@ -197,7 +199,7 @@ mod tests {
             serve(stream).await;
             String::from_utf8(head).unwrap()
         });
-        let verdict = match check(address, http, timeout).await {
+        let verdict = match check(address, http, None, timeout).await {
             Ok(answer) => format!("{:?} {}", answer.verdict, answer.status),
             Err(error) => error.to_string(),
         };
@@ -259,7 +261,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_can_not_be_built_is_a_failure() {
         let http = HttpCheck { headers: vec![("a b".into(), "c".into())], ..plain() };
-        let error = check("127.0.0.1:1".parse().unwrap(), &http, LONG).await.unwrap_err();
+        let error = check("127.0.0.1:1".parse().unwrap(), &http, None, LONG).await.unwrap_err();
         assert!(error.to_string().starts_with("request can not be built: "), "{error}");
     }
 
@@ -346,7 +348,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().into();
         drop(listener);
-        let error = check(address, &plain(), LONG).await.unwrap_err();
+        let error = check(address, &plain(), None, LONG).await.unwrap_err();
         assert_eq!(error.to_string(), "connection refused");
     }
 }

@@ -3,7 +3,8 @@
 //! Owns the probes ([`tcp`], [`http`]), the decision what a row of results means
 //! ([`machine`], pure), when to ask ([`schedule`], pure), and the task that does so for
 //! every checked server ([`task`]). It must not know the data plane or the operator's
-//! interface: it reads snapshots and sends [`HealthEvent`]s. Checks leave from the network
+//! interface: it reads snapshots, sends [`HealthEvent`]s, and has an [`AsTraffic`] send those
+//! checks on their way that are to go as traffic does. Checks leave from the network
 //! namespace of the process.
 
 pub mod counts;
@@ -13,9 +14,11 @@ pub mod machine;
 pub mod schedule;
 pub mod task;
 pub mod tcp;
+mod way;
 mod worker;
 
 pub use counts::{CheckCounts, Checked};
 pub use error::{CheckError, Phase};
 pub use machine::{CheckMachine, CheckResult, Transition, Verdict};
 pub use task::{Checker, HealthEvent};
+pub use way::{AsTraffic, Detour, Way};

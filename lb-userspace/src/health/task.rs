@@ -18,7 +18,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{counts::CheckCounts, worker};
+use super::{
+    counts::CheckCounts,
+    way::{AsTraffic, Way},
+    worker,
+};
 use crate::model::{
     address::ServerAddress,
     snapshot::{Check, Snapshot},
@@ -43,19 +47,20 @@ pub struct HealthEvent {
 }
 
 /// Checks all servers of the snapshots it is given.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Checker {
     known: BTreeMap<ServerId, Health>,
     counts: CheckCounts,
+    path: Arc<dyn AsTraffic>,
 }
 
 impl Checker {
     /// A checker. `known` is what an earlier process had found, as read from its maps: such
     /// a server needs `fall` or `rise` results to change, while of any other server the
-    /// first check decides at once.
+    /// first check decides at once. `path` sends those checks that are to go as traffic does.
     #[must_use]
-    pub fn new(known: BTreeMap<ServerId, Health>) -> Self {
-        Self { known, counts: CheckCounts::default() }
+    pub fn new(known: BTreeMap<ServerId, Health>, path: Arc<dyn AsTraffic>) -> Self {
+        Self { known, counts: CheckCounts::default(), path }
     }
 
     /// What its checks come to.
@@ -80,9 +85,9 @@ impl Checker {
         events: mpsc::Sender<HealthEvent>,
         cancel: CancellationToken,
     ) {
-        let Self { known, counts } = self;
+        let Self { known, counts, path } = self;
         let (running, tasks) = (BTreeMap::new(), JoinSet::new());
-        let mut workers = Workers { known, counts, running, tasks, events };
+        let mut workers = Workers { known, counts, running, tasks, events, path };
         let serve = async {
             loop {
                 let snapshot = Arc::clone(&snapshots.borrow_and_update());
@@ -108,6 +113,8 @@ pub(super) struct Target {
     pub(super) server: ServerAddress,
     /// Where the check connects to: that, or another port of it.
     pub(super) probed: ServerAddress,
+    /// The way of traffic, if its packets go that.
+    pub(super) way: Option<Way>,
     /// What it asks, and how often.
     pub(super) check: Check,
     /// In maintenance: not checked.
@@ -134,10 +141,12 @@ fn targets(
                 }
                 socket @ ServerAddress::Unix(_) => socket,
             };
+            let way = server.address.socket().map(|address| address.ip());
+            let way = way.and_then(|address| Way::to(address, backend_name, snapshot));
             let paused = maintenance.contains(&id);
             let marked = marked.get(&id).cloned();
             let (server, check) = (server.address, check.clone());
-            targets.insert(id, Target { server, probed, check, paused, marked });
+            targets.insert(id, Target { server, probed, way, check, paused, marked });
         }
     }
     targets
@@ -149,6 +158,7 @@ struct Workers {
     running: BTreeMap<ServerId, Worker>,
     tasks: JoinSet<()>,
     events: mpsc::Sender<HealthEvent>,
+    path: Arc<dyn AsTraffic>,
 }
 
 struct Worker {
@@ -180,6 +190,9 @@ impl Workers {
                 let _ = self.events.send(event).await;
             }
         }
+        if targets.values().all(|target| target.way.is_none()) {
+            self.path.rest();
+        }
         for (server, target) in targets {
             match self.running.get(&server) {
                 Some(worker) => {
@@ -197,13 +210,9 @@ impl Workers {
     fn start(&mut self, server: ServerId, target: Target) {
         let known = self.known.remove(&server);
         let (sender, receiver) = watch::channel(target);
-        let work = worker::run(
-            server.clone(),
-            receiver,
-            known,
-            self.events.clone(),
-            self.counts.of(&server),
-        );
+        let (events, path) = (self.events.clone(), Arc::clone(&self.path));
+        let count = self.counts.of(&server);
+        let work = worker::run(server.clone(), receiver, known, events, count, path);
         let task = self.tasks.spawn(work);
         self.running.insert(server, Worker { target: sender, task });
     }

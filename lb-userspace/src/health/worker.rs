@@ -14,6 +14,7 @@ use super::{
     schedule,
     task::{HealthEvent, Target},
     tcp,
+    way::AsTraffic,
 };
 use crate::model::{
     address::ServerAddress,
@@ -28,6 +29,7 @@ pub(super) async fn run(
     known: Option<Health>,
     events: mpsc::Sender<HealthEvent>,
     count: Arc<Count>,
+    path: Arc<dyn AsTraffic>,
 ) {
     let mut target = targets.borrow_and_update().clone();
     let mut machine = machine(&target.check, known);
@@ -42,7 +44,10 @@ pub(super) async fn run(
                 }
                 let new = targets.borrow_and_update().clone();
                 machine.set_thresholds(new.check.rise, new.check.fall);
-                if new.server != target.server || new.probed != target.probed || new.paused {
+                let is_elsewhere = new.server != target.server
+                    || new.probed != target.probed
+                    || new.way != target.way;
+                if is_elsewhere || new.paused {
                     machine.forget();
                 }
                 start = start.min(first_start(&new.check));
@@ -58,7 +63,7 @@ pub(super) async fn run(
                 }
                 continue;
             }
-            finished = check_at(start, &target), if !target.paused => finished,
+            finished = check_at(start, &target, &*path), if !target.paused => finished,
         };
         count.note(&result);
         if let Some(transition) = machine.observe(&result, Instant::now().into_std()) {
@@ -109,20 +114,22 @@ fn next_start(started: Instant, check: &Check, machine: &CheckMachine) -> Instan
 }
 
 /// Waits, then probes; returns when the probe began and what it found.
-async fn check_at(start: Instant, target: &Target) -> (Instant, CheckResult) {
+async fn check_at(start: Instant, target: &Target, path: &dyn AsTraffic) -> (Instant, CheckResult) {
     sleep_until(start).await;
     let started = Instant::now();
-    let (verdict, reason) = probe(target).await;
+    let (verdict, reason) = probe(target, path).await;
     (started, CheckResult { verdict, reason, duration: started.elapsed() })
 }
 
-async fn probe(target: &Target) -> (Verdict, String) {
-    let Target { probed, check, .. } = target;
+async fn probe(target: &Target, path: &dyn AsTraffic) -> (Verdict, String) {
+    let Target { probed, check, way, .. } = target;
+    let detour = way.as_ref().map(|way| (way, path));
     let outcome = match &check.kind {
         CheckKind::Tcp => {
-            tcp::check(*probed, check.timeout).await.map(|()| (Verdict::Passed, "connected".into()))
+            let connected = tcp::check(*probed, detour, check.timeout).await;
+            connected.map(|()| (Verdict::Passed, "connected".into()))
         }
-        CheckKind::Http(http) => http::check(*probed, http, check.timeout)
+        CheckKind::Http(http) => http::check(*probed, http, detour, check.timeout)
             .await
             .map(|answer| (answer.verdict, format!("status {}", answer.status))),
     };

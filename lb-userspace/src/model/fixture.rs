@@ -61,6 +61,7 @@ fn check() -> Check {
         fall: 3,
         rise: 2,
         port: None,
+        via: super::snapshot::Via::Server,
     }
 }
 

@@ -58,6 +58,13 @@ impl Snapshot {
         self.datapath.mode == AttachMode::Off
     }
 
+    /// Whether some check is to go the way of traffic, and there is one.
+    #[must_use]
+    pub fn checks_as_traffic(&self) -> bool {
+        let mut checks = self.backends.values().filter_map(|backend| backend.check.as_ref());
+        !self.is_in_user_space() && checks.any(|check| check.via == Via::Vip)
+    }
+
     /// The names of the backends that the proxy connects to.
     #[must_use]
     pub fn proxy_backends(&self) -> BTreeSet<&Name> {
@@ -315,6 +322,18 @@ pub struct Check {
     pub rise: u32,
     /// Port to check in place of the server's own.
     pub port: Option<u16>,
+    /// Which way it goes; to the server by default.
+    pub via: Via,
+}
+
+/// Which way checks go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// To the address of the server.
+    #[default]
+    Server,
+    /// To the VIP, as the packets of clients reach the server.
+    Vip,
 }
 
 /// What a check asks and expects.
@@ -375,6 +394,6 @@ impl Check {
             }
         };
         let times = (self.interval, self.fast_interval, self.timeout);
-        (kind, times, self.fall, self.rise, self.port)
+        (kind, times, self.fall, self.rise, self.port, self.via)
     }
 }

@@ -443,6 +443,32 @@ fn servers_of_backends() {
 }
 
 #[test]
+fn checks_that_go_the_way_of_traffic() {
+    let judge = |frontend: &str, server: &str, expected: &[&str]| {
+        let backend = format!("{{check: {{via: vip}}, servers: {{s: \"{server}\"}}}}");
+        let yaml = format!("frontends:\n  web: {{{frontend}}}\nbackends: {{b: {backend}}}\n");
+        check_with_datapath(&yaml, expected);
+    };
+    let four = |keys: &str| format!("mode: l4, {keys}, bind: [\"10.0.0.1:80\"], backend: b");
+    judge(&four("forward: dsr"), "10.0.1.1:80", &[]);
+    judge(&four("forward: gue"), "10.0.1.1:80", &[]);
+    judge(
+        &four("forward: ipip"),
+        "[2001:db8::1]:80",
+        &[
+            "4: backends.b.check.via: the servers are IPv6, and no VIP of this backend is: checks are in their family (hint: give a frontend of that family the backend too, or use server)",
+        ],
+    );
+    let others = "4: backends.b.check.via: \"vip\" needs frontends whose `forward` is dsr, ipip or gue, and this backend has others (hint: server: there the check goes the way of traffic anyway)";
+    judge(&four("forward: nat"), "10.0.1.1:80", &[others]);
+    judge("mode: http, bind: [\"10.0.0.1:80\"], backend: b", "10.0.1.1:80", &[others]);
+    check_backend(
+        "check: {via: tunnel}, servers: {}",
+        &["4: backends.b.check.via: \"tunnel\" is not one of server, vip"],
+    );
+}
+
+#[test]
 fn checks() {
     check_backend(
         "check: true, servers: {}",

@@ -37,6 +37,7 @@ fn check() -> Check {
         fall: 3,
         rise: 2,
         port: None,
+        via: crate::model::snapshot::Via::Server,
     }
 }
 
@@ -89,6 +90,22 @@ fn snapshot(check: Option<Check>, servers: &[(&str, SocketAddr)]) -> Arc<Snapsho
     })
 }
 
+/// For checks that go no other way.
+#[derive(Debug)]
+struct NoWay;
+
+impl AsTraffic for NoWay {
+    fn send(
+        &self,
+        _socket: std::os::fd::BorrowedFd<'_>,
+        way: &Way,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Err(format!("asked for {way:?}").into())
+    }
+
+    fn rest(&self) {}
+}
+
 /// A checker at work.
 struct Running {
     snapshots: watch::Sender<Arc<Snapshot>>,
@@ -106,7 +123,7 @@ impl Running {
         let (marked, marked_receiver) = watch::channel(BTreeMap::new());
         let (sender, events) = mpsc::channel(64);
         let cancel = CancellationToken::new();
-        let task = tokio::spawn(Checker::new(known).run(
+        let task = tokio::spawn(Checker::new(known, Arc::new(NoWay)).run(
             snapshot_receiver,
             maintenance_receiver,
             marked_receiver,
@@ -337,8 +354,8 @@ async fn a_worker_that_dies_is_started_again() {
     let snapshot = snapshot(Some(check()), &[("a", address)]);
     let (events, mut received) = mpsc::channel(8);
     let (known, counts) = (BTreeMap::new(), CheckCounts::default());
-    let mut workers =
-        Workers { known, counts, running: BTreeMap::new(), tasks: JoinSet::new(), events };
+    let (running, path) = (BTreeMap::new(), Arc::new(NoWay));
+    let mut workers = Workers { known, counts, running, tasks: JoinSet::new(), events, path };
     workers.reconcile(&snapshot, &BTreeSet::new(), &BTreeMap::new()).await;
     received.recv().await.unwrap();
     workers.running[&id("a")].task.abort();
