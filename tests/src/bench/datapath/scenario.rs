@@ -70,7 +70,7 @@ const ELSEWHERE: u32 = 0x0808_0808;
 const LISTED: u32 = 100_000;
 
 /// The lists of sources: the denied clients, one by one, among as many networks that nobody is
-/// in as make up [`LISTED`], spread over the addresses and of lengths from 20 to 32.
+/// in as make up `LISTED`, spread over the addresses and of lengths from 20 to 32.
 pub fn denied() -> impl Iterator<Item = (Ipv4Addr, u8)> {
     let clients = (0..SERVERS.into()).map(|index| (Ipv4Addr::from(DENIED_CLIENTS + index), 32));
     let others = (0..LISTED - u32::from(SERVERS)).map(|number| {
