@@ -371,7 +371,7 @@ async fn checks_are_counted_for_as_long_as_the_server_is_checked() {
     let (closed, bad) = listener().await;
     drop(closed);
     let all = snapshot(Some(check()), &[("a", good), ("b", bad)]);
-    let checker = Checker::new(BTreeMap::new());
+    let checker = Checker::new(BTreeMap::new(), Arc::new(NoWay));
     let counts = checker.counts();
     let (snapshots, seen) = watch::channel(all);
     let (_maintenance, paused) = watch::channel(BTreeSet::new());
