@@ -14,16 +14,15 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Parser;
 use lb_common::trace::Filter;
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
 
 use report::Figure;
-use testbed::bench::datapath::{
-    measure::Loop,
-    scenario::{self, Scenario},
-    tables::Tables,
+use testbed::bench::{
+    core::pin,
+    datapath::{
+        measure::Loop,
+        scenario::{self, Scenario},
+        tables::Tables,
+    },
 };
 
 /// Measure the data plane, packet by packet, inside BPF
@@ -121,15 +120,4 @@ fn measure_turn(
         }
     }
     report::figures(scenarios, flows, &mut samples)
-}
-
-/// Keeps this thread on one core; gives its number.
-fn pin(core: Option<usize>) -> Result<usize> {
-    let last = std::thread::available_parallelism().map_or(0, |count| count.get() - 1);
-    let core = core.unwrap_or(last);
-    let mut set = CpuSet::new();
-    set.set(core).with_context(|| format!("there is no core {core}"))?;
-    sched_setaffinity(Pid::from_raw(0), &set)
-        .with_context(|| format!("could not keep to core {core}"))?;
-    Ok(core)
 }

@@ -14,12 +14,9 @@ use std::{path::PathBuf, time::Duration, time::Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use lb_common::forward::Forward;
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
 use testbed::{
     bench::{
+        core::pin,
         datapath::{
             measure::Loop,
             scenario::{Scenario, TCP},
@@ -126,15 +123,4 @@ fn measure(object: &mut Loop, options: &Options) -> Result<Vec<Figure>> {
         figures.push(figure);
     }
     Ok(figures)
-}
-
-/// Keeps this thread, and those it starts, on one core; gives its number.
-fn pin(core: Option<usize>) -> Result<usize> {
-    let last = std::thread::available_parallelism().map_or(0, |count| count.get() - 1);
-    let core = core.unwrap_or(last);
-    let mut set = CpuSet::new();
-    set.set(core).with_context(|| format!("there is no core {core}"))?;
-    sched_setaffinity(Pid::from_raw(0), &set)
-        .with_context(|| format!("could not keep to core {core}"))?;
-    Ok(core)
 }
