@@ -85,8 +85,9 @@ fn goes_on_when_a_server_is_killed(kind: Kind) -> Result<()> {
     }
     let wait_for_runs = |further| loads.iter().try_for_each(|load| load.wait_for_runs(further));
     wait_for_runs(3)?;
-    bed.server(0)?.kill_processes()?;
+    // Before the first signal: a client notices sooner than the last process has ended.
     let killed = Instant::now();
+    bed.server(0)?.kill_processes()?;
     agent.wait_for_state("s0", ServerState::Down)?;
     let evicted = Instant::now();
     note(format!("{kind}: evicted after {:?}", evicted - killed));
