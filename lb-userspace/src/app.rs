@@ -311,8 +311,12 @@ fn load(snapshot: &Snapshot) -> anyhow::Result<Option<Kernel>> {
         return Ok(None);
     }
     let kernel = Kernel::load(&snapshot.datapath)?;
-    let how = if kernel.adopted() { "adopted" } else { "made" };
-    tracing::info!("the maps in {} were {how}", snapshot.datapath.pin_directory.display());
+    let maps = if kernel.adopted() { "adopted" } else { "made" };
+    let programs = if kernel.adopted_programs() { "adopted" } else { "loaded" };
+    tracing::info!(
+        "the maps in {} were {maps}, the programs were {programs}",
+        snapshot.datapath.pin_directory.display()
+    );
     for warning in kernel.warnings(snapshot) {
         tracing::warn!("{warning}");
     }

@@ -17,13 +17,14 @@ use lb_common::{
     stage::Stage,
     tcp_state::Progress,
     timeouts::Timeouts,
+    trace::Filter,
     vip::{FilterWord, VipEntry, VipKey, on_down},
 };
 use pointsman::{
     clock::Moment,
     datapath::{
         Attachment, Capacities, DataPlane, DatapathError, EventReader, FlowTables, LockedPins,
-        Maps, Pins,
+        Maps, Pins, Traced, adoptable,
         batch::BatchMap,
         error::{InterfaceError, MapAccessError, PinsError},
         flows, loader,
@@ -39,6 +40,7 @@ use pointsman::{
 };
 use testbed::{
     bpffs::{self, PinDirectory},
+    bpftool,
     namespace::{Namespace, output},
     process::wait_until,
     stub::Stub,
@@ -112,7 +114,7 @@ impl Bench {
 }
 
 #[test]
-fn a_restart_adopts_the_maps_and_replaces_the_program() -> Result<()> {
+fn a_restart_adopts_the_maps_and_the_programs() -> Result<()> {
     let bench = Bench::new()?;
     let mut plane = bench.load()?;
     ensure!(!plane.adopted(), "the maps are new");
@@ -128,19 +130,124 @@ fn a_restart_adopts_the_maps_and_replaces_the_program() -> Result<()> {
 
     ensure!(bench.attached("here0")? == Some(before.clone()), "it outlives its loader");
     let mut plane = bench.load()?;
-    ensure!(plane.adopted(), "the maps are adopted");
+    ensure!(plane.adopted() && plane.adopted_programs(), "maps and programs are adopted");
     ensure!(plane.maps()?.settings()?.snat_port_low == 4321, "with what was in them");
     ensure!(plane.capacities_kept().is_empty());
     ensure!(bench.attached("here0")? == Some(before.clone()), "loading replaces nothing yet");
     let attachment = bench.attach(&mut plane, "here0", AttachMode::Auto)??;
     ensure!(attachment.replaced && !attachment.generic);
     let after = bench.attached("here0")?.context("attached")?;
-    ensure!(after.1 != before.1, "another program");
+    ensure!(after == before, "the same program");
     ensure!(bench.pins().linked_interfaces()? == ["here0"]);
     ensure!(bench.pins().program().exists());
+    // What is adopted works as what was loaded: it answers, and goes to other interfaces.
+    plane.test_run(&tcp_packet(etherparse::PacketBuilderStep::syn)?)?;
+    bench.attach(&mut plane, "lo", AttachMode::Generic)??;
+    ensure!(bench.attached("lo")?.is_some_and(|(_, id)| id == before.1));
+    ensure!(plane.detach("lo")?);
+    // It comes back after a trace, with its stages.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let traced = Traced::load(plane.pins(), &Filter::default())?;
+    let _records = bench.here.run(|| runtime.block_on(async { Ok(plane.trace(traced)?) }))?;
+    ensure!(bench.attached("here0")?.is_some_and(|(_, id)| id != before.1), "it is not traced");
+    adoptable(&bench.pins()).expect_err("another program is in its place");
+    bench.here.run(|| Ok(plane.end_trace()?))?;
+    ensure!(bench.attached("here0")? == Some(before), "it is not back");
+    adoptable(&bench.pins())?;
 
     ensure!(plane.detach("here0")? && !plane.detach("here0")?);
     bench.wait_detached("here0")?;
+    Ok(())
+}
+
+/// Programs that nobody can vouch for are loaded anew: each of these could be what another agent,
+/// an upgrade, or an operator with `bpftool` leaves behind.
+#[test]
+fn pinned_programs_in_doubt_are_not_adopted() -> Result<()> {
+    let bench = Bench::new()?;
+    let mut plane = bench.load()?;
+    ensure!(!plane.adopted_programs());
+    let pins = bench.pins();
+    let doubted = |expected: &str| -> Result<()> {
+        let doubt = adoptable(&pins).expect_err(expected).to_string();
+        ensure!(doubt.contains(expected), "{doubt}, not {expected}");
+        Ok(())
+    };
+    doubted("a note of what was loaded is not pinned")?;
+    bench.attach(&mut plane, "here0", AttachMode::Native)??;
+    let (_, first) = bench.attached("here0")?.context("attached")?;
+    drop(plane);
+    adoptable(&pins)?;
+
+    // A pin that is missing, or another thing's.
+    let aside = pins.map("aside");
+    let stages = pins.all_stages()?.pop().context("an array of stages")?;
+    let fragments = pins.map(map::FRAGMENTS6);
+    for (pin, expected) in [
+        (pins.origin(), "a note"),
+        (pins.program(), "the program"),
+        (pins.settle(), "the program behind the sweep"),
+        (stages.clone(), "the array of stages"),
+        (fragments.clone(), "a map"),
+    ] {
+        fs::rename(&pin, &aside)?;
+        doubted(expected).with_context(|| format!("without {}", pin.display()))?;
+        fs::rename(&aside, &pin)?;
+    }
+    for (kind, pin, other, expected) in [
+        ("prog", pins.program(), pins.settle(), "the program differ"),
+        ("prog", pins.settle(), pins.program(), "the program behind the sweep differ"),
+        ("map", fragments, pins.map(map::FRAGMENTS4), "the maps differ"),
+    ] {
+        fs::rename(&pin, &aside)?;
+        output(Command::new("bpftool").args([kind, "pin", "pinned"]).args([&other, &pin]))?;
+        doubted(expected).with_context(|| format!("at {}", pin.display()))?;
+        fs::rename(&aside, &pin)?;
+    }
+    adoptable(&pins)?;
+
+    // The same note where anybody could have changed it; one of another object.
+    let noted = bpftool::raw_entries(&["pinned", pins.origin().to_str().context("a path")?])?;
+    let mut noted = noted.first().context("nothing noted")?.value.clone();
+    fs::rename(pins.origin(), &aside)?;
+    make_note(&pins.origin(), &noted, false)?;
+    doubted("not an agent's")?;
+    noted[0] = if noted[0] == "0x00" { "0x01".into() } else { "0x00".into() };
+    fs::remove_file(pins.origin())?;
+    make_note(&pins.origin(), &noted, true)?;
+    doubted("the object and how it is loaded differ")?;
+    fs::rename(&aside, pins.origin())?;
+    adoptable(&pins)?;
+
+    // One stage in the place of another, with which a start goes on by loading all anew.
+    let pinned = ["pinned", stages.to_str().context("a path in UTF-8")?];
+    let key = |stage: Stage| (stage as u32).to_ne_bytes().map(|byte| format!("0x{byte:02x}"));
+    let settle = pins.settle();
+    let value = ["pinned", settle.to_str().context("a path in UTF-8")?];
+    bpftool::update(&pinned, &key(Stage::Echo4), value)?;
+    doubted("the stages differ")?;
+    let mut plane = bench.load()?;
+    ensure!(plane.adopted() && !plane.adopted_programs());
+    doubted("")?;
+    bench.attach(&mut plane, "here0", AttachMode::Native)??;
+    let (_, second) = bench.attached("here0")?.context("attached")?;
+    ensure!(second != first, "the program was not replaced");
+    adoptable(&pins)?;
+    Ok(())
+}
+
+/// Makes a note of what was loaded, frozen or not.
+fn make_note(path: &Path, value: &[String], frozen: bool) -> Result<()> {
+    let path = path.to_str().context("a path in UTF-8")?;
+    let size = value.len().to_string();
+    let create = ["map", "create", path, "type", "array", "key", "4", "value", &size];
+    let create = create.iter().chain(&["entries", "1", "name", "origin"]);
+    output(Command::new("bpftool").args(create))?;
+    let key = ["0x00"; 4].map(str::to_owned);
+    bpftool::update(&["pinned", path], &key, value.iter().map(String::as_str))?;
+    if frozen {
+        output(Command::new("bpftool").args(["map", "freeze", "pinned", path]))?;
+    }
     Ok(())
 }
 
@@ -158,6 +265,8 @@ fn stages_stay_as_long_as_an_interface_needs_them() -> Result<()> {
     drop(plane);
     ensure!(bench.stages_of(&first[0])? == Stage::ALL.len(), "and stays without its loader");
 
+    // As an upgrade: nobody knows that they are the same.
+    fs::remove_file(bench.pins().origin())?;
     let mut plane = bench.load()?;
     bench.attach(&mut plane, "here0", AttachMode::Native)??;
     ensure!(bench.pins().all_stages()?.len() == 2, "the other interface has the old program");

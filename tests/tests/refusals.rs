@@ -137,15 +137,15 @@ fn what_was_forwarding_goes_on_whatever_the_next_start_refuses() -> Result<()> {
     Ok(())
 }
 
-/// What is pinned: maps and links by their ids in the kernel. The program, and the stages that
-/// go with it, may be replaced by new ones of the same kind.
+/// What is pinned: maps and links by their ids in the kernel. The programs, and the stages that
+/// go with them, may be replaced by new ones of the same kind.
 fn pinned(agent: &Agent<'_>) -> Result<BTreeMap<String, Option<u64>>> {
     let mut pinned = BTreeMap::new();
     for entry in fs::read_dir(agent.pin_directory())? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let kind = match name.as_str() {
-            "program" => None,
+            "program" | "settle" => None,
             stages if stages.starts_with("stages-") => continue,
             link if link.starts_with("link-") => Some("link"),
             _ => Some("map"),

@@ -118,9 +118,9 @@ impl Kernel {
     /// What counts down what swept flows counted for.
     ///
     /// # Errors
-    /// If it can not be loaded.
+    /// If it can not be opened.
     pub fn settler(&self) -> Result<Settler, KernelError> {
-        Ok(Settler::load(self.plane.pins())?)
+        Ok(Settler::open(self.plane.pins())?)
     }
 
     /// What resets idle clients of dead servers; `changes` says when the maps have changed.
@@ -143,6 +143,12 @@ impl Kernel {
     #[must_use]
     pub const fn adopted(&self) -> bool {
         self.plane.adopted()
+    }
+
+    /// Whether the programs were there already, too.
+    #[must_use]
+    pub const fn adopted_programs(&self) -> bool {
+        self.plane.adopted_programs()
     }
 
     /// The way to each server as the maps remember it.

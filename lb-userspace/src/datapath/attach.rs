@@ -3,7 +3,7 @@
 //!
 //! Follows `bpf_xdp_link_attach` and `bpf_xdp_link_update` in `net/core/dev.c`.
 
-use std::{fs, io};
+use std::{io, path::Path};
 
 use aya::programs::{
     ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode,
@@ -112,13 +112,16 @@ pub(crate) fn detach(pins: &Pins, interface: &str) -> Result<bool, DatapathError
     Ok(pins.remove(&pins.link(interface))?)
 }
 
-/// Pins the program in the place of the one before.
-pub(crate) fn pin_program(program: &mut Xdp, pins: &Pins) -> Result<(), DatapathError> {
-    let (next, path) = (pins.next_program(), pins.program());
-    pins.remove(&next)?;
-    program.pin(&next).map_err(|source| PinsError::Pin { path: next.clone(), source })?;
-    fs::rename(&next, &path)
-        .map_err(|source| PinsError::File { action: "replace", path, source }.into())
+/// Pins a program in the place of the one before.
+pub(crate) fn pin_program(
+    program: &mut Xdp,
+    pins: &Pins,
+    path: &Path,
+) -> Result<(), DatapathError> {
+    let pinned = pins.replace(path, |path| {
+        program.pin(path).map_err(|source| PinsError::Pin { path: path.to_owned(), source })
+    });
+    Ok(pinned?)
 }
 
 /// Whether a program attached this way needs no other attachment. `auto` takes what is

@@ -297,17 +297,19 @@ pub fn freeze(data: &MapData) -> io::Result<()> {
     unsafe { element_call(data, bpf_cmd::BPF_MAP_FREEZE, 0, 0) }
 }
 
-/// The first four bytes of the first element of an array, whatever the rest of it is.
+/// The first four bytes of an element of an array, whatever the rest of it is.
 ///
 /// # Errors
-/// If the elements are shorter, or the kernel refuses.
-pub fn first_word(data: &MapData) -> io::Result<u32> {
-    let size = data.info().map_err(io::Error::other)?.value_size() as usize;
-    let mut value = vec![0_u8; size];
-    let key = 0_u32;
-    // SAFETY: an array's key has four bytes, and the value has room for the map's.
+/// If the elements are shorter, there is none of this index, or the kernel refuses.
+pub fn word(data: &MapData, index: u32) -> io::Result<u32> {
+    let info = data.info().map_err(io::Error::other)?;
+    if info.key_size() as usize != size_of::<u32>() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let mut value = vec![0_u8; info.value_size() as usize];
+    // SAFETY: the key has the map's key size, and the value has room for the map's.
     unsafe {
-        let (key, value) = ((&raw const key) as u64, value.as_mut_ptr() as u64);
+        let (key, value) = ((&raw const index) as u64, value.as_mut_ptr() as u64);
         element_call(data, bpf_cmd::BPF_MAP_LOOKUP_ELEM, key, value)?;
     }
     let word = value.first_chunk().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;

@@ -1,5 +1,6 @@
 //! Brings the data plane up: maps from the pins or anew, a program that was tried before
-//! anybody relies on it, attachment through pinned links.
+//! anybody relies on it, attachment through pinned links. Programs that are pinned and the very
+//! ones that would be loaded are gone on with (`origin`).
 //!
 //! The order matters: everything that can be refused is refused before the running
 //! program is touched, so whatever was forwarding goes on forwarding.
@@ -7,39 +8,40 @@
 use std::path::PathBuf;
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader, TestRunOptions,
+    Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, MapError, MapType},
-    programs::{ProgramError, TestRun as _, Xdp},
+    programs::ProgramError,
 };
 use aya_obj::Object;
 use lb_common::{
-    abi::{ABI_VERSION, PROGRAM, map},
+    abi::{ABI_VERSION, PROGRAM, SETTLE, map},
     settings::Settings,
 };
 
 use super::{
     attach::{self, Attachment},
-    batch,
+    batch, canned,
     error::{DatapathError, HostError, MapAccessError, PinsError, ProgramFault},
     host,
     maps::Maps,
     object::PROGRAM_OBJECT,
+    origin::{Fingerprint, Origin},
     pins::LockedPins,
+    programs::Programs,
     shape::{self, Capacities, CapacityKept},
     stages,
 };
 use crate::model::snapshot::AttachMode;
 
-/// Verdict numbers (`enum xdp_action`).
-const XDP_PASS: u32 = 2;
-
 /// The loaded data plane. Dropping it leaves the kernel half as it is.
 #[derive(Debug)]
 pub struct DataPlane {
     pins: LockedPins,
-    object: Ebpf,
-    /// What is attached in its place while packets are traced.
-    pub(super) traced: Option<Ebpf>,
+    programs: Programs,
+    /// What is attached in their place while packets are traced.
+    pub(super) traced: Option<Programs>,
+    /// What is to be noted of the programs once they are pinned; none if it is.
+    origin: Option<Origin>,
     adopted: bool,
     kept: Vec<CapacityKept>,
     /// As they are.
@@ -49,8 +51,8 @@ pub struct DataPlane {
 }
 
 impl DataPlane {
-    /// Loads the program and adopts the pinned maps, or makes and pins them. Nothing is
-    /// attached and no running program replaced.
+    /// Loads the program and adopts the pinned maps, or makes and pins them; a pinned program
+    /// that is the same is adopted too. Nothing is attached and no running program replaced.
     ///
     /// # Errors
     /// If the host lacks something, the pinned maps are not ours to use, memory is short,
@@ -75,26 +77,36 @@ impl DataPlane {
         let missing: Vec<PathBuf> =
             map::ALL.iter().map(|name| pins.map(name)).filter(|path| !path.exists()).collect();
         let adopted = missing.is_empty();
-        let loaded = load_object(&pins, capacities);
-        let (object, cookies) = loaded.inspect_err(|_| {
-            for pin in &missing {
-                // The first failure is the one to report.
-                drop(pins.remove(pin));
+        let cookies = stages::has_cookies();
+        let fingerprint = Programs::fingerprint(cookies);
+        let (programs, origin) = match Programs::adopt(&pins, fingerprint) {
+            Ok(programs) => (programs, None),
+            Err(doubt) => {
+                let doubt = anyhow::Error::from(doubt);
+                tracing::debug!("programs are loaded: {doubt:#}");
+                let loaded = load_object(&pins, capacities, fingerprint);
+                let (object, origin) = loaded.inspect_err(|_| {
+                    for pin in &missing {
+                        // The first failure is the one to report.
+                        drop(pins.remove(pin));
+                    }
+                })?;
+                (Programs::Loaded(object), origin)
             }
-        })?;
-        #[cfg(feature = "dataplane-log")]
-        let object = {
-            let mut object = object;
-            super::packet_log::start(&mut object)?;
-            object
         };
-        Ok(Self { pins, object, traced: None, adopted, kept, capacities, cookies })
+        Ok(Self { pins, programs, traced: None, origin, adopted, kept, capacities, cookies })
     }
 
     /// Whether every map was there already.
     #[must_use]
     pub const fn adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// Whether the programs were there already, too.
+    #[must_use]
+    pub const fn adopted_programs(&self) -> bool {
+        matches!(self.programs, Programs::Adopted(_))
     }
 
     /// Buckets of `HALF_OPEN4` and of `HALF_OPEN6` as they are.
@@ -156,13 +168,25 @@ impl DataPlane {
         if mode == AttachMode::Off {
             return Ok(None);
         }
-        let object = self.traced.as_mut().unwrap_or(&mut self.object);
-        stages::pin(object, &self.pins)?;
-        let program = stages::program(object, PROGRAM)?;
+        let programs = self.traced.as_mut().unwrap_or(&mut self.programs);
+        stages::pin(programs.stages()?, &self.pins)?;
+        let (program, pin) = (programs.entry()?, self.pins.program());
         let attached = attach::attach(program, &self.pins, interface, mode)
-            .and_then(|attachment| attach::pin_program(program, &self.pins).map(|()| attachment));
+            .and_then(|attached| attach::pin_program(program, &self.pins, &pin).map(|()| attached));
         self.prune();
+        if attached.is_ok() && self.traced.is_none() {
+            self.note_origin();
+        }
         attached.map(Some)
+    }
+
+    /// Notes what the pinned programs are, so that the next agent need not load them.
+    fn note_origin(&mut self) {
+        let Some(origin) = self.origin.take() else { return };
+        if let Err(error) = origin.pin(&self.pins) {
+            let error = anyhow::Error::from(error);
+            tracing::warn!("the next start will load the programs anew: {error:#}");
+        }
     }
 
     /// Takes the program off an interface; false if it was not attached there. Its flows
@@ -188,7 +212,7 @@ impl DataPlane {
     /// # Errors
     /// If the kernel refuses the packet (less than 14 bytes, for one).
     pub fn test_run(&mut self, packet: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
-        test_run(stages::program(&mut self.object, PROGRAM)?, packet)
+        canned::test_run(self.programs.entry()?, packet)
     }
 }
 
@@ -199,11 +223,11 @@ impl DataPlane {
 /// If a pin can not be removed; the others are removed all the same.
 pub fn remove(pins: &LockedPins, keep_maps: bool) -> Result<(), DatapathError> {
     let links = pins.linked_interfaces()?.into_iter().map(|interface| pins.link(&interface));
-    let program = [pins.program(), pins.next_program()];
+    let programs = pins.replaced();
     let maps = map::ALL.iter().filter(|_| !keep_maps).map(|name| pins.map(name));
     let mut result = Ok(());
     let stages = pins.all_stages()?;
-    for pin in links.chain(program).chain(stages).chain(maps) {
+    for pin in links.chain(programs).chain(stages).chain(maps) {
         if let Err(error) = pins.remove(&pin) {
             result = Err(error.into());
         }
@@ -262,11 +286,16 @@ fn abi_version(path: PathBuf) -> Result<Option<u32>, MapError> {
     if data.info()?.map_type()? != MapType::Array {
         return Ok(None);
     }
-    Ok(Some(batch::first_word(&data)?))
+    Ok(Some(batch::word(&data, 0)?))
 }
 
-/// Makes or adopts the maps, loads the program and tries it.
-fn load_object(pins: &LockedPins, capacities: Capacities) -> Result<(Ebpf, bool), DatapathError> {
+/// Makes or adopts the maps, loads the programs and tries the one that is attached; those and
+/// what there is to note of them.
+fn load_object(
+    pins: &LockedPins,
+    capacities: Capacities,
+    fingerprint: Fingerprint,
+) -> Result<(Ebpf, Option<Origin>), DatapathError> {
     let mut loader = EbpfLoader::new();
     for name in map::ALL {
         loader.map_pin_path(name, pins.map(name));
@@ -284,9 +313,16 @@ fn load_object(pins: &LockedPins, capacities: Capacities) -> Result<(Ebpf, bool)
         };
         maps.set_settings(&settings)?;
     }
-    let cookies = stages::load(&mut object)?;
-    try_canned(stages::program(&mut object, PROGRAM)?)?;
-    Ok((object, cookies))
+    stages::load(&mut object)?;
+    canned::try_canned(stages::program(&mut object, PROGRAM)?)?;
+    let settle = stages::program(&mut object, SETTLE)?;
+    settle.load().map_err(verify_failed)?;
+    attach::pin_program(settle, pins, &pins.settle())?;
+    #[cfg(feature = "dataplane-log")]
+    super::packet_log::start(&mut object)?;
+    let origin = Programs::origin_of(&object, fingerprint, pins);
+    let origin = origin.inspect_err(|doubt| tracing::warn!("nothing is noted: {doubt}"));
+    Ok((object, origin.ok()))
 }
 
 /// Who is to blame for an object that did not load.
@@ -324,44 +360,3 @@ pub(super) fn verify_failed(error: ProgramError) -> DatapathError {
         _ => ProgramFault::Verifier(ProgramError::LoadError { io_error, verifier_log }).into(),
     }
 }
-
-/// An ARP request is nobody's business but the kernel's.
-pub(super) fn try_canned(program: &Xdp) -> Result<(), DatapathError> {
-    let (verdict, _) = test_run(program, &ARP_REQUEST)?;
-    if verdict == XDP_PASS {
-        return Ok(());
-    }
-    let fault = ProgramFault::CannedPacket { packet: "ARP", found: verdict, expected: XDP_PASS };
-    Err(fault.into())
-}
-
-fn test_run(program: &Xdp, packet: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
-    // Room for what the program may push in front.
-    let mut output = vec![0; packet.len() + 256];
-    let options = TestRunOptions {
-        data_in: Some(packet),
-        data_out: Some(&mut output),
-        repeat: 1,
-        ..TestRunOptions::default()
-    };
-    let result = program.test_run(options).map_err(ProgramFault::TestRun)?;
-    output.truncate(result.data_size_out as usize);
-    Ok((result.return_value, output))
-}
-
-/// Who has 192.0.2.1, asked by 192.0.2.2 (RFC 826), padded to the shortest frame.
-const ARP_REQUEST: [u8; 60] = {
-    let mut frame = [0; 60];
-    let text: [u8; 42] = [
-        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x08, 0x06, // Ethernet
-        0, 1, 0x08, 0, 6, 4, 0, 1, // Ethernet, IPv4, request
-        2, 0, 0, 0, 0, 1, 192, 0, 2, 2, // sender
-        0, 0, 0, 0, 0, 0, 192, 0, 2, 1, // target
-    ];
-    let mut index = 0;
-    while index < text.len() {
-        frame[index] = text[index];
-        index += 1;
-    }
-    frame
-};

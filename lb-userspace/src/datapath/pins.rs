@@ -1,5 +1,7 @@
 //! Where everything is pinned: `DIRECTORY/NAME` for maps, `DIRECTORY/program` for the
-//! program, `DIRECTORY/stages-ID` for the stages behind it, `DIRECTORY/link-IFNAME` for links.
+//! program, `DIRECTORY/stages-ID` for the stages behind it, `DIRECTORY/settle` for what counts
+//! down after sweeps, `DIRECTORY/origin` for what they were loaded from, `DIRECTORY/link-IFNAME`
+//! for links.
 //!
 //! The directory is on a BPF file system, which outlives the agent; whoever may write it
 //! owns the data plane, hence mode 0700. A BPF file system holds no ordinary file, so the
@@ -21,6 +23,10 @@ use nix::{
 use super::error::{DatapathError, HostError, PinsError};
 
 const PROGRAM: &str = "program";
+const SETTLE: &str = "settle";
+const ORIGIN: &str = "origin";
+/// What follows the name of a pin that is about to take the place of another.
+const NEXT: &str = "-next";
 const LINK_PREFIX: &str = "link-";
 const STAGES_PREFIX: &str = "stages-";
 const USUAL_MOUNT: &str = "/sys/fs/bpf";
@@ -56,9 +62,39 @@ impl Pins {
         self.directory.join(PROGRAM)
     }
 
-    /// Where a new program is pinned before it takes the old one's place.
-    pub(crate) fn next_program(&self) -> PathBuf {
-        self.directory.join("program-next")
+    /// The pin of the program that counts down what swept flows counted for.
+    #[must_use]
+    pub fn settle(&self) -> PathBuf {
+        self.directory.join(SETTLE)
+    }
+
+    /// The pin of what is known of the pinned programs.
+    #[must_use]
+    pub fn origin(&self) -> PathBuf {
+        self.directory.join(ORIGIN)
+    }
+
+    /// The pins that [`Self::replace`] replaces, and what may be left of doing so.
+    pub(crate) fn replaced(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let names = [PROGRAM, SETTLE, ORIGIN].into_iter();
+        names.flat_map(|name| [name.to_owned(), format!("{name}{NEXT}")]).map(|it| self.map(&it))
+    }
+
+    /// Pins something in the place of what is pinned there, if anything is.
+    ///
+    /// # Errors
+    /// If it can not be pinned, or not take that place.
+    pub(crate) fn replace(
+        &self,
+        path: &Path,
+        pin: impl FnOnce(&Path) -> Result<(), PinsError>,
+    ) -> Result<(), PinsError> {
+        let mut next = path.as_os_str().to_owned();
+        next.push(NEXT);
+        let next = PathBuf::from(next);
+        self.remove(&next)?;
+        pin(&next)?;
+        fs::rename(&next, path).map_err(|source| self.file("replace", path, source))
     }
 
     /// The pin of an array of stages by the id of the map.

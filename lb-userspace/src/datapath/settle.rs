@@ -7,12 +7,13 @@
 use std::{collections::HashMap, mem::size_of};
 
 use aya::{
-    Ebpf, EbpfLoader, TestRunOptions,
+    TestRunOptions,
     maps::{Array, MapData, MapError},
-    programs::TestRun as _,
+    programs::{TestRun as _, Xdp},
 };
+use aya_obj::programs::XdpAttachType;
 use lb_common::{
-    abi::{MAX_SERVERS, SETTLE, map},
+    abi::{MAX_SERVERS, map},
     access::AdmissionEntry,
     address::Address6,
     flow::Handle,
@@ -24,10 +25,8 @@ use tracing::debug;
 use super::{
     error::{DatapathError, MapAccessError, ProgramFault},
     maps::typed,
-    object::PROGRAM_OBJECT,
     pins::Pins,
     recount::Recount,
-    stages,
 };
 
 /// Flows that the sweep has ended.
@@ -49,7 +48,7 @@ impl Ends {
 
 /// The program, on the pinned maps.
 pub struct Settler {
-    object: Ebpf,
+    program: Xdp,
     admission: Array<MapData, AdmissionEntry>,
     flows: Array<MapData, ServerFlows>,
     recount: Recount,
@@ -62,19 +61,14 @@ impl std::fmt::Debug for Settler {
 }
 
 impl Settler {
-    /// Loads the program.
+    /// Opens the pinned program.
     ///
     /// # Errors
-    /// If it can not be loaded, or the maps are not pinned.
-    pub fn load(pins: &Pins) -> Result<Self, DatapathError> {
-        let mut loader = EbpfLoader::new();
-        for name in map::ALL {
-            loader.map_pin_path(name, pins.map(name));
-        }
-        let mut object = loader.load(PROGRAM_OBJECT).map_err(ProgramFault::Object)?;
-        stages::program(&mut object, SETTLE)?.load().map_err(ProgramFault::Verifier)?;
+    /// If it is not pinned, or the maps are not.
+    pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
+        let program = Xdp::from_pin(pins.settle(), XdpAttachType::Interface);
         Ok(Self {
-            object,
+            program: program.map_err(ProgramFault::Descriptor)?,
             admission: typed(pins, map::ADMISSION)?,
             flows: typed(pins, map::SERVER_FLOWS)?,
             recount: Recount::default(),
@@ -143,9 +137,7 @@ impl Settler {
             debug_assert_eq!(packet.len(), size_of_val(part));
             let options =
                 TestRunOptions { data_in: Some(&packet), repeat: 1, ..Default::default() };
-            stages::program(&mut self.object, SETTLE)?
-                .test_run(options)
-                .map_err(ProgramFault::TestRun)?;
+            self.program.test_run(options).map_err(ProgramFault::TestRun)?;
         }
         Ok(())
     }

@@ -113,11 +113,19 @@ pub fn program<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut X
     program.try_into().map_err(|_: ProgramError| ProgramFault::Lacks(name))
 }
 
-/// Pins the array of a loaded object, unless that is done.
-pub(super) fn pin(object: &Ebpf, pins: &Pins) -> Result<(), DatapathError> {
-    let Some(Map::ProgramArray(data)) = object.map(STAGES) else {
-        return Err(ProgramFault::Lacks(STAGES).into());
-    };
+/// The array of a loaded object.
+///
+/// # Errors
+/// If the object has none.
+pub(super) fn array(object: &Ebpf) -> Result<&MapData, ProgramFault> {
+    match object.map(STAGES) {
+        Some(Map::ProgramArray(data)) => Ok(data),
+        _ => Err(ProgramFault::Lacks(STAGES)),
+    }
+}
+
+/// Pins an array, unless that is done.
+pub(super) fn pin(data: &MapData, pins: &Pins) -> Result<(), DatapathError> {
     let info = data.info().map_err(|source| MapAccessError::Access {
         action: "read the id of",
         map: STAGES,
@@ -151,7 +159,7 @@ pub(super) fn prune(pins: &Pins) -> Result<(), PinsError> {
 /// Id of the program that a pinned array has for the entry; 0 if it has none.
 fn entry_program(path: &Path) -> io::Result<u32> {
     let data = MapData::from_pin(path).map_err(io::Error::other)?;
-    match batch::first_word(&data) {
+    match batch::word(&data, Stage::Entry as u32) {
         // The kernel says so of an empty place.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         other => other,

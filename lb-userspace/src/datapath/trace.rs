@@ -18,10 +18,12 @@ use lb_common::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
+    canned,
     error::{DatapathError, InterfaceError, MapAccessError, PinsError, ProgramFault},
     loader::{self, DataPlane},
     object::TRACED_OBJECT,
     pins::Pins,
+    programs::Programs,
     stages,
 };
 use crate::model::snapshot::AttachMode;
@@ -70,7 +72,7 @@ impl Traced {
         let map = object.map_mut(FILTER).ok_or(ProgramFault::Lacks(FILTER))?;
         let mut map = Array::<_, Filter>::try_from(map).map_err(failed)?;
         map.set(0, filter, 0).map_err(failed)?;
-        loader::try_canned(stages::program(&mut object, PROGRAM)?)?;
+        canned::try_canned(stages::program(&mut object, PROGRAM)?)?;
         Ok(Self { object })
     }
 
@@ -103,7 +105,7 @@ impl DataPlane {
     /// Outside a tokio runtime.
     pub fn trace(&mut self, mut traced: Traced) -> Result<Records, DatapathError> {
         let records = traced.records()?;
-        self.traced = Some(traced.object);
+        self.traced = Some(Programs::Loaded(traced.object));
         match self.replace_everywhere() {
             Ok(()) => Ok(records),
             Err(error) => {

@@ -255,9 +255,9 @@ fn kill_agent(bed: &Bed, agent: &mut Agent<'_>, lines: &mut Lines) -> Result<()>
     thread::sleep(WATCH);
     agent.start()?;
     let after = bpftool::program_id(&program)?;
-    ensure!(before != after, "the program was not replaced");
+    ensure!(before == after, "program {before} was replaced by {after}");
     thread::sleep(WATCH / 2);
-    lines.add(format_args!("program {before} was replaced by {after}, the maps were adopted"));
+    lines.add(format_args!("program {after} and its maps were adopted"));
     for (kind, traffic) in running {
         let tally = traffic.stop();
         ensure!(tally.failed() == 0, "{kind:?}: {tally}");
