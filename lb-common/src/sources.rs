@@ -39,9 +39,9 @@ impl SourceKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceEntry {
-    /// 1 while somebody changes the rest.
+    /// 1 while somebody changes the buckets.
     pub lock: u32,
-    /// Confirmed flows that were counted and have not ended.
+    /// Confirmed flows that were counted and have not ended; changed by atomic additions.
     pub flows: u32,
     /// When its bucket for new flows is full again ([`crate::token_bucket`]).
     pub flows_full_ns: u64,

@@ -123,7 +123,9 @@ extern "C" fn limit_flow(vip: u32, address: u64, family: u32) -> u32 {
     let now_ns = exact_ns();
     let Some(source) = lock(source) else { return PASS };
     let mut code = PASS;
-    if limits.flows_per_source != 0 && source.flows >= limits.flows_per_source {
+    // SAFETY: a field of the entry; others add to it without the lock.
+    let flows = unsafe { (&raw const source.flows).read_volatile() }.cast_signed();
+    if limits.flows_per_source != 0 && i64::from(flows) >= i64::from(limits.flows_per_source) {
         code = code_of(DropReason::FlowsPerSource);
     } else if limits.flow_interval_ns != 0 {
         let (interval_ns, burst_ns) = (limits.flow_interval_ns, limits.flow_burst_ns);
@@ -169,11 +171,13 @@ extern "C" fn add_flow(vip: u32, address: u64, family: u32) -> u32 {
     }
     let key = SourceKey { address, scope: limits.scope, family };
     let Some(source) = find_or_make(&key) else { return PASS };
-    let Some(source) = lock(source) else { return PASS };
-    let fits = source.flows < limits.flows_per_source;
-    source.flows += u32::from(fits);
-    unlock(source);
-    if fits { 1 } else { 2 }
+    let before = add_flows(source, 1);
+    if i64::from(before) < i64::from(limits.flows_per_source) {
+        1
+    } else {
+        add_flows(source, -1);
+        2
+    }
 }
 
 /// Counts a flow that is over.
@@ -186,15 +190,26 @@ extern "C" fn remove_flow(vip: u32, address: u64, family: u32) -> u32 {
     0
 }
 
-/// Takes ended flows off a source's count. Nothing if the source was forgotten meanwhile.
+/// Takes ended flows off a source's count. Nothing if the source was forgotten meanwhile, and
+/// none of those that came before it was.
 #[inline(always)]
 pub fn subtract(key: &SourceKey, flows: u32) {
-    if let Some(source) = SOURCES.get_ptr_mut(key)
-        && let Some(source) = lock(source)
-    {
-        source.flows = source.flows.saturating_sub(flows);
-        unlock(source);
+    let flows = flows.cast_signed();
+    if let Some(source) = SOURCES.get_ptr_mut(key) {
+        let before = add_flows(source, flows.wrapping_neg());
+        if before < flows {
+            add_flows(source, flows - before.max(0));
+        }
     }
+}
+
+/// Adds to the flows of a source; how many there were. Never under the lock: whoever does not
+/// get that goes without, and a flow that is over and counts would shut its source out one day.
+/// Below zero for the instant in which [`subtract`] finds more than there are.
+#[inline(always)]
+fn add_flows(source: *mut SourceEntry, flows: i32) -> i32 {
+    // SAFETY: the entry stays mapped for the run of the program.
+    unsafe { atomic::add32(&raw mut (*source).flows, flows.cast_unsigned()).cast_signed() }
 }
 
 #[inline(always)]
