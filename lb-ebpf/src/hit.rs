@@ -3,7 +3,7 @@
 use lb_common::{
     drop_reason::DropReason,
     event::cause,
-    flow::{Direction, FlowEntry, Hop},
+    flow::{Direction, FlowEntry, FlowKey, Hop},
     forward::Forward,
     hash,
     server::ServerEntry,
@@ -125,12 +125,20 @@ fn refuse<F: Family>(
     limits::is_too_many(segment, entry, settings).then_some(DropReason::PacketRate)
 }
 
-/// A client opens a new connection on a tuple whose last one is over.
+/// A client opens a new connection on a tuple whose last one is over, or has lost the entry for the
+/// server's packets and so can not go on.
 #[inline(always)]
 fn recycles<F: Family>(segment: &Segment<F>, entry: &FlowEntry<F::Address>) -> bool {
     segment.flags.is_fresh_syn()
         && entry.direction() == Direction::Forward
-        && Progress(entry.progress).recyclable()
+        && is_free::<F>(&segment.key, entry)
+}
+
+/// Whether the tuple of a client's entry may be another flow's.
+#[inline(always)]
+fn is_free<F: Family>(key: &FlowKey<F::Address>, entry: &FlowEntry<F::Address>) -> bool {
+    let progress = Progress(entry.progress);
+    progress.recyclable() || !progress.is_one_way() && confirmed::other::<F>(key, entry).is_none()
 }
 
 /// Takes note of SYN, FIN, RST and the ACKs that answer them, in both entries, and
@@ -167,7 +175,9 @@ fn advance<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -
 #[inline(always)]
 fn belief<F: Family>(segment: &Segment<F>, entry: &FlowEntry<F::Address>) -> Belief {
     let direction = entry.direction();
-    let Some(partner) = confirmed::entry::<F>(&entry.partner_key()) else { return Belief::Full };
+    let Some(partner) = confirmed::partner::<F>(&segment.key, &entry.partner_key()) else {
+        return Belief::Full;
+    };
     let expected = partner.acknowledged.get();
     if expected == 0 || Progress(entry.progress).is_one_way() {
         return Belief::Full;
@@ -347,10 +357,9 @@ fn forget<F: Family>(segment: &Segment<F>, seen: &FlowEntry<F::Address>, cause: 
     if let Some(pointer) = F::flows().get_ptr_mut(&segment.key) {
         // SAFETY: the entry stays mapped for the run of the program.
         let entry = unsafe { &*pointer };
-        let progress = Progress(entry.progress);
         replaced = entry.created_ns != created_ns
             || entry.server != server
-            || (recycled && !progress.recyclable());
+            || (recycled && !is_free::<F>(&segment.key, entry));
         if !replaced {
             let other = confirmed::other::<F>(&segment.key, entry);
             // SAFETY: as above, of both.
@@ -386,7 +395,7 @@ fn follow_client<F: Family>(ctx: Context, segment: &Segment<F>, entry: &mut Flow
         return;
     }
     entry.client_hop = hop;
-    if let Some(partner) = F::flows().get_ptr_mut(&entry.partner_key()) {
+    if let Some(partner) = confirmed::other::<F>(&segment.key, entry) {
         // SAFETY: the entry stays mapped for the run of the program.
         unsafe { (*partner).client_hop = hop };
     }
