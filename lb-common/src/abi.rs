@@ -13,8 +13,17 @@ pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/pointsman";
 /// Name of the XDP program that is attached.
 pub const PROGRAM: &str = "pointsman";
 
-/// Name of the program that the agent runs to count down what its sweep has ended.
+/// Name of the program that the agent runs to put counts of servers' flows right.
 pub const SETTLE: &str = "settle";
+
+/// Name of the program that the agent runs to remove idle IPv4 flows.
+pub const EXPIRE4: &str = "expire4";
+
+/// The same for IPv6.
+pub const EXPIRE6: &str = "expire6";
+
+/// Those three, pinned under these names.
+pub const RUN_BY_AGENT: [&str; 3] = [SETTLE, EXPIRE4, EXPIRE6];
 
 /// Name of the array of programs by [`crate::stage::Stage`], one for each load of the object.
 pub const STAGES: &str = "STAGES";

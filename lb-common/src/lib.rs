@@ -20,6 +20,7 @@ pub mod denial;
 pub mod drop_reason;
 pub mod ended;
 pub mod event;
+pub mod expiry;
 pub mod flow;
 pub mod forward;
 pub mod fragment;

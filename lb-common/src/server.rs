@@ -93,6 +93,22 @@ pub struct ServerFlows {
     pub flows: u32,
 }
 
+/// A count of a server's flows that is wrong: a record of the packet that the program `settle`
+/// is run on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Miscount {
+    /// The server: [`Handle::to_bits`](crate::flow::Handle::to_bits).
+    pub server: u32,
+    /// How many too many, modulo 2^32.
+    pub flows: u32,
+    /// Zero: the kernel takes no packet below 14 bytes.
+    pub padding: u64,
+}
+
+/// Records that `settle` reads at most.
+pub const MOST_MISCOUNTS: usize = 64;
+
 /// Whether a server has fewer flows for its weight than another one. A weight of 0 counts
 /// as 1.
 #[inline(always)]
@@ -124,6 +140,7 @@ pub const fn is_far_less_loaded(
 const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<ServerFlows>() == 8);
+    assert!(size_of::<Miscount>() == 16);
     assert!(offset_of!(ServerEntry, weight) == 14);
     assert!(size_of::<ServerEntry>() == 64);
     assert!(offset_of!(ServerEntry, neighbour) == 8);
@@ -139,6 +156,8 @@ mod pod {
     unsafe impl aya::Pod for super::ServerEntry {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::ServerFlows {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Miscount {}
 }
 
 #[cfg(test)]

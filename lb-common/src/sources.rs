@@ -49,37 +49,6 @@ pub struct SourceEntry {
     pub packets_full_ns: u64,
 }
 
-/// Flows that ended outside of the data plane: what the program `settle` reads. Of one source
-/// (`server` is 0) or of one server (`key` is zero).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EndedFlows {
-    /// The source.
-    pub key: SourceKey,
-    /// How many.
-    pub flows: u32,
-    /// The server: its id in the low half, the generation in the high half.
-    pub server: u32,
-}
-
-/// Records that `settle` reads at most.
-pub const MOST_ENDED: usize = 32;
-
-impl EndedFlows {
-    /// The record as it stands in the packet.
-    #[must_use]
-    pub fn to_bytes(&self) -> [u8; 24] {
-        let mut bytes = [0; 24];
-        let (address, rest) = bytes.split_at_mut(8);
-        address.copy_from_slice(&self.key.address.to_ne_bytes());
-        let words = [self.key.scope, self.key.family, self.flows, self.server];
-        for (place, word) in rest.chunks_exact_mut(4).zip(words) {
-            place.copy_from_slice(&word.to_ne_bytes());
-        }
-        bytes
-    }
-}
-
 /// Most packets that a flow takes out of its source's bucket at once, so that not every
 /// packet has to look the source up.
 pub const MOST_CREDIT: u8 = 32;
@@ -102,7 +71,6 @@ const _: () = {
     use core::mem::size_of;
     assert!(size_of::<SourceKey>() == 16);
     assert!(size_of::<SourceEntry>() == 24);
-    assert!(size_of::<EndedFlows>() == 24);
 };
 
 #[cfg(feature = "user")]

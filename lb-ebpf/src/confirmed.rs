@@ -4,7 +4,7 @@
 //! and only after another look at it: a flow that was over when a packet came may have given
 //! way to a new one on the same tuple, which must not lose its entries. The entry for the
 //! server's packets belongs to the client that it leads to. Packets that match an entry need
-//! no guard. The agent's sweep can not take one; it removes only what has been silent.
+//! no guard. What the agent's sweep found idle is removed under it too ([`crate::expire`]).
 
 use lb_common::{
     address::Address,
@@ -111,7 +111,8 @@ pub fn remove<F: Family>(
         let key = if one_way.is_some() { client } else { server };
         (last.vip, last.server, last.progress & Progress::COUNTED != 0, claim_end::<F>(key))
     });
-    let client_left = F::flows().remove(client).is_ok();
+    // What is there otherwise is another flow's.
+    let client_left = forward.is_some() && F::flows().remove(client).is_ok();
     let Some((vip, handle, counted, claimed)) = last else { return };
     let ends = if one_way.is_some() { client_left } else { F::flows().remove(server).is_ok() };
     if !ends {

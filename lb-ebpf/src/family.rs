@@ -13,7 +13,7 @@ use lb_common::{
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
-    access, handshake,
+    access, expire, handshake,
     maps::{Draft, ENDED4, ENDED6, FLOWS4, FLOWS6, HALF_OPEN4, HALF_OPEN6, SCRATCH},
     track,
 };
@@ -57,6 +57,8 @@ pub trait Family: Sized + 'static {
     fn screen(source: &Self::Address, vip: u32, is_judged: u32) -> u32;
     /// Adds the flow of the draft to the confirmed ones (`handshake`).
     fn enter(client_hash: u64) -> u32;
+    /// Removes the flow of the draft if it is as it was seen (`expire`).
+    fn expire() -> u32;
     /// Judges a source by the address and TCP port that it sends to (`access`).
     fn judge_first(source: &Self::Address, destination: &Self::Address, port: u32) -> u32;
     /// What stands for a source in `SOURCES`.
@@ -129,6 +131,11 @@ impl Family for V4 {
     #[inline(always)]
     fn enter(client_hash: u64) -> u32 {
         handshake::enter4(client_hash)
+    }
+
+    #[inline(always)]
+    fn expire() -> u32 {
+        expire::expire_one4()
     }
 
     #[inline(always)]
@@ -218,6 +225,11 @@ impl Family for V6 {
     #[inline(always)]
     fn enter(client_hash: u64) -> u32 {
         handshake::enter6(client_hash)
+    }
+
+    #[inline(always)]
+    fn expire() -> u32 {
+        expire::expire_one6()
     }
 
     #[inline(always)]

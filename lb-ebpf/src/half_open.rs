@@ -1,7 +1,8 @@
 //! The table of half-open flows: finding, claiming, noting and leaving a place
 //! (`lb_common::half_open` says how it is laid out).
 //!
-//! A bucket changes under its lock, which is held for some dozen instructions.
+//! A bucket changes under its lock, which is held for some dozen instructions, or for the two
+//! insertions by which a flow leaves for the other table.
 
 use lb_common::{
     address::Address,
@@ -174,8 +175,8 @@ pub enum Entered {
     Beaten,
 }
 
-/// Lets the flow of a draft, read from its place before, leave that by `enter`, which gets the draft with everything
-/// that was noted until now. True if it has entered the other table.
+/// Lets the flow of a draft, read from its place before, leave that by `enter`, which gets the
+/// draft with everything that was noted until now. True if it has entered the other table.
 ///
 /// All that under the lock, so that a packet is noted either in the place before that or in the
 /// other table after it: a flow has one end.

@@ -36,6 +36,7 @@ pub mod dead;
 pub mod encapsulate;
 pub mod ended;
 pub mod event;
+pub mod expire;
 pub mod family;
 pub mod fragment;
 pub mod half_open;

@@ -184,28 +184,19 @@ extern "C" fn add_flow(vip: u32, address: u64, family: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn remove_flow(vip: u32, address: u64, family: u32) -> u32 {
-    if let Some(limits) = admission(vip) {
-        subtract(&SourceKey { address, scope: limits.scope, family }, 1);
+    let Some(limits) = admission(vip) else { return 0 };
+    // Nothing if the source was forgotten meanwhile, and none of those that came before it was.
+    if let Some(source) = SOURCES.get_ptr_mut(&SourceKey { address, scope: limits.scope, family })
+        && add_flows(source, -1) < 1
+    {
+        add_flows(source, 1);
     }
     0
 }
 
-/// Takes ended flows off a source's count. Nothing if the source was forgotten meanwhile, and
-/// none of those that came before it was.
-#[inline(always)]
-pub fn subtract(key: &SourceKey, flows: u32) {
-    let flows = flows.cast_signed();
-    if let Some(source) = SOURCES.get_ptr_mut(key) {
-        let before = add_flows(source, flows.wrapping_neg());
-        if before < flows {
-            add_flows(source, flows - before.max(0));
-        }
-    }
-}
-
 /// Adds to the flows of a source; how many there were. Never under the lock: whoever does not
 /// get that goes without, and a flow that is over and counts would shut its source out one day.
-/// Below zero for the instant in which [`subtract`] finds more than there are.
+/// Below zero for the instant in which [`remove_flow`] finds none.
 #[inline(always)]
 fn add_flows(source: *mut SourceEntry, flows: i32) -> i32 {
     // SAFETY: the entry stays mapped for the run of the program.

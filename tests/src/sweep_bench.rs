@@ -15,7 +15,7 @@ use lb_common::{
 use pointsman::{
     clock::Moment,
     datapath::{
-        Capacities, DataPlane, FlowTables, LockedPins, Pins,
+        Capacities, DataPlane, FlowTables, LockedPins, Pins, Settler,
         batch::BatchMap,
         sweep::{SweepReport, sweep},
     },
@@ -55,13 +55,14 @@ pub fn run(flows: u32) -> Result<SweepFigures> {
     fill(&BatchMap::new(map::FLOWS4, confirmed)?, flows)?;
     let tables = FlowTables::open(plane.pins())?;
 
-    let idle = sweep(&tables, &Timeouts::default(), 0, |_| {}, |_| {})?;
+    let settler = Settler::open(plane.pins())?;
+    let idle = sweep(&tables, settler.expirer(), &Timeouts::default(), 0, |_| {})?;
     ensure!(idle.expired == 0, "{} flows expired too early", idle.expired);
     ensure!(entries(&idle) == u64::from(flows) * 2, "not every entry was seen: {idle:?}");
 
     let mut reported = 0_u32;
     let short = Timeouts { udp_ns: 1, ..Timeouts::default() };
-    let half = sweep(&tables, &short, 0, |_| reported += 1, |_| {})?;
+    let half = sweep(&tables, settler.expirer(), &short, 0, |_| reported += 1)?;
     ensure!(half.expired == u64::from(flows / 2), "{} flows expired", half.expired);
     ensure!(reported == flows / 2, "{reported} flows were reported");
     Ok(SweepFigures {

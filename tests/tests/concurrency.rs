@@ -11,11 +11,12 @@ use std::{
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use lb_common::{
     access::AdmissionEntry, drop_reason::DropReason, event::FlowEnd, flow::Direction,
-    settings::flag::FLOW_EVENTS, tcp_state::Progress, vip::hash_by,
+    settings::flag::FLOW_EVENTS, tcp_state::Progress, timeouts::Timeouts, vip::hash_by,
 };
 use testbed::{
     fixture::{
@@ -378,7 +379,7 @@ fn rings_are_swapped_under_traffic_and_flows_keep_their_servers() {
                     if over.load(Ordering::Relaxed) {
                         break;
                     }
-                    converse(rig, flow, &mut seen);
+                    converse(rig, flow, 8, &mut seen);
                 }
                 seen
             })
@@ -398,8 +399,67 @@ fn rings_are_swapped_under_traffic_and_flows_keep_their_servers() {
     race.check_counters();
 }
 
+/// Connections that recycle each other's tuples on one processor, while sweeps on the other one
+/// find that those before them have ended. The sweep is interrupted wherever it is, because somebody
+/// else wants its processor.
+#[test]
+fn a_sweep_leaves_a_tuple_that_was_opened_anew_alone() {
+    const TUPLES: u16 = 8;
+    let timeouts = Timeouts { closed_ns: 1, ..Timeouts::default() };
+    for scene in Family::BOTH.map(Scene::new) {
+        let mut state = state(&scene);
+        // Nobody would read them.
+        state.settings.flags &= !FLOW_EVENTS;
+        // A sweep takes longer than what it races with if it reads more.
+        (state.flow_entries, state.half_open_flows) = (512, 512);
+        let mut race = Race::new(scene, &state);
+        let tables = race.rig.flow_tables().unwrap();
+        let connections = number("POINTSMAN_CONNECTIONS", 4000);
+        let over = AtomicBool::new(false);
+        let processors = processors().unwrap();
+        let (seen, swept) = thread::scope(|scope| {
+            let (rig, over, tables) = (&race, &over, &tables);
+            scope.spawn(|| {
+                pin(processors[1]).unwrap();
+                while !over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+            let sweeper = scope.spawn(|| {
+                pin(processors[1]).unwrap();
+                let mut swept = 0;
+                while !over.load(Ordering::Relaxed) {
+                    swept += rig.rig.sweep(tables, &timeouts).unwrap().expired;
+                }
+                swept
+            });
+            let clients = scope.spawn(|| {
+                pin(processors[0]).unwrap();
+                let mut seen = Tally::default();
+                for number in 0..connections {
+                    let flow = u16::try_from(number % u64::from(TUPLES)).unwrap();
+                    converse(rig, flow, 1, &mut seen);
+                }
+                seen
+            });
+            let seen = clients.join();
+            // Whatever came of it, the others are not to wait.
+            over.store(true, Ordering::Relaxed);
+            (seen.unwrap(), sweeper.join().unwrap())
+        });
+        println!("{:?}: {:?}, {swept} swept", scene.family, seen.by_verdict);
+        race.seen.add(seen);
+        assert!(swept > 0, "{swept} swept");
+        race.check_counters();
+        // What came in this tick of the coarse clock is not idle.
+        thread::sleep(Duration::from_millis(20));
+        race.rig.sweep(&tables, &timeouts).unwrap();
+        race.check_flows(0);
+    }
+}
+
 /// A connection from its first packet to its last: all of them go to one server.
-fn converse(race: &Race, flow: u16, seen: &mut Tally) {
+fn converse(race: &Race, flow: u16, segments: u32, seen: &mut Tally) {
     let mut run = |(side, frame): Arrival| {
         let outcome = race.rig.run(side, &frame).unwrap();
         seen.note(frame.len(), &outcome);
@@ -407,7 +467,7 @@ fn converse(race: &Race, flow: u16, seen: &mut Tally) {
     };
     let Some(way) = run(race.client_says(flow, flag::SYN, (999, 0))) else { return };
     run(race.server_says(way, flag::SYN | ACK, (1999, 1000)));
-    for _ in 0..8 {
+    for _ in 0..segments {
         if let Some(now) = run(race.client_says(flow, ACK, (1000, 2000))) {
             assert_eq!(now, way, "another server in the middle of a connection");
         }

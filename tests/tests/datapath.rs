@@ -5,14 +5,14 @@ use std::{fs, net::SocketAddr, path::Path, process::Command, time::Duration};
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Map, MapData, ProgramArray};
 use lb_common::{
-    abi::{ABI_VERSION, MAX_VIPS, RING_SLOTS, map},
+    abi::{self, ABI_VERSION, MAX_VIPS, RING_SLOTS, map},
     access::AdmissionEntry,
     address::{Address4, Address6, Be16},
     backend::{BackendEntry, RingSlot},
     event::{FlowEnd, cause},
     flow::{Direction, FlowEntry4, FlowKey4, Handle},
     forward::Forward,
-    server::{ServerEntry, state},
+    server::{ServerEntry, ServerFlows, state},
     settings::Settings,
     stage::Stage,
     tcp_state::Progress,
@@ -24,7 +24,7 @@ use pointsman::{
     clock::Moment,
     datapath::{
         Attachment, Capacities, DataPlane, DatapathError, EventReader, FlowTables, LockedPins,
-        Maps, Pins, Traced, adoptable,
+        Maps, Pins, Settler, Traced, adoptable,
         batch::BatchMap,
         error::{InterfaceError, MapAccessError, PinsError},
         flows, loader,
@@ -183,10 +183,11 @@ fn pinned_programs_in_doubt_are_not_adopted() -> Result<()> {
     let aside = pins.map("aside");
     let stages = pins.all_stages()?.pop().context("an array of stages")?;
     let fragments = pins.map(map::FRAGMENTS6);
+    let settle = pins.run_by_agent(abi::SETTLE);
     for (pin, expected) in [
         (pins.origin(), "a note"),
         (pins.program(), "the program"),
-        (pins.settle(), "the program behind the sweep"),
+        (pins.run_by_agent(abi::EXPIRE6), "a program behind the sweep"),
         (stages.clone(), "the array of stages"),
         (fragments.clone(), "a map"),
     ] {
@@ -195,8 +196,8 @@ fn pinned_programs_in_doubt_are_not_adopted() -> Result<()> {
         fs::rename(&aside, &pin)?;
     }
     for (kind, pin, other, expected) in [
-        ("prog", pins.program(), pins.settle(), "the program differ"),
-        ("prog", pins.settle(), pins.program(), "the program behind the sweep differ"),
+        ("prog", pins.program(), settle.clone(), "the program differ"),
+        ("prog", settle.clone(), pins.program(), "the programs behind the sweep differ"),
         ("map", fragments, pins.map(map::FRAGMENTS4), "the maps differ"),
     ] {
         fs::rename(&pin, &aside)?;
@@ -222,7 +223,6 @@ fn pinned_programs_in_doubt_are_not_adopted() -> Result<()> {
     // One stage in the place of another, with which a start goes on by loading all anew.
     let pinned = ["pinned", stages.to_str().context("a path in UTF-8")?];
     let key = |stage: Stage| (stage as u32).to_ne_bytes().map(|byte| format!("0x{byte:02x}"));
-    let settle = pins.settle();
     let value = ["pinned", settle.to_str().context("a path in UTF-8")?];
     bpftool::update(&pinned, &key(Stage::Echo4), value)?;
     doubted("the stages differ")?;
@@ -657,18 +657,14 @@ fn the_sweep_forgets_idle_flows_and_no_others() -> Result<()> {
     confirmed(&plane)?.update(&[entry.partner_key()], &[stranger])?;
     let mut ends: Vec<FlowEnd> = Vec::new();
     let tables = FlowTables::open(plane.pins())?;
-    let mut settled = 0;
-    let report = sweep(
-        &tables,
-        &timeouts,
-        0,
-        |end| ends.push(end),
-        |ends| {
-            settled += ends.servers.values().sum::<u32>();
-        },
-    )?;
+    let settler = Settler::open(plane.pins())?;
+    let report = sweep(&tables, settler.expirer(), &timeouts, 0, |end| ends.push(end))?;
     ensure!((report.expired, report.stranded) == (4, 2), "{report:?}");
-    ensure!(settled == 2, "{settled} flows of servers are counted down");
+    let counts = MapData::from_pin(plane.pins().map(map::SERVER_FLOWS))?;
+    let counts: BatchMap<u32, ServerFlows> = BatchMap::new(map::SERVER_FLOWS, counts)?;
+    // Nobody has counted them up.
+    let counted = counts.get(&0)?.context("an element")?.flows.wrapping_neg();
+    ensure!(counted == 2, "{counted} flows of servers are counted down");
     ensure!(confirmed(&plane)?.get(&entry.partner_key())?.is_some(), "the stranger is gone");
     ensure!(report.fill.first().is_some_and(|fill| fill.entries == 11 && fill.capacity == 4096));
     ends.sort_by_key(|end| end.client_port.get());

@@ -145,7 +145,8 @@ fn pinned(agent: &Agent<'_>) -> Result<BTreeMap<String, Option<u64>>> {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let kind = match name.as_str() {
-            "program" | "settle" => None,
+            "program" => None,
+            run if abi::RUN_BY_AGENT.contains(&run) => None,
             stages if stages.starts_with("stages-") => continue,
             link if link.starts_with("link-") => Some("link"),
             _ => Some("map"),

@@ -343,6 +343,13 @@ unsafe fn element_call(data: &MapData, command: bpf_cmd, key: u64, value: u64) -
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// The bytes of values, as maps and packets hold them.
+#[must_use]
+pub const fn bytes_of<T: Pod>(values: &[T]) -> &[u8] {
+    // SAFETY: a `Pod` is its bytes, all of them written, and bytes need no alignment.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
 fn length<T>(slice: &[T]) -> u32 {
     u32::try_from(slice.len()).unwrap_or(u32::MAX)
 }

@@ -14,7 +14,7 @@ use aya::{
 };
 use aya_obj::Object;
 use lb_common::{
-    abi::{ABI_VERSION, PROGRAM, SETTLE, map},
+    abi::{ABI_VERSION, PROGRAM, RUN_BY_AGENT, map},
     settings::Settings,
 };
 
@@ -315,9 +315,11 @@ fn load_object(
     }
     stages::load(&mut object)?;
     canned::try_canned(stages::program(&mut object, PROGRAM)?)?;
-    let settle = stages::program(&mut object, SETTLE)?;
-    settle.load().map_err(verify_failed)?;
-    attach::pin_program(settle, pins, &pins.settle())?;
+    stages::load_run_by_agent(&mut object)?;
+    for name in RUN_BY_AGENT {
+        let program = stages::program(&mut object, name)?;
+        attach::pin_program(program, pins, &pins.run_by_agent(name))?;
+    }
     #[cfg(feature = "dataplane-log")]
     super::packet_log::start(&mut object)?;
     let origin = Programs::origin_of(&object, fingerprint, pins);

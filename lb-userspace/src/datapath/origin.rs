@@ -19,7 +19,10 @@ use aya::{
     programs::{ProgramError, Xdp},
 };
 use aya_obj::{generated::bpf_map_type, programs::XdpAttachType};
-use lb_common::{abi::map, stage::Stage};
+use lb_common::{
+    abi::{RUN_BY_AGENT, map},
+    stage::Stage,
+};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -33,7 +36,8 @@ const METHOD: u32 = 1;
 
 const STAGES: usize = Stage::ALL.len();
 const MAPS: usize = map::ALL.len();
-const WORDS: usize = 8 + 5 + STAGES + MAPS;
+const RUN: usize = RUN_BY_AGENT.len();
+const WORDS: usize = 8 + 4 + RUN + STAGES + MAPS;
 
 /// As it is in the map.
 type Words = [u32; WORDS];
@@ -68,8 +72,8 @@ pub(super) struct Origin {
     /// Id of the program that is attached, and the kernel's hash of its instructions.
     entry: u32,
     tag: u64,
-    /// Id of the program that the agent runs after a sweep.
-    settle: u32,
+    /// Ids of the programs that the agent runs, in the order of [`RUN_BY_AGENT`].
+    run_by_agent: [u32; RUN],
     /// Id of the array of stages, and of each stage's program; 0 if it has none.
     array: u32,
     stages: [u32; STAGES],
@@ -111,7 +115,7 @@ impl Origin {
     pub(super) fn of(
         fingerprint: Fingerprint,
         entry: &Xdp,
-        settle: &Xdp,
+        run_by_agent: [&Xdp; RUN],
         stages: &MapData,
         pins: &Pins,
     ) -> Result<Self, Doubt> {
@@ -122,11 +126,14 @@ impl Origin {
             fingerprint,
             entry: info.id(),
             tag: info.tag(),
-            settle: settle.info().map_err(program)?.id(),
+            run_by_agent: [0; RUN],
             array: stages.info().map_err(map)?.id(),
             stages: [0; STAGES],
             maps: [0; MAPS],
         };
+        for (run, id) in run_by_agent.into_iter().zip(&mut origin.run_by_agent) {
+            *id = run.info().map_err(program)?.id();
+        }
         for (stage, id) in Stage::ALL.into_iter().zip(&mut origin.stages) {
             *id = program_in(stages, stage).map_err(|error| unreadable("the stages", error))?;
         }
@@ -177,8 +184,9 @@ impl Origin {
     fn words(&self) -> Words {
         let [low, high] = [self.tag & u64::from(u32::MAX), self.tag >> 32];
         let [low, high] = [low, high].map(|half| u32::try_from(half).unwrap_or(u32::MAX));
-        let numbers = [self.entry, low, high, self.settle, self.array];
-        let all = self.fingerprint.0.iter().chain(&numbers).chain(&self.stages).chain(&self.maps);
+        let numbers = [self.entry, low, high, self.array];
+        let all = self.fingerprint.0.iter().chain(&numbers).chain(&self.run_by_agent);
+        let all = all.chain(&self.stages).chain(&self.maps);
         let mut words = [0; WORDS];
         words.iter_mut().zip(all).for_each(|(to, from)| *to = *from);
         words
@@ -191,8 +199,8 @@ impl Origin {
             fingerprint: Fingerprint(std::array::from_fn(|_| next())),
             entry: next(),
             tag: u64::from(next()) | u64::from(next()) << 32,
-            settle: next(),
             array: next(),
+            run_by_agent: std::array::from_fn(|_| next()),
             stages: std::array::from_fn(|_| next()),
             maps: std::array::from_fn(|_| next()),
         }
@@ -204,7 +212,7 @@ impl Origin {
             (self.fingerprint == found.fingerprint, "the object and how it is loaded"),
             (self.maps == found.maps, "the maps"),
             (self.entry == found.entry && self.tag == found.tag, "the program"),
-            (self.settle == found.settle, "the program behind the sweep"),
+            (self.run_by_agent == found.run_by_agent, "the programs behind the sweep"),
             (self.array == found.array && self.stages == found.stages, "the stages"),
         ];
         pairs.into_iter().find(|(same, _)| !same).map(|(_, what)| what)
@@ -221,13 +229,16 @@ pub(super) fn adopt(pins: &Pins, fingerprint: Fingerprint) -> Result<Adopted, Do
         false => Err(Doubt::Missing(what)),
     };
     let entry = program(&pins.program(), "the program")?;
-    let settle = program(&pins.settle(), "the program behind the sweep")?;
+    let run = |name| program(&pins.run_by_agent(name), "a program behind the sweep");
+    let [settle, expire4, expire6] = RUN_BY_AGENT.map(run);
+    let (settle, expire4, expire6) = (settle?, expire4?, expire6?);
+    let run_by_agent = [&settle, &expire4, &expire6];
     let path = pins.stages(noted.array);
     if !path.exists() {
         return Err(Doubt::Missing("the array of stages"));
     }
     let stages = MapData::from_pin(path).map_err(|error| unreadable("the stages", error))?;
-    let found = Origin::of(fingerprint, &entry, &settle, &stages, pins)?;
+    let found = Origin::of(fingerprint, &entry, run_by_agent, &stages, pins)?;
     match noted.difference(&found) {
         Some(what) => Err(Doubt::Other(what)),
         None => Ok(Adopted { entry, stages }),
@@ -269,8 +280,8 @@ mod tests {
             fingerprint: Fingerprint::of(b"object", true),
             entry: 1,
             tag: 0x0123_4567_89ab_cdef,
-            settle: 2,
             array: 3,
+            run_by_agent: std::array::from_fn(|index| 4 + u32::try_from(index).expect("small")),
             stages: std::array::from_fn(|index| 100 + u32::try_from(index).expect("small")),
             maps: std::array::from_fn(|index| 200 + u32::try_from(index).expect("small")),
         }
@@ -302,7 +313,7 @@ mod tests {
         check(|it| it.maps[MAPS - 1] += 1, "maps");
         check(|it| it.entry += 1, "the program");
         check(|it| it.tag += 1, "the program");
-        check(|it| it.settle += 1, "sweep");
+        check(|it| it.run_by_agent[RUN - 1] += 1, "sweep");
         check(|it| it.array += 1, "stages");
         check(|it| it.stages[STAGES - 1] = 0, "stages");
         assert_eq!(origin().difference(&origin()), None);

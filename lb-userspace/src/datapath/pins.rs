@@ -1,6 +1,6 @@
 //! Where everything is pinned: `DIRECTORY/NAME` for maps, `DIRECTORY/program` for the
-//! program, `DIRECTORY/stages-ID` for the stages behind it, `DIRECTORY/settle` for what counts
-//! down after sweeps, `DIRECTORY/origin` for what they were loaded from, `DIRECTORY/link-IFNAME`
+//! program, `DIRECTORY/stages-ID` for the stages behind it, `DIRECTORY/settle`,
+//! `DIRECTORY/expire4` and `DIRECTORY/expire6` for those that sweeps run, `DIRECTORY/origin` for what they were loaded from, `DIRECTORY/link-IFNAME`
 //! for links.
 //!
 //! The directory is on a BPF file system, which outlives the agent; whoever may write it
@@ -14,6 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use lb_common::abi::RUN_BY_AGENT;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -23,7 +24,6 @@ use nix::{
 use super::error::{DatapathError, HostError, PinsError};
 
 const PROGRAM: &str = "program";
-const SETTLE: &str = "settle";
 const ORIGIN: &str = "origin";
 /// What follows the name of a pin that is about to take the place of another.
 const NEXT: &str = "-next";
@@ -62,10 +62,10 @@ impl Pins {
         self.directory.join(PROGRAM)
     }
 
-    /// The pin of the program that counts down what swept flows counted for.
+    /// The pin of a program that the agent runs, by its name.
     #[must_use]
-    pub fn settle(&self) -> PathBuf {
-        self.directory.join(SETTLE)
+    pub fn run_by_agent(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
     }
 
     /// The pin of what is known of the pinned programs.
@@ -76,7 +76,7 @@ impl Pins {
 
     /// The pins that [`Self::replace`] replaces, and what may be left of doing so.
     pub(crate) fn replaced(&self) -> impl Iterator<Item = PathBuf> + '_ {
-        let names = [PROGRAM, SETTLE, ORIGIN].into_iter();
+        let names = [PROGRAM, ORIGIN].into_iter().chain(RUN_BY_AGENT);
         names.flat_map(|name| [name.to_owned(), format!("{name}{NEXT}")]).map(|it| self.map(&it))
     }
 

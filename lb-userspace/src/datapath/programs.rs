@@ -5,7 +5,7 @@ use aya::{
     maps::MapData,
     programs::{Program, Xdp},
 };
-use lb_common::abi::{PROGRAM, SETTLE};
+use lb_common::abi::{PROGRAM, RUN_BY_AGENT};
 
 use super::{
     canned::try_canned,
@@ -61,7 +61,9 @@ impl Programs {
             _ => Err(Doubt::Missing(name)),
         };
         let stages = stages::array(object).map_err(|_| Doubt::Missing("the array of stages"))?;
-        Origin::of(fingerprint, program(PROGRAM)?, program(SETTLE)?, stages, pins)
+        let [settle, expire4, expire6] = RUN_BY_AGENT.map(program);
+        let run_by_agent = [settle?, expire4?, expire6?];
+        Origin::of(fingerprint, program(PROGRAM)?, run_by_agent, stages, pins)
     }
 
     /// The program that is attached.

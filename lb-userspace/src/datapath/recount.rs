@@ -1,9 +1,9 @@
 //! Counts of servers' flows that have gone wrong, found by counting anew. Pure.
 //!
-//! The data plane counts every flow up and down once. What makes a count wrong all the same: an
-//! agent that ended between deleting idle flows and counting them down, and a flow that ended in
-//! the instant in which the sweep deleted it. A count that stays too high would in the end
-//! close its server (`max_connections`).
+//! The data plane counts every flow up and down once. A count may be wrong all the same: somebody
+//! else has deleted entries, or an agent of an earlier version ended between deleting idle
+//! flows and counting them down. A count that stays too high would in the end close its server
+//! (`max_connections`).
 //!
 //! A sweep sees the flows of some seconds, the count is of an instant. So only a count that
 //! was the same before and after it, and as far from what was found in

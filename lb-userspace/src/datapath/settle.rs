@@ -1,8 +1,7 @@
-//! Counting down what flows counted for that the sweep has deleted: the flows of their servers
-//! and of their sources.
+//! Counts of servers' flows: comparing them with the flows, and putting them right.
 //!
-//! Counts change under locks that only the data plane can take, so a program of its object
-//! does it, run by `BPF_PROG_TEST_RUN` and attached to nothing.
+//! They change by atomic instructions of the data plane only, so a program of its object does
+//! it, run by `BPF_PROG_TEST_RUN` and attached to nothing.
 
 use std::{collections::HashMap, mem::size_of};
 
@@ -13,43 +12,25 @@ use aya::{
 };
 use aya_obj::programs::XdpAttachType;
 use lb_common::{
-    abi::{MAX_SERVERS, map},
-    access::AdmissionEntry,
-    address::Address6,
+    abi::{EXPIRE4, EXPIRE6, MAX_SERVERS, SETTLE, map},
     flow::Handle,
-    server::ServerFlows,
-    sources::{EndedFlows, MOST_ENDED, SourceKey},
+    server::{MOST_MISCOUNTS, Miscount, ServerFlows},
 };
 use tracing::debug;
 
 use super::{
+    batch::bytes_of,
     error::{DatapathError, MapAccessError, ProgramFault},
+    expire::Expirer,
     maps::typed,
     pins::Pins,
     recount::Recount,
 };
 
-/// Flows that the sweep has ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ends {
-    /// How many of each server; modulo 2^32, for counts that were too low.
-    pub servers: HashMap<Handle, u32>,
-    /// The VIP and the client of each that counted among those of its source.
-    pub counted: Vec<(Handle, Address6)>,
-}
-
-impl Ends {
-    /// Whether there is nothing to count down.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.servers.is_empty() && self.counted.is_empty()
-    }
-}
-
-/// The program, on the pinned maps.
+/// The programs, on the pinned maps.
 pub struct Settler {
-    program: Xdp,
-    admission: Array<MapData, AdmissionEntry>,
+    settle: Xdp,
+    expire: [Xdp; 2],
     flows: Array<MapData, ServerFlows>,
     recount: Recount,
 }
@@ -61,18 +42,28 @@ impl std::fmt::Debug for Settler {
 }
 
 impl Settler {
-    /// Opens the pinned program.
+    /// Opens the pinned programs.
     ///
     /// # Errors
-    /// If it is not pinned, or the maps are not.
+    /// If they are not pinned, or the maps are not.
     pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
-        let program = Xdp::from_pin(pins.settle(), XdpAttachType::Interface);
+        let open = |name| {
+            let program = Xdp::from_pin(pins.run_by_agent(name), XdpAttachType::Interface);
+            program.map_err(ProgramFault::Descriptor)
+        };
         Ok(Self {
-            program: program.map_err(ProgramFault::Descriptor)?,
-            admission: typed(pins, map::ADMISSION)?,
+            settle: open(SETTLE)?,
+            expire: [open(EXPIRE4)?, open(EXPIRE6)?],
             flows: typed(pins, map::SERVER_FLOWS)?,
             recount: Recount::default(),
         })
+    }
+
+    /// What removes idle flows.
+    #[must_use]
+    pub const fn expirer(&self) -> Expirer<'_> {
+        let [four, six] = &self.expire;
+        Expirer { four, six }
     }
 
     /// The flows that every server counts.
@@ -91,65 +82,36 @@ impl Settler {
         Ok(used.collect())
     }
 
-    /// What counts of servers have too many, given what they were before a sweep
+    /// Puts counts of servers right that stay wrong, given what they were before a sweep
     /// ([`Self::counts`]) and the flows that it found.
     ///
     /// # Errors
-    /// If counts can not be read.
-    pub fn recount(
+    /// If counts can not be read, or the kernel refuses; some may have been put right.
+    pub fn put_right(
         &mut self,
         before: &HashMap<Handle, u32>,
         found: &HashMap<Handle, u32>,
-    ) -> Result<Ends, MapAccessError> {
+    ) -> Result<(), DatapathError> {
         let flows = &self.flows;
         let after = |server: Handle| {
             let entry = flows.get(&u32::from(server.id), 0);
             entry.map(|entry| entry.flows).map_err(|source| unreadable(map::SERVER_FLOWS, source))
         };
-        let mut ends = Ends::default();
-        for (server, flows) in self.recount.judge(before, found, after)? {
-            debug!(?server, flows, "its flows were counted wrong");
-            ends.servers.insert(server, 0_u32.wrapping_add_signed(flows));
-        }
-        Ok(ends)
-    }
-
-    /// Takes flows that have ended off the counts of their sources.
-    ///
-    /// # Errors
-    /// If the kernel refuses; some may have been taken off.
-    pub fn settle(&mut self, ends: &Ends) -> Result<(), DatapathError> {
-        let mut flows: HashMap<SourceKey, u32> = HashMap::new();
-        for (vip, client) in &ends.counted {
-            if let Some(key) = self.source(*vip, *client)? {
-                *flows.entry(key).or_default() += 1;
-            }
-        }
-        let sources = flows.into_iter().map(|(key, flows)| EndedFlows { key, flows, server: 0 });
-        let servers = ends.servers.iter().map(|(server, flows)| EndedFlows {
-            key: SourceKey::default(),
-            flows: *flows,
-            server: server.to_bits(),
-        });
-        let records: Vec<EndedFlows> = sources.chain(servers).collect();
-        for part in records.chunks(MOST_ENDED) {
-            let packet: Vec<u8> = part.iter().flat_map(EndedFlows::to_bytes).collect();
-            debug_assert_eq!(packet.len(), size_of_val(part));
+        let wrong = self.recount.judge(before, found, after)?;
+        let miscounts: Vec<Miscount> = wrong
+            .into_iter()
+            .map(|(server, flows)| {
+                debug!(?server, flows, "its flows were counted wrong");
+                let flows = 0_u32.wrapping_add_signed(flows);
+                Miscount { server: server.to_bits(), flows, padding: 0 }
+            })
+            .collect();
+        for part in miscounts.chunks(MOST_MISCOUNTS) {
             let options =
-                TestRunOptions { data_in: Some(&packet), repeat: 1, ..Default::default() };
-            self.program.test_run(options).map_err(ProgramFault::TestRun)?;
+                TestRunOptions { data_in: Some(bytes_of(part)), repeat: 1, ..Default::default() };
+            self.settle.test_run(options).map_err(ProgramFault::TestRun)?;
         }
         Ok(())
-    }
-
-    /// As what a client is counted; none if its VIP is not there any more.
-    fn source(&self, vip: Handle, client: Address6) -> Result<Option<SourceKey>, DatapathError> {
-        let entry = self.admission.get(&u32::from(vip.id), 0);
-        let entry = entry.map_err(|source| unreadable(map::ADMISSION, source))?;
-        Ok((entry.generation == vip.generation).then(|| match client.unmapped() {
-            Some(address) => SourceKey::v4(entry.scope, address),
-            None => SourceKey::v6(entry.scope, client),
-        }))
     }
 }
 
@@ -157,4 +119,4 @@ const fn unreadable(map: &'static str, source: MapError) -> MapAccessError {
     MapAccessError::Access { action: "read", map, source }
 }
 
-const _: () = assert!(size_of::<EndedFlows>() * MOST_ENDED <= 1024);
+const _: () = assert!(size_of::<Miscount>() * MOST_MISCOUNTS <= 1024);

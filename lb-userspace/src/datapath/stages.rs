@@ -22,7 +22,10 @@ use aya::{
     },
     sys::{BpfHelper, is_helper_supported},
 };
-use lb_common::{abi::STAGES, stage::Stage};
+use lb_common::{
+    abi::{RUN_BY_AGENT, STAGES},
+    stage::Stage,
+};
 
 use super::{
     batch,
@@ -91,6 +94,17 @@ fn load_one(program: &mut Xdp) -> Result<ProgramFd, DatapathError> {
     program.load().map_err(verify_failed)?;
     let descriptor = program.fd().and_then(|fd| fd.try_clone().map_err(ProgramError::IOError));
     Ok(descriptor.map_err(ProgramFault::Descriptor)?)
+}
+
+/// Loads the programs of an object that the agent runs itself.
+///
+/// # Errors
+/// If the kernel refuses one, or the object is not the data plane's.
+pub fn load_run_by_agent(object: &mut Ebpf) -> Result<(), DatapathError> {
+    for name in RUN_BY_AGENT {
+        program(object, name)?.load().map_err(verify_failed)?;
+    }
+    Ok(())
 }
 
 /// Whether the kernel lets XDP programs make and check SYN cookies (Linux 6.0), and was built with

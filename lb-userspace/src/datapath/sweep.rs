@@ -4,8 +4,8 @@
 //! Half-open flows leave by themselves; a sweep tells which have timed out since the last.
 //!
 //! A sweep reads the tables [`BATCH`](super::batch::BATCH) entries a call and holds no lock longer than the
-//! kernel's on one hash bucket. Whatever looks idle is read again, both halves, right
-//! before it is deleted; a packet that slips in between finds no flow and opens one.
+//! kernel's on one hash bucket. Of whatever looks idle it reads the other half, and has it removed
+//! if both are still what was read ([`Expirer`]).
 
 use std::{
     collections::HashMap,
@@ -13,11 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::Pod;
+use aya::{Pod, programs::Xdp};
 use lb_common::{
     abi::map,
     address::Address,
     event::{FlowEnd, cause},
+    expiry::{IdleFlow, MOST, fate},
     flow::{Direction, FlowEntry, FlowKey, Handle},
     half_open::Bucket,
     tcp_state::Progress,
@@ -33,9 +34,10 @@ use tracing::{debug, warn};
 
 use super::{
     addresses::AddressBits,
-    error::MapAccessError,
+    error::{DatapathError, MapAccessError},
+    expire::{Expirer, Idle, expire},
     expiry::{Verdict, decide, may_be_over},
-    settle::{Ends, Settler},
+    settle::Settler,
     tables::{Family, FlowTables, Half, Table, flow_end},
 };
 use crate::clock::Moment;
@@ -58,7 +60,8 @@ pub struct SweepReport {
     pub took: Duration,
     /// The longest a call that reads a batch took.
     pub longest_read: Duration,
-    /// The longest it took to look again at what seemed idle in one batch, and delete it.
+    /// The longest it took to look at the other halves of what seemed idle in one batch, and to
+    /// remove it.
     pub longest_batch: Duration,
     /// What all sweeps of this agent came to.
     pub totals: SweepTotals,
@@ -111,24 +114,23 @@ pub struct TableFill {
 /// Sweeps all four tables once. Blocks: about a second for a million flows, in calls of a
 /// millisecond with a chance for other threads between them. `report` gets each flow that
 /// ended, save those the data plane has reported and half-open ones that had timed out at
-/// `since_ns`, when the last sweep began. `settle` gets what is to be counted down, after each
-/// batch: an agent that is killed then has deleted no more than one batch without that.
+/// `since_ns`, when the last sweep began.
 ///
 /// # Errors
-/// If a table can not be read or written; what was deleted stays deleted and is settled.
+/// If a table can not be read, or a program not be run; what was removed stays removed.
 pub fn sweep(
     tables: &FlowTables,
+    expirer: Expirer<'_>,
     timeouts: &Timeouts,
     since_ns: u64,
     mut report: impl FnMut(FlowEnd),
-    mut settle: impl FnMut(&Ends),
-) -> Result<SweepReport, MapAccessError> {
+) -> Result<SweepReport, DatapathError> {
     let mut report = |end| report(tables.servers().complete(end));
     let start = Instant::now();
     let mut result = SweepReport::default();
-    let mut heard = (&mut report, &mut settle);
-    sweep_confirmed(&tables.four, map::FLOWS4, timeouts, &mut heard, &mut result)?;
-    sweep_confirmed(&tables.six, map::FLOWS6, timeouts, &mut heard, &mut result)?;
+    let (four, six) = ((map::FLOWS4, expirer.four), (map::FLOWS6, expirer.six));
+    sweep_confirmed(&tables.four, four, timeouts, &mut report, &mut result)?;
+    sweep_confirmed(&tables.six, six, timeouts, &mut report, &mut result)?;
     let limits = (timeouts, since_ns);
     sweep_half_open(&tables.four, map::HALF_OPEN4, limits, &mut report, &mut result)?;
     sweep_half_open(&tables.six, map::HALF_OPEN6, limits, &mut report, &mut result)?;
@@ -141,7 +143,7 @@ pub fn sweep(
 pub struct Sweeper {
     /// The tables.
     pub tables: FlowTables,
-    /// Counts down what deleted flows counted for.
+    /// Removes flows, and puts counts right.
     pub settler: Settler,
     /// Time between two sweeps.
     pub interval: Duration,
@@ -180,9 +182,7 @@ impl Sweeper {
                     // Nobody listening means nobody wants to know.
                     let _closed = sender.blocking_send(end);
                 };
-                let result = sweep(&tables, &limits, last_ns, report, |ends| {
-                    count_down(&mut settler, ends);
-                });
+                let result = sweep(&tables, settler.expirer(), &limits, last_ns, report);
                 if let Ok(report) = &result {
                     put_right(&mut settler, before, report);
                 }
@@ -213,23 +213,17 @@ impl Sweeper {
     }
 }
 
-/// Counts down what the sweep has deleted.
-fn count_down(settler: &mut Settler, ends: &Ends) {
-    if let Err(error) = settler.settle(ends) {
-        warn!(%error, "could not count down the flows of servers and sources");
-    }
-}
-
 /// Puts counts of servers right that do not agree with what a sweep found.
 fn put_right(
     settler: &mut Settler,
     before: Result<HashMap<Handle, u32>, MapAccessError>,
     report: &SweepReport,
 ) {
-    match before.and_then(|before| settler.recount(&before, &report.by_server())) {
-        Ok(ends) if ends.is_empty() => {}
-        Ok(ends) => count_down(settler, &ends),
-        Err(error) => warn!(%error, "could not compare the counts of flows with the flows"),
+    let done = before
+        .map_err(DatapathError::from)
+        .and_then(|before| settler.put_right(&before, &report.by_server()));
+    if let Err(error) = done {
+        warn!(%error, "could not compare the counts of flows with the flows");
     }
 }
 
@@ -280,20 +274,20 @@ where
 
 fn sweep_confirmed<A: Address>(
     family: &Family<A>,
-    name: &'static str,
+    (name, program): (&'static str, &Xdp),
     timeouts: &Timeouts,
-    (report, settle): &mut (impl FnMut(FlowEnd), impl FnMut(&Ends)),
+    report: &mut impl FnMut(FlowEnd),
     result: &mut SweepReport,
-) -> Result<(), MapAccessError>
+) -> Result<(), DatapathError>
 where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod + Default,
     Bucket<A>: Pod,
+    IdleFlow<A>: Pod,
 {
     let map = &family.confirmed;
-    let mut ends = Ends::default();
     let mut fill = TableFill { map: name, entries: 0, capacity: map.capacity() };
-    let (mut keys, mut entries) = (Vec::new(), Vec::new());
+    let (mut keys, mut entries, mut idle) = (Vec::new(), Vec::new(), Vec::new());
     let mut batches = map.batches();
     loop {
         let start = Instant::now();
@@ -305,7 +299,7 @@ where
         }
         fill.entries += keys.len() as u64;
         let now_ns = Moment::now().monotonic_ns;
-        let swept = keys.iter().zip(&entries).try_for_each(|(key, entry)| {
+        for (key, entry) in keys.iter().zip(&entries) {
             result.addresses.insert(key.destination);
             if entry.direction() == Direction::Reply {
                 // With half NAT the server is known by its own address.
@@ -316,14 +310,16 @@ where
             }
             let seen = Half { key: *key, entry: *entry, table: Table::Confirmed };
             if may_be_over(&seen, timeouts, now_ns) {
-                end_if_over(family, &seen, timeouts, report, (&mut *result, &mut ends))?;
+                idle.extend(look_closer(family, seen, timeouts, now_ns)?);
             }
-            Ok(())
-        });
-        if !ends.is_empty() {
-            settle(&std::mem::take(&mut ends));
         }
-        swept?;
+        for part in idle.chunks(MOST) {
+            let records: Vec<IdleFlow<A>> = part.iter().map(Idle::record).collect();
+            for (flow, fate) in part.iter().zip(expire(program, &records)?) {
+                note_end(flow, fate, now_ns, report, result);
+            }
+        }
+        idle.clear();
         result.longest_batch = result.longest_batch.max(start.elapsed() - read);
         thread::yield_now();
     }
@@ -339,51 +335,43 @@ fn is_counted<A: Address>(entry: &FlowEntry<A>) -> bool {
         && (progress.is_one_way() || entry.direction() == Direction::Reply)
 }
 
-/// Looks again and decides; deletes both halves.
-fn end_if_over<A: Address>(
+/// Looks at the other half and decides.
+fn look_closer<A: Address>(
     family: &Family<A>,
-    seen: &Half<A>,
+    half: Half<A>,
     timeouts: &Timeouts,
-    report: &mut impl FnMut(FlowEnd),
-    (result, ends): (&mut SweepReport, &mut Ends),
-) -> Result<(), MapAccessError>
+    now_ns: u64,
+) -> Result<Option<Idle<A>>, MapAccessError>
 where
     FlowKey<A>: Pod,
-    FlowEntry<A>: Pod + Default,
-    Bucket<A>: Pod,
+    FlowEntry<A>: Pod,
 {
-    let Some(half) = family.find(seen.key, seen.table)? else { return Ok(()) };
+    let key = half.entry.partner_key();
+    let partner = family.confirmed.get(&key)?.map(|entry| Half { key, entry, table: half.table });
     // The place may be another flow's by now: of a tuple that was opened anew, or a stray half.
-    let partner = family.find(half.entry.partner_key(), half.table)?;
     let partner = partner.filter(|partner| partner.entry.answers(&half.key));
-    let now_ns = Moment::now().monotonic_ns;
     let verdict = decide(&half, partner.as_ref(), timeouts, now_ns);
-    if verdict == Verdict::Keep {
-        return Ok(());
+    Ok((verdict != Verdict::Keep).then_some(Idle { half, partner, verdict }))
+}
+
+/// Notes what became of a flow that was idle, and reports its end.
+fn note_end<A: Address>(
+    Idle { half, partner, verdict }: &Idle<A>,
+    fate: u32,
+    now_ns: u64,
+    report: &mut impl FnMut(FlowEnd),
+    result: &mut SweepReport,
+) {
+    if fate == fate::KEPT {
+        return;
     }
-    let is_one_way = Progress(half.entry.progress).is_one_way();
-    for Half { key, entry, .. } in [Some(&half), partner.as_ref()].into_iter().flatten() {
-        let there = family.confirmed.remove(key)?;
-        // Whoever removes the server's half ends the flow, or the only one that it has.
-        if !there || !(is_one_way || entry.direction() == Direction::Reply) {
-            continue;
-        }
-        if entry.progress & Progress::UNCOUNTED == 0 {
-            *ends.servers.entry(entry.server).or_default() += 1;
-        }
-        if entry.progress & Progress::COUNTED != 0 {
-            let client = if is_one_way { key.source } else { entry.destination };
-            ends.counted.push((entry.vip, client.to_common()));
-        }
-    }
-    if partner.is_none() && !is_one_way {
+    if partner.is_none() && !Progress(half.entry.progress).is_one_way() {
         result.stranded += 1;
     }
     result.expired += 1;
-    if verdict == Verdict::Report {
-        report(flow_end(&half, partner.as_ref(), now_ns, cause_of_silence(&half)));
+    if fate == fate::ENDED && *verdict == Verdict::Report {
+        report(flow_end(half, partner.as_ref(), now_ns, cause_of_silence(half)));
     }
-    Ok(())
 }
 
 /// Why a flow fell silent: one that was in doubt since a RST has been ended by it. That its client

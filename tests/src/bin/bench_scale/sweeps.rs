@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use lb_common::timeouts::Timeouts;
 use nix::time::{ClockId, clock_gettime};
-use pointsman::datapath::{FlowTables, Pins, sweep::sweep};
+use pointsman::datapath::{FlowTables, Pins, Settler, sweep::sweep};
 
 use crate::{figure::Figure, scene::Scene};
 
@@ -14,11 +14,12 @@ use crate::{figure::Figure, scene::Scene};
 /// # Errors
 /// If the tables can not be read, or something has expired.
 pub(crate) fn measure(scene: &Scene<'_>) -> Result<Vec<Figure>> {
-    let tables = FlowTables::open(&Pins::new(scene.agent.pin_directory()))?;
+    let pins = Pins::new(scene.agent.pin_directory());
+    let (tables, settler) = (FlowTables::open(&pins)?, Settler::open(&pins)?);
     let mut runs = Vec::new();
     for _ in 0..3 {
         let before = processor_time()?;
-        let report = sweep(&tables, &Timeouts::default(), 0, |_| {}, |_| {})?;
+        let report = sweep(&tables, settler.expirer(), &Timeouts::default(), 0, |_| {})?;
         ensure!(report.expired == 0, "{} flows have expired", report.expired);
         let longest = report.longest_read.max(report.longest_batch);
         runs.push((report.took, processor_time()?.saturating_sub(before), longest));
