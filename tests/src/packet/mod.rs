@@ -212,6 +212,18 @@ impl Packet {
         self
     }
 
+    /// With these added to its numbers, modulo 2^32, as far as it is a TCP segment that has them.
+    #[must_use]
+    pub fn shifted(mut self, sequence: u32, acknowledgement: u32) -> Self {
+        if let Transport::Tcp(header) = &mut self.transport {
+            header.sequence_number = header.sequence_number.wrapping_add(sequence);
+            let acknowledgement = if header.ack { acknowledgement } else { 0 };
+            header.acknowledgment_number =
+                header.acknowledgment_number.wrapping_add(acknowledgement);
+        }
+        self
+    }
+
     /// With this TCP window.
     ///
     /// # Panics
