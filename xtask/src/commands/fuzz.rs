@@ -14,7 +14,7 @@ use clap::Args;
 
 use super::{
     setup::{self, Level},
-    test::{self, Counts},
+    stages::{self, Counts},
 };
 use crate::{instrument, process, workspace};
 
@@ -86,7 +86,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let mut command = process::cargo(["test", "--locked", "--quiet"]);
             command.args(["--package", "lb-userspace", "--lib", "--", tests]);
             command.env("PROPTEST_CASES", options.cases.to_string());
-            test::run_tests(&mut command, &mut Counts::default()).context(name)?;
+            stages::run_tests(&mut command, &mut Counts::default()).context(name)?;
             println!("== {name}: {:.1} s", began.elapsed().as_secs_f64());
         }
     }

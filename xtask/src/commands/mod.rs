@@ -11,5 +11,6 @@ pub(crate) mod races;
 pub(crate) mod run;
 pub(crate) mod setup;
 pub(crate) mod soak;
+mod stages;
 pub(crate) mod test;
 pub(crate) mod tidy;
