@@ -3,7 +3,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -79,21 +78,24 @@ pub(super) struct Upload {
     pub(super) waits_for_client: Cell<bool>,
     pub(super) is_complete: Cell<bool>,
     /// What was relayed of it, while that is little, for a server of HTTP/2 that may say that
-    /// it has not looked at the request; none if it is not kept.
-    pub(super) kept: RefCell<Option<Vec<Bytes>>>,
+    /// it has not looked at the request; none if it is not kept. A copy: a piece holds on to the
+    /// buffer that it was read into, and a client may send a byte at a time.
+    pub(super) kept: RefCell<Option<Vec<u8>>>,
 }
 
 /// Most bytes of a body that are kept.
-const MOST_KEPT: u64 = 64 * 1024;
+const MOST_KEPT: usize = 64 * 1024;
 
 impl Upload {
-    /// Keeps another piece, with which `all` bytes have come.
-    fn keep(&self, piece: &Bytes, all: u64) {
+    /// Keeps another piece, if there is room for it.
+    fn keep(&self, piece: &[u8]) {
         let mut kept = self.kept.borrow_mut();
-        if all > MOST_KEPT {
-            *kept = None;
-        } else if let Some(kept) = &mut *kept {
-            kept.push(piece.clone());
+        if let Some(bytes) = &mut *kept {
+            if bytes.len() + piece.len() > MOST_KEPT {
+                *kept = None;
+            } else {
+                bytes.extend_from_slice(piece);
+            }
         }
     }
 
@@ -101,8 +103,8 @@ impl Upload {
     pub(super) fn again(&self) -> Option<RequestBody> {
         let is_whole = self.is_complete.get() && self.failure.get().is_none();
         let kept = self.kept.borrow();
-        let pieces = kept.as_ref().filter(|_| is_whole)?;
-        Some(RequestBody::Again(Box::new(pieces.iter().cloned().collect())))
+        let bytes = kept.as_ref().filter(|_| is_whole)?;
+        Some(RequestBody::Again(Box::new(Bytes::copy_from_slice(bytes))))
     }
 }
 
@@ -123,9 +125,9 @@ pub(crate) enum RequestBody {
     Empty,
     /// From the client.
     Relayed(Box<RelayedRequest>),
-    /// What has come from the client already.
-    #[allow(clippy::box_collection, reason = "requests are moved, and few have it")]
-    Again(Box<VecDeque<Bytes>>),
+    /// What has come from the client already; empty once it was sent. Boxed: requests are moved,
+    /// and few have it.
+    Again(Box<Bytes>),
 }
 
 /// The body of a request while it comes from the client.
@@ -184,7 +186,7 @@ impl RelayedRequest {
                 if let Some(data) = frame.data_ref() {
                     let bytes = self.upload.bytes.get() + data.len() as u64;
                     self.upload.bytes.set(bytes);
-                    self.upload.keep(data, bytes);
+                    self.upload.keep(data);
                     if bytes > self.limits.bytes {
                         return self.fail(UploadFailure::TooLarge);
                     }
@@ -219,7 +221,10 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Relayed(relayed) => relayed.poll(cx),
-            Self::Again(pieces) => Poll::Ready(pieces.pop_front().map(|it| Ok(Frame::data(it)))),
+            Self::Again(bytes) => {
+                let bytes = std::mem::take(&mut **bytes);
+                Poll::Ready((!bytes.is_empty()).then_some(Ok(Frame::data(bytes))))
+            }
         }
     }
 
@@ -227,7 +232,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Relayed(relayed) => relayed.incoming.is_end_stream(),
-            Self::Again(pieces) => pieces.is_empty(),
+            Self::Again(bytes) => bytes.is_empty(),
         }
     }
 
@@ -437,5 +442,29 @@ impl Body for ResponseBody {
             Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relayed(relayed) => relayed.incoming.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_a_body_is_bounded_however_small_its_pieces() {
+        let upload = Upload { kept: RefCell::new(Some(Vec::new())), ..Upload::default() };
+        for _ in 0..MOST_KEPT {
+            upload.keep(b"");
+            upload.keep(b"x");
+        }
+        let room = || upload.kept.borrow().as_ref().map(Vec::capacity);
+        assert!(room().is_some_and(|room| room <= MOST_KEPT), "{:?}", room());
+        upload.is_complete.set(true);
+        let again = upload.again().expect("all of it was kept");
+        assert!(!again.is_end_stream());
+        // One more, and there is nothing to send again.
+        upload.keep(b"x");
+        assert!(room().is_none() && upload.again().is_none());
+        upload.keep(b"x");
+        assert!(room().is_none());
     }
 }

@@ -219,6 +219,8 @@ impl Client {
     pub(super) fn begin(&self) {
         self.running.set(self.running.get() + 1);
         self.requests.set(self.requests.get() + 1);
+        // What rules said was for an earlier one.
+        self.taking.set(self.timeouts.client);
         if !self.is_in_header() {
             self.receiving.clear();
         }
