@@ -382,7 +382,7 @@ pub struct BlockSet {
     /// Seconds until it ends by itself; none until it is taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub for_s: Option<u64>,
-    /// A frontend of layer 4; none for all of them.
+    /// A frontend; none for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frontend: Option<String>,
     /// Why, for those who look at it later.
@@ -420,7 +420,7 @@ pub struct BlocksView {
 pub struct BlockView {
     /// An address or a network.
     pub source: String,
-    /// The frontend; none if it is blocked for all of layer 4.
+    /// The frontend; none if it is blocked for all.
     pub frontend: Option<String>,
     /// When it was ordered, RFC 3339, UTC.
     pub since: String,

@@ -25,7 +25,7 @@ pub const QUEUE: usize = 32;
 pub struct BlockOrder {
     /// Who; in canonical form.
     pub network: IpNet,
-    /// For one frontend; none for all of layer 4.
+    /// For one frontend; none for all.
     pub frontend: Option<Name>,
     /// For how long; none until it is taken back.
     pub time: Option<Duration>,

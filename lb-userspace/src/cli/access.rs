@@ -1,4 +1,4 @@
-//! `pointsman access`: lists of sources and limits of layer 4, changed without a reload.
+//! `pointsman access`: lists of sources, and limits of layer 4, changed without a reload.
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};

@@ -1,4 +1,4 @@
-//! Lists of sources, of the node and of frontends of layer 4, and limits of a source there.
+//! Lists of sources, of the node and of frontends, and limits of a source of layer 4.
 
 use ipnet::IpNet;
 
@@ -6,7 +6,7 @@ use super::{
     decode::Entries,
     fault::Refusal,
     rules::{NetworkFile, OneOf, all, network},
-    schema::{Integer, Key, KeyInfo, Nested, Presence, Section, Text},
+    schema::{Integer, Key, Nested, Presence, Section, Text},
 };
 use crate::model::access::{AccessList, RateLimit};
 
@@ -17,17 +17,21 @@ pub(super) static ALLOW: Key<OneOf<Text<IpNet>>> = Key {
     name: "allow",
     shape: OneOf { item: Text { what: "a network or an address", parse: network } },
     presence: NOBODY,
-    doc: "`mode: l4`. Networks that may be clients: `[10.0.0.0/8, \"2001:db8::/32\"]`. If any is \
-          allowed, all others are not, unless the longest prefix that they are in says so.",
+    doc: "Networks that may be clients: `[10.0.0.0/8, \"2001:db8::/32\"]`. If any is \
+          allowed, all others are not, unless the longest prefix that they are in says so. \
+          Those of `datapath` are for frontends of `mode: l4`. In `mode: tcp` and `http` connections are refused as they come, before TLS, by the address \
+          they come from or that the PROXY protocol tells; unix sockets are not judged. For what \
+          `X-Forwarded-For` tells, and for single requests, there are rules.",
 };
 
 pub(super) static DENY: Key<OneOf<Text<IpNet>>> = Key {
     name: "deny",
     shape: OneOf { item: Text { what: "a network or an address", parse: network } },
     presence: NOBODY,
-    doc: "`mode: l4`. Networks that may not be clients; flows that they have are cut off. Of \
-          `allow` and `deny` the longest prefix decides, and `deny` if both have it. The \
-          frontend's lists and those of `datapath` must both let a source in; what `pointsman block` blocks is out in any case.",
+    doc: "Networks that may not be clients; flows and sessions that they have are cut off, and \
+          HTTP requests on connections that they have are answered 403. Of `allow` and `deny` the \
+          longest prefix decides, and `deny` if both have it. In `mode: l4` the lists of `datapath` \
+          must let a source in, too; what `pointsman block` blocks is out in any case, in every mode.",
 };
 
 pub(super) static ALLOW_FILE: Key<OneOf<NetworkFile>> = Key {
@@ -44,9 +48,6 @@ pub(super) static DENY_FILE: Key<OneOf<NetworkFile>> = Key {
     presence: NOBODY,
     doc: "As `deny`, with the networks in files.",
 };
-
-/// The keys of a list.
-pub(super) static KEYS: [&dyn KeyInfo; 4] = [&ALLOW, &DENY, &ALLOW_FILE, &DENY_FILE];
 
 /// Reads the lists of a section; none if one is at fault.
 pub(super) fn decode_list(entries: &Entries<'_>) -> Option<AccessList> {

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::{
-    access::{self, ALLOW, ALLOW_FILE, DENY, DENY_FILE, decode_list},
+    access::{ALLOW, ALLOW_FILE, DENY, DENY_FILE, decode_list},
     address::{BindAddress, bind_address},
     datapath,
     decode::{Cursor, Entries},
@@ -95,6 +95,8 @@ pub(super) struct RawTcp {
     pub(super) limits: Option<RawLimits>,
     /// Backends by server name; none if at fault.
     pub(super) sni: Option<Vec<(SniPattern, Located<Name>)>>,
+    /// Who may be its client; none if at fault.
+    pub(super) access: Option<AccessList>,
 }
 
 /// A frontend of `mode: http`.
@@ -108,6 +110,8 @@ pub(super) struct RawHttp {
     pub(super) limits: Option<RawLimits>,
     /// Networks of proxies in front of it; none if at fault.
     pub(super) trusted_proxies: Option<Vec<IpNet>>,
+    /// Who may be its client; none if at fault.
+    pub(super) access: Option<AccessList>,
 }
 
 /// The words of `mode`.
@@ -409,7 +413,6 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
         }
         Some(Mode::Tcp) => {
             refuse(entries, &[&FORWARD, &SNAT, &SYN_COOKIES], "needs `mode: l4`");
-            refuse(entries, &access::KEYS, "needs `mode: l4`");
             refuse(entries, &[&RULES, &TRUSTED_PROXIES], "needs `mode: http`");
             let timeouts = entries.get(&TIMEOUTS);
             let limits = limits_of_proxy(entries);
@@ -421,17 +424,18 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
             let sni_is_good = sni.is_some() || !entries.has(&SNI);
             let sni = sni_is_good.then(|| sni.unwrap_or_default());
             let listen = judge(entries, bind, RawBind::listen_tcp);
-            Some(RawMode::Tcp(RawTcp { listen, timeouts, limits, sni }))
+            let access = decode_list(entries);
+            Some(RawMode::Tcp(RawTcp { listen, timeouts, limits, sni, access }))
         }
         Some(Mode::Http) => {
             refuse(entries, &[&FORWARD, &SNAT, &SYN_COOKIES], "needs `mode: l4`");
-            refuse(entries, &access::KEYS, "needs `mode: l4`; a rule with `source` denies here");
             refuse(entries, &[&SNI], "needs `mode: tcp`");
             let timeouts = entries.get(&TIMEOUTS);
             let limits = limits_of_proxy(entries);
             let listen = judge(entries, bind, RawBind::listen_http);
             let trusted_proxies = entries.get(&TRUSTED_PROXIES).and_then(whole);
-            Some(RawMode::Http(RawHttp { listen, timeouts, limits, trusted_proxies }))
+            let access = decode_list(entries);
+            Some(RawMode::Http(RawHttp { listen, timeouts, limits, trusted_proxies, access }))
         }
         None => {
             entries.get(&FORWARD);

@@ -103,7 +103,7 @@ impl Raw {
         })
     }
 
-    /// Lists of sources against the room for them.
+    /// Lists of sources of layer 4 against the room for them in the maps.
     fn judge_lists(&self, sink: &Sink) {
         let (Some(datapath), Some(frontends)) = (&self.datapath, &self.frontends) else { return };
         let read = frontends.value.values().filter_map(|frontend| frontend.value.as_ref());
@@ -163,6 +163,7 @@ fn resolve_frontends(
                     timeouts: tcp.timeouts?.client(&defaults.timeouts)?,
                     connections: tcp.limits?.connections,
                     sni: sni.map(|(pattern, backend)| (pattern, backend.value)).collect(),
+                    access: tcp.access?,
                 })
             }
             RawMode::Http(http) => {
@@ -174,6 +175,7 @@ fn resolve_frontends(
                     connections,
                     limits,
                     trusted_proxies: http.trusted_proxies?,
+                    access: http.access?,
                     rules: rules.remove(&name)??,
                 })
             }

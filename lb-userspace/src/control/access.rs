@@ -15,9 +15,9 @@ use crate::{
         command::{BlockOrder, CommandError, UnblockOrder},
     },
     clock::{Moment, rfc3339},
-    model::{name::Name, snapshot::Snapshot},
-    proxy::gate::Ruling,
-    reconcile::Access,
+    model::{frontend::Frontend, name::Name, snapshot::Snapshot},
+    proxy::gate::{RuleBook, Ruling},
+    reconcile::{Access, is_block},
 };
 
 impl Control {
@@ -33,13 +33,16 @@ impl Control {
         Access::new(&self.overrides.apply(snapshot), &self.blocks.orders())
     }
 
-    /// The same for the proxy, where it serves layer 4; else nothing.
+    /// The same for the proxy: for its own frontends, and where it serves layer 4, those.
     pub(super) fn ruling(&self, snapshot: &Snapshot, access: &Access) -> Ruling {
-        if self.kernel.is_some() {
-            return Ruling::default();
-        }
-        let most = snapshot.datapath.max_sources;
-        Ruling::new(Arc::clone(&access.rules), access.flags, access.frontends.clone(), most)
+        let own = Access::of_proxy(&self.overrides.apply(snapshot), &self.blocks.orders());
+        let rules =
+            |of: &Access| RuleBook::new(Arc::clone(&of.rules), of.flags, of.frontends.clone());
+        let layer_4 = match self.kernel {
+            Some(_) => RuleBook::default(),
+            None => rules(access),
+        };
+        Ruling::new(rules(&own), layer_4, snapshot.datapath.max_sources)
     }
 
     /// Forgets blocks that have ended, which the data plane has noticed by itself, and comes
@@ -143,7 +146,10 @@ impl Control {
         order: LimitsOrder,
     ) -> Result<AccessView, CommandError> {
         let LimitsOrder { frontend, set } = order;
-        self.require_frontend(Some(&frontend))?;
+        if !self.snapshot.l4_frontends().any(|(known, _)| *known == frontend) {
+            let name = frontend.to_string();
+            return Err(CommandError::Unknown { what: "frontend of layer 4", name });
+        }
         self.overrides.limit(&frontend, &set);
         self.rule();
         self.settle_rules().await?;
@@ -153,10 +159,9 @@ impl Control {
 
     /// Whether a list, as it is in force, lets nobody in who is not on it.
     fn lets_in_only_the_allowed(&self, frontend: Option<&Name>) -> bool {
-        let own = |name| self.snapshot.l4_frontends().find(|(known, _)| *known == name);
         let configured = match frontend {
             None => Some(&self.snapshot.datapath.access),
-            Some(name) => own(name).map(|(_, frontend)| &frontend.access),
+            Some(name) => self.snapshot.frontends.get(name).map(Frontend::access),
         };
         configured.is_some_and(|list| !self.overrides.list(frontend, list).allow.is_empty())
     }
@@ -196,11 +201,11 @@ impl Control {
         BlocksView { blocks: blocks.collect() }
     }
 
-    /// How many rules there are.
+    /// How many rules of layer 4 there are.
     pub(super) fn rules_view(&self) -> RulesView {
-        let blocked = self.blocks.len();
+        let blocked = self.access.rules.iter().filter(|(prefix, _)| is_block(prefix)).count();
         RulesView {
-            listed: self.access.rules.len().saturating_sub(blocked),
+            listed: self.access.rules.len() - blocked,
             blocked,
             capacity: self.max_rules().into(),
         }
@@ -217,8 +222,8 @@ impl Control {
 
     fn require_frontend(&self, frontend: Option<&Name>) -> Result<(), CommandError> {
         match frontend {
-            Some(name) if !self.snapshot.l4_frontends().any(|(known, _)| known == name) => {
-                Err(CommandError::Unknown { what: "frontend of layer 4", name: name.to_string() })
+            Some(name) if !self.snapshot.frontends.contains_key(name) => {
+                Err(CommandError::Unknown { what: "frontend", name: name.to_string() })
             }
             _ => Ok(()),
         }
@@ -247,4 +252,48 @@ fn of(frontend: Option<&Name>) -> String {
 
 fn of_text(view: &BlockView) -> String {
     view.frontend.as_ref().map(|name| format!(" for frontend {name}")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::settings::flag as node_flag;
+
+    use super::*;
+    use crate::{
+        config,
+        model::{access::Block, fixture::name},
+    };
+
+    fn block(frontend: Option<&str>, text: &str, expires_s: u32) -> Block {
+        let network = text.parse().expect("tests use good networks");
+        Block { frontend: frontend.map(name), network, expires_s }
+    }
+
+    #[test]
+    fn frontends_of_the_proxy_have_their_lists_and_blocks_and_not_those_of_the_data_plane() {
+        let yaml = "datapath: {interfaces: [eth0], allow: [10.0.0.0/8]}\nfrontends:\n  \
+             pg: {mode: l4, bind: [\"10.0.0.1:80\"], backend: b, deny: [10.1.0.0/16]}\n  \
+             web: {mode: http, bind: [\"10.0.0.2:80\"], backend: b, deny: [10.2.0.0/16]}\n  \
+             db: {mode: tcp, bind: [\"10.0.0.3:80\"], backend: b, allow: [10.3.0.0/16]}\n\
+             backends: {b: {servers: {s: \"10.0.1.1:80\"}}}\n";
+        let snapshot = config::parse(yaml, "c").expect("it is good").snapshot;
+        let blocks = [
+            block(None, "10.9.0.1/32", 7),
+            block(Some("web"), "10.9.0.2/32", 0),
+            block(Some("pg"), "10.9.0.3/32", 0),
+        ];
+        let shown = |made: &Access| {
+            let mut networks: Vec<String> =
+                made.rules.iter().map(|(prefix, _)| prefix.network.to_string()).collect();
+            networks.sort_unstable();
+            networks.join(" ")
+        };
+        let made = Access::of_proxy(&snapshot, &blocks);
+        assert_eq!(shown(&made), "10.2.0.0/16 10.3.0.0/16 10.9.0.1/32 10.9.0.2/32");
+        let names: Vec<&str> = made.frontends.keys().map(Name::as_str).collect();
+        assert_eq!(names, ["db", "web"]);
+        assert_eq!(made.flags & node_flag::NODE_ALLOW_ONLY, 0);
+        let made = Access::new(&snapshot, &blocks);
+        assert_eq!(shown(&made), "10.0.0.0/8 10.1.0.0/16 10.9.0.1/32 10.9.0.3/32");
+    }
 }

@@ -126,7 +126,7 @@ impl BlockBook {
 
     /// Forgets blocks for frontends that are not configured any more.
     pub fn configure(&mut self, snapshot: &Snapshot) {
-        let is_there = |name: &Name| snapshot.l4_frontends().any(|(known, _)| known == name);
+        let is_there = |name: &Name| snapshot.frontends.contains_key(name);
         self.blocks.retain(|(frontend, _), _| frontend.as_ref().is_none_or(is_there));
     }
 

@@ -2,8 +2,8 @@
 //! the configuration says. Pure.
 //!
 //! It holds over reloads and restarts, until it is taken back or the frontend leaves the
-//! configuration. Nothing but the rules for the data plane is made from it: whoever else reads
-//! the snapshot sees what is configured.
+//! configuration. Nothing but the rules on sources is made from it: whoever else reads the
+//! snapshot sees what is configured.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -61,9 +61,9 @@ impl OverrideBook {
 
     /// Forgets what was said of frontends that are not configured any more.
     pub fn configure(&mut self, snapshot: &Snapshot) {
-        let is_there = |name: &Name| snapshot.l4_frontends().any(|(known, _)| known == name);
-        self.entries.retain(|(frontend, _), _| frontend.as_ref().is_none_or(is_there));
-        self.limits.retain(|frontend, _| is_there(frontend));
+        let found = |name: &Name| snapshot.frontends.get(name);
+        self.entries.retain(|(of, _), _| of.as_ref().is_none_or(|name| found(name).is_some()));
+        self.limits.retain(|name, _| found(name).is_some_and(|one| one.as_l4().is_some()));
     }
 
     /// The configuration as it would be if all of it had been said there.
@@ -75,8 +75,8 @@ impl OverrideBook {
         let mut changed = snapshot.clone();
         changed.datapath.access = self.list(None, &snapshot.datapath.access);
         for (name, frontend) in &mut changed.frontends {
+            *frontend.access_mut() = self.list(Some(name), frontend.access());
             let Frontend::L4(frontend) = frontend else { continue };
-            frontend.access = self.list(Some(name), &frontend.access);
             if let Some(set) = self.limits.get(name) {
                 frontend.limits = limits(set, frontend.limits);
             }

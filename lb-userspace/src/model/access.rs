@@ -1,4 +1,4 @@
-//! Who may be a client of layer 4: lists of networks, limits of a source, what is blocked.
+//! Who may be a client: lists of networks, limits of a source of layer 4, what is blocked.
 
 use std::sync::Arc;
 

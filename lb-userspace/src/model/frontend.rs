@@ -66,6 +66,8 @@ pub struct TcpFrontend {
     pub connections: ConnectionLimits,
     /// Backends by the server name of TLS; each is always present, no name is given twice.
     pub sni: Vec<(SniPattern, Name)>,
+    /// Who may be its client; of no meaning for one of layer 4 in user space, which has its own.
+    pub access: AccessList,
 }
 
 /// A server name, or the names below one.
@@ -94,6 +96,8 @@ pub struct HttpFrontend {
     /// Peers whose word on where a request comes from is taken (`X-Forwarded-For` and its
     /// kind).
     pub trusted_proxies: Vec<IpNet>,
+    /// Who may be its client.
+    pub access: AccessList,
     /// What happens to which requests, in order; the backends that they name are present.
     pub rules: Vec<Rule>,
 }
@@ -211,6 +215,25 @@ impl Frontend {
         rules.iter().flat_map(Rule::backends).chain(by_name).chain([self.backend()]).collect()
     }
 
+    /// Who may be its client.
+    #[must_use]
+    pub const fn access(&self) -> &AccessList {
+        match self {
+            Self::L4(frontend) => &frontend.access,
+            Self::Tcp(frontend) => &frontend.access,
+            Self::Http(frontend) => &frontend.access,
+        }
+    }
+
+    /// The same, to be changed.
+    pub const fn access_mut(&mut self) -> &mut AccessList {
+        match self {
+            Self::L4(frontend) => &mut frontend.access,
+            Self::Tcp(frontend) => &mut frontend.access,
+            Self::Http(frontend) => &mut frontend.access,
+        }
+    }
+
     /// The frontend if it is of layer 4.
     #[must_use]
     pub const fn as_l4(&self) -> Option<&L4Frontend> {
@@ -272,6 +295,7 @@ impl L4Frontend {
                 per_source: self.limits.flows.unwrap_or(u32::MAX),
             },
             sni: Vec::new(),
+            access: AccessList::default(),
         }
     }
 

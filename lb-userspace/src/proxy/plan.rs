@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    gate::Gate,
     limits::Connections,
     listen::SocketKey,
     material::Material,
@@ -61,6 +62,8 @@ pub struct HttpPlan {
     pub connections: Arc<Connections>,
     /// What its requests came to.
     pub counters: Arc<Counters>,
+    /// Who may be its client.
+    pub gate: Gate,
     /// Where it listens, and what a connection has to pass there.
     pub doors: BTreeMap<SocketKey, Arc<Door>>,
 }
@@ -133,6 +136,7 @@ impl Plan {
                     .collect(),
                 connections: old.map_or_else(Arc::default, |old| Arc::clone(&old.connections)),
                 counters: old.map_or_else(Arc::default, |old| Arc::clone(&old.counters)),
+                gate: Gate::new(Arc::clone(&shared.gate), name.clone()),
                 doors: doors(config, material),
             };
             Some((name.clone(), Arc::new(plan)))

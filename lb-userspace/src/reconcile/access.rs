@@ -1,5 +1,5 @@
 //! What the tries of sources and `ADMISSION` should hold, from the configuration and from
-//! what the operator blocks.
+//! what the operator blocks; and the same for frontends that the proxy alone knows.
 
 use std::{
     cmp::Ordering,
@@ -47,17 +47,36 @@ impl Access {
     /// configured says nothing.
     #[must_use]
     pub fn new<'a>(snapshot: &Snapshot, blocks: impl IntoIterator<Item = &'a Block>) -> Self {
+        let frontends = snapshot.l4_frontends();
+        let frontends = frontends.map(|(name, one)| (name, (&one.access, one.limits))).collect();
+        Self::of(frontends, &snapshot.datapath.access, blocks)
+    }
+
+    /// The same for the frontends of `mode: tcp` and `http`. The lists of the data plane are
+    /// none of theirs, blocks for all frontends are.
+    #[must_use]
+    pub fn of_proxy<'a>(snapshot: &Snapshot, blocks: impl IntoIterator<Item = &'a Block>) -> Self {
+        let frontends = snapshot.frontends.iter().filter(|(_, one)| one.as_l4().is_none());
+        let no_limits = SourceLimits::default();
+        let frontends = frontends.map(|(name, one)| (name, (one.access(), no_limits))).collect();
+        Self::of(frontends, &AccessList::default(), blocks)
+    }
+
+    fn of<'a>(
+        frontends: BTreeMap<&Name, (&AccessList, SourceLimits)>,
+        node: &AccessList,
+        blocks: impl IntoIterator<Item = &'a Block>,
+    ) -> Self {
         let mut made = Self::default();
         let mut rules = BTreeMap::new();
-        let node = &snapshot.datapath.access;
         add_list(&mut rules, access::NODE_LIST, node);
         made.flags |= if node.is_empty() { 0 } else { node_flag::NODE_LIST };
         made.flags |= if node.allow.is_empty() { 0 } else { node_flag::NODE_ALLOW_ONLY };
-        let scopes = scopes(snapshot.l4_frontends().map(|(name, _)| name));
-        for (name, frontend) in snapshot.l4_frontends() {
+        let scopes = scopes(frontends.keys().copied());
+        for (name, (list, limits)) in frontends {
             let Some(scope) = scopes.get(name).copied() else { continue };
-            add_list(&mut rules, scope, &frontend.access);
-            let entry = admission(scope, &frontend.access, frontend.limits);
+            add_list(&mut rules, scope, list);
+            let entry = admission(scope, list, limits);
             made.flags |= if entry.packet_interval_ns == 0 { 0 } else { node_flag::PACKET_RATES };
             made.flags |= if entry.flows_per_source == 0 { 0 } else { node_flag::FLOW_COUNTS };
             made.frontends.insert(name.clone(), entry);
@@ -101,7 +120,7 @@ impl Access {
         if self.count(true) <= most && self.count(false) <= most {
             return Arc::clone(&self.rules);
         }
-        let is_block = |(prefix, _): &&(Prefix, AccessRule)| prefix.scope % 2 == 1;
+        let is_block = |(prefix, _): &&(Prefix, AccessRule)| is_block(prefix);
         let blocks = self.rules.iter().filter(is_block);
         let lists = self.rules.iter().filter(|rule| !is_block(rule));
         let mut left = [most; 2];
@@ -118,6 +137,13 @@ impl Access {
         kept.sort_unstable_by_key(|(prefix, _)| *prefix);
         kept.into()
     }
+}
+
+/// Whether a rule is of what is blocked, and not of a list.
+#[must_use]
+pub const fn is_block(prefix: &Prefix) -> bool {
+    // The scopes of lists are even (`blocks_of`).
+    prefix.scope % 2 == 1
 }
 
 /// How many rules of one family there are at most while new ones are there and old ones not gone

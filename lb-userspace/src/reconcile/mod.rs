@@ -22,7 +22,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Access, Rules, scopes};
+pub use access::{Access, Rules, is_block, scopes};
 pub use actual::{Actual, Places};
 pub use apply::{ApplyError, ExecuteError, Kernel, apply};
 pub use desired::{Desired, DesiredServer, DesiredVip, desired};

@@ -1,6 +1,7 @@
 //! The proxy on loopback, against clients and servers that speak bytes: what goes in, what
 //! comes out on the other side, and what is refused.
 
+mod access;
 mod elsewhere;
 mod encrypted;
 mod floods;

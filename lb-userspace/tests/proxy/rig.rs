@@ -15,11 +15,18 @@ use lb_common::event::FlowEnd;
 use pointsman::{
     config,
     model::{
+        access::Block,
         name::Name,
         snapshot::Snapshot,
         state::{AdminState, ServerStatus, ServerStatuses},
     },
-    proxy::{gate::Ruling, listen::Inherited, log::LineSink, supervisor::Proxy},
+    proxy::{
+        gate::{RuleBook, Ruling},
+        listen::Inherited,
+        log::LineSink,
+        supervisor::Proxy,
+    },
+    reconcile::Access,
 };
 
 /// Longest wait for anything.
@@ -66,6 +73,12 @@ pub(crate) fn snapshot_on(
     config::parse(&yaml, "test").unwrap_or_else(|faults| panic!("{faults}\n{yaml}")).snapshot
 }
 
+/// Who may be a client, by the configuration and by what is blocked.
+fn ruling(snapshot: &Snapshot, blocks: &[Block]) -> Ruling {
+    let Access { rules, flags, frontends } = Access::of_proxy(snapshot, blocks);
+    Ruling::new(RuleBook::new(rules, flags, frontends), RuleBook::default(), 0)
+}
+
 /// An address nobody listens on.
 pub(crate) fn free() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
@@ -93,12 +106,9 @@ impl Rig {
             .expect("a runtime for the end");
         let mut proxy = Proxy::new(Inherited::default(), sink);
         let address = free();
+        let snapshot = snapshot_on(address, bind, frontend, backend);
         proxy
-            .install(
-                &snapshot_on(address, bind, frontend, backend),
-                &ServerStatuses::new(),
-                Ruling::default(),
-            )
+            .install(&snapshot, &ServerStatuses::new(), ruling(&snapshot, &[]))
             .expect("the sockets are free");
         Self { address, proxy: Some(proxy), runtime, log }
     }
@@ -107,8 +117,15 @@ impl Rig {
     pub(crate) fn install(&mut self, snapshot: &Snapshot) {
         let proxy = self.proxy.as_mut().expect("it runs");
         proxy
-            .install(snapshot, &ServerStatuses::new(), Ruling::default())
+            .install(snapshot, &ServerStatuses::new(), ruling(snapshot, &[]))
             .expect("the sockets are free");
+    }
+
+    /// As `block` does it.
+    pub(crate) fn block(&self, snapshot: &Snapshot, network: &str) {
+        let network = network.parse().expect("a network");
+        let block = Block { frontend: None, network, expires_s: 0 };
+        self.proxy.as_ref().expect("it runs").rule(ruling(snapshot, &[block]));
     }
 
     /// As `server set` does it.

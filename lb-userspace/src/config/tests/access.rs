@@ -156,12 +156,29 @@ fn keys_of_another_mode_are_refused() {
         ],
     );
     check_frontend(
-        "mode: http, bind: [\"127.0.0.1:80\"], backend: b, deny: [10.0.0.0/8], limits: {packets: {rate: 5}}",
+        "mode: http, bind: [\"127.0.0.1:80\"], backend: b, deny: [10.0.0.0/33], limits: {packets: {rate: 5}}",
         &[
-            "3: frontends.web.deny: needs `mode: l4`; a rule with `source` denies here",
+            "3: frontends.web.deny[0]: \"10.0.0.0/33\" is not a network (hint: such as 10.0.0.0/8 or \"2001:db8::/32\")",
             "3: frontends.web.limits: new_flows and packets need `mode: l4` (hint: connections, connections_per_source)",
         ],
     );
+}
+
+#[test]
+fn the_proxys_frontends_have_lists_too() {
+    for mode in ["tcp", "http"] {
+        let frontend = "bind: [\"127.0.0.1:80\"], backend: b, deny: 10.0.0.1, allow: 10.0.0.0/8";
+        let text = format!(
+            "datapath: {{mode: off}}\nfrontends: {{web: {{mode: {mode}, {frontend}}}}}\n\
+             backends: {{b: {{servers: {{s: \"10.0.1.1:80\"}}}}}}\n"
+        );
+        let snapshot = parse(&text, "c").unwrap_or_else(|faults| panic!("{faults}")).snapshot;
+        let frontend = snapshot.frontends.values().next().expect("it is there");
+        let shown =
+            |list: &[ipnet::IpNet]| list.iter().map(ToString::to_string).collect::<String>();
+        assert_eq!(shown(&frontend.access().deny), "10.0.0.1/32", "{mode}");
+        assert_eq!(shown(&frontend.access().allow), "10.0.0.0/8", "{mode}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Who may be a client of layer 4 in user space: the lists, blocks and limits that the data
-//! plane would apply, in the form in which it would get them, and the counters of what is
-//! refused.
+//! Who may be a client of the proxy: lists and blocks of sources, and for layer 4 in user space
+//! the limits that the data plane would apply, in the form in which it would get them, and the
+//! counters of what is refused there.
 //!
 //! | file | owns |
 //! |---|---|
@@ -24,10 +24,11 @@ use lb_common::{access::AdmissionEntry, drop_reason::DropReason};
 use tokio::sync::watch;
 
 use self::buckets::{Buckets, Kind};
-pub use self::ruling::Ruling;
+pub use self::ruling::{RuleBook, Ruling};
 use crate::{clock::Moment, model::name::Name};
 
-/// Rules and counters for all frontends of layer 4 in user space, over all workers.
+/// Rules for all frontends that the proxy serves, over all workers, and counters of those of
+/// layer 4.
 #[derive(Debug)]
 pub struct GateKeeper {
     ruling: watch::Sender<Arc<Ruling>>,
@@ -92,11 +93,15 @@ impl Gate {
         self.keeper.generation.load(Ordering::Acquire)
     }
 
-    /// Whether lists and blocks let a source in.
+    /// Whether lists and blocks let a source in. Who comes by a unix socket has none, and is
+    /// let in.
     ///
     /// # Errors
     /// Why not.
     pub fn judge(&self, source: IpAddr) -> Result<(), DropReason> {
+        if source.is_unspecified() {
+            return Ok(());
+        }
         let now_s = Moment::now().monotonic_ns / 1_000_000_000;
         let now_s = u32::try_from(now_s).unwrap_or(u32::MAX);
         self.ruling().judge(&self.frontend, source, now_s)
@@ -184,7 +189,8 @@ mod tests {
             ..AdmissionEntry::default()
         };
         let keeper = Arc::new(GateKeeper::default());
-        keeper.rule(Ruling::new([].into(), 0, [(name.clone(), entry)].into(), 1024));
+        let book = RuleBook::new([].into(), 0, [(name.clone(), entry)].into());
+        keeper.rule(Ruling::new(RuleBook::default(), book, 1024));
         let gate = Gate::new(Arc::clone(&keeper), name);
         for source in ["192.0.2.1", "2001:db8::1"] {
             let source = source.parse().unwrap();
@@ -214,9 +220,12 @@ mod tests {
         let network = "192.0.2.0/24".parse().unwrap();
         let prefix = crate::model::access::Prefix { scope: access::NODE_LIST, network };
         let rule = access::AccessRule { action: access::action::DENY, expires_s: 0 };
-        keeper.rule(Ruling::new([(prefix, rule)].into(), 0, [].into(), 0));
+        let book = RuleBook::new([(prefix, rule)].into(), 0, [].into());
+        keeper.rule(Ruling::new(RuleBook::default(), book, 0));
         told.await.unwrap();
         assert_ne!(gate.generation(), before);
         assert_eq!(gate.judge(source), Err(DropReason::Denied));
+        // By a unix socket.
+        assert_eq!(gate.judge(std::net::Ipv4Addr::UNSPECIFIED.into()), Ok(()));
     }
 }

@@ -16,17 +16,26 @@ use lb_common::{
 
 use crate::model::{access::Prefix, name::Name};
 
-/// Lists, blocks and limits of all frontends of layer 4.
+/// Lists, blocks and limits of all frontends that the proxy serves.
 #[derive(Debug, Default)]
 pub struct Ruling {
+    /// Those of `mode: tcp` and `http`.
+    own: RuleBook,
+    /// Those of layer 4 in user space.
+    layer_4: RuleBook,
+    /// Most sources whose rates are remembered.
+    pub(super) max_sources: u32,
+}
+
+/// Lists, blocks and limits of some frontends.
+#[derive(Debug, Default)]
+pub struct RuleBook {
     /// In order of their prefixes.
     rules: Arc<[(Prefix, AccessRule)]>,
     lengths: HashMap<u32, Lengths>,
     /// Who is on no list of the node is not let in.
     node_allow_only: bool,
     frontends: BTreeMap<Name, AdmissionEntry>,
-    /// Most sources whose rates are remembered.
-    pub(super) max_sources: u32,
 }
 
 /// The lengths of prefix of one scope, a bit each.
@@ -40,21 +49,11 @@ struct Lengths {
 }
 
 impl Ruling {
-    /// What follows from rules, in order of their prefixes, bits of
-    /// [`lb_common::settings::flag`], and what each frontend asks of sources.
+    /// Of the proxy's own frontends and those of layer 4, with room for the rates of so many
+    /// sources.
     #[must_use]
-    pub fn new(
-        rules: Arc<[(Prefix, AccessRule)]>,
-        flags: u32,
-        frontends: BTreeMap<Name, AdmissionEntry>,
-        max_sources: u32,
-    ) -> Self {
-        let mut lengths: HashMap<u32, Lengths> = HashMap::new();
-        for (prefix, _) in &*rules {
-            lengths.entry(prefix.scope).or_default().add(&prefix.network);
-        }
-        let node_allow_only = flags & flag::NODE_ALLOW_ONLY != 0;
-        Self { rules, lengths, node_allow_only, frontends, max_sources }
+    pub const fn new(own: RuleBook, layer_4: RuleBook, max_sources: u32) -> Self {
+        Self { own, layer_4, max_sources }
     }
 
     /// Whether a frontend lets a source in at `now_s`, seconds of `CLOCK_MONOTONIC`.
@@ -64,6 +63,42 @@ impl Ruling {
         source: IpAddr,
         now_s: u32,
     ) -> Result<(), DropReason> {
+        let is_own = self.own.frontends.contains_key(frontend);
+        let book = if is_own { &self.own } else { &self.layer_4 };
+        book.judge(frontend, source, now_s)
+    }
+
+    /// What a frontend of layer 4 asks of sources; nothing if it is not known.
+    pub(super) fn entry(&self, frontend: &Name) -> AdmissionEntry {
+        self.layer_4.entry(frontend)
+    }
+
+    /// Whether a frontend limits how often something happens.
+    pub(super) fn has_rates(&self) -> bool {
+        let limits =
+            |entry: &AdmissionEntry| entry.flow_interval_ns != 0 || entry.packet_interval_ns != 0;
+        self.layer_4.frontends.values().any(limits)
+    }
+}
+
+impl RuleBook {
+    /// What follows from rules, in order of their prefixes, bits of
+    /// [`lb_common::settings::flag`], and what each frontend asks of sources.
+    #[must_use]
+    pub fn new(
+        rules: Arc<[(Prefix, AccessRule)]>,
+        flags: u32,
+        frontends: BTreeMap<Name, AdmissionEntry>,
+    ) -> Self {
+        let mut lengths: HashMap<u32, Lengths> = HashMap::new();
+        for (prefix, _) in &*rules {
+            lengths.entry(prefix.scope).or_default().add(&prefix.network);
+        }
+        let node_allow_only = flags & flag::NODE_ALLOW_ONLY != 0;
+        Self { rules, lengths, node_allow_only, frontends }
+    }
+
+    fn judge(&self, frontend: &Name, source: IpAddr, now_s: u32) -> Result<(), DropReason> {
         let entry = self.entry(frontend);
         let source = IpNet::from(source.to_canonical());
         let rule = |scope| self.longest(scope, source);
@@ -78,16 +113,8 @@ impl Ruling {
         refusal.map_or(Ok(()), Err)
     }
 
-    /// What a frontend asks of sources; nothing if it is not known.
-    pub(super) fn entry(&self, frontend: &Name) -> AdmissionEntry {
+    fn entry(&self, frontend: &Name) -> AdmissionEntry {
         self.frontends.get(frontend).copied().unwrap_or_default()
-    }
-
-    /// Whether a frontend limits how often something happens.
-    pub(super) fn has_rates(&self) -> bool {
-        let limits =
-            |entry: &AdmissionEntry| entry.flow_interval_ns != 0 || entry.packet_interval_ns != 0;
-        self.frontends.values().any(limits)
     }
 
     /// The rule of the longest prefix in a scope that an address is in.
@@ -147,7 +174,8 @@ mod tests {
             ..AdmissionEntry::default()
         };
         let frontends = [(Name::new(DNS).unwrap(), entry)].into();
-        Ruling::new(rules.into_iter().collect::<Vec<_>>().into(), flags, frontends, 16)
+        let rules = rules.into_iter().collect::<Vec<_>>().into();
+        Ruling::new(RuleBook::default(), RuleBook::new(rules, flags, frontends), 16)
     }
 
     fn check(ruling: &Ruling, source: &str, now_s: u32, expected: Option<DropReason>) {

@@ -13,6 +13,7 @@ use hyper::{
     HeaderMap, StatusCode, Uri, Version,
     header::{HOST, HeaderValue},
 };
+use lb_common::drop_reason::DropReason;
 
 use super::{
     body::Watched, exchange::Exchange, forwarded, frames::Flood, guard::Ambiguity,
@@ -79,6 +80,8 @@ pub(crate) struct Client {
     /// What was answered to a request for another protocol: with it, or not.
     pub(super) decision: Cell<Option<bool>>,
     pub(super) decided: RefCell<Option<Waker>>,
+    /// The latest rules on sources that let it in.
+    judged: Cell<u64>,
     /// Responses on streams of HTTP/2 that are on their way.
     watched: RefCell<Vec<Weak<Watched>>>,
     /// Until they are looked at again.
@@ -88,11 +91,15 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// `judged` are the rules on sources by which it was let in ([`Gate::generation`]).
+    ///
+    /// [`Gate::generation`]: crate::proxy::gate::Gate::generation
     pub(super) fn new(
         worker: &Rc<Worker>,
         frontend: &Rc<FrontendSlot>,
         addresses: Addresses,
         tls: Option<(TlsFacts, Arc<Termination>)>,
+        judged: u64,
     ) -> Rc<Self> {
         let address = addresses.source.ip();
         let plan = frontend.plan();
@@ -126,6 +133,7 @@ impl Client {
             flood: Cell::new(None),
             decision: Cell::new(None),
             decided: RefCell::new(None),
+            judged: Cell::new(judged),
             watched: RefCell::default(),
             looking: Deadline::default(),
             tunnel: RefCell::new(None),
@@ -144,6 +152,20 @@ impl Client {
         let plan = self.frontend.current();
         let own = self.addresses.source.ip();
         plan.config.trusted_proxies.iter().any(|network| network.contains(&own))
+    }
+
+    /// Why it is not let in any more, by rules that are newer than it.
+    pub(super) fn expelled(&self) -> Option<DropReason> {
+        let plan = self.frontend.current();
+        let generation = plan.gate.generation();
+        if generation == self.judged.get() {
+            return None;
+        }
+        let judged = plan.gate.judge(self.addresses.source.ip());
+        if judged.is_ok() {
+            self.judged.set(generation);
+        }
+        judged.err()
     }
 
     /// Whom it asks for, if it is a proxy that is trusted and says so.

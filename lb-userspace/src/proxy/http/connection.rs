@@ -47,11 +47,11 @@ pub(crate) async fn run(
     accepted: Accepted,
 ) {
     let Some(entered) = entry::pass(&worker, &slot, &door, accepted).await else { return };
-    let entry::Entered { mut stream, addresses, tls, admission: _admission } = entered;
+    let entry::Entered { mut stream, addresses, tls, judged, admission: _admission } = entered;
     let ClientTimeouts { http_request, keep_alive, .. } = slot.plan().config.timeouts;
     // Who has agreed on a protocol keeps to it.
     let agreed = tls.as_ref().and_then(|(tls, _)| tls.alpn.as_deref()).map(|alpn| alpn == b"h2");
-    let client = Client::new(&worker, &slot, addresses, tls);
+    let client = Client::new(&worker, &slot, addresses, tls, judged);
     let Some(first) = first_bytes(&client, &mut stream, http_request.min(keep_alive)).await else {
         return;
     };

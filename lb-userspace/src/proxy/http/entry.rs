@@ -1,4 +1,4 @@
-//! What a connection passes before its first request: PROXY header, limits, TLS.
+//! What a connection passes before its first request: PROXY header, lists, limits, TLS.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -34,6 +34,8 @@ pub(super) struct Entered {
     pub(super) addresses: Addresses,
     /// What was agreed on, and where.
     pub(super) tls: Option<(TlsFacts, Arc<Termination>)>,
+    /// The rules on sources by which it was let in.
+    pub(super) judged: u64,
     /// Its place within the limits, for as long as it lasts.
     pub(super) admission: Admission,
 }
@@ -62,8 +64,10 @@ async fn enter(
 ) -> Option<Entered> {
     let Accepted { mut socket, addresses } = accepted;
     let plan = slot.plan();
+    // Before it is: rules that come meanwhile are for its first request.
+    let judged = plan.gate.generation();
     let refuse = |addresses, why, status| {
-        Client::new(worker, slot, addresses, None).log_refused(why, status);
+        Client::new(worker, slot, addresses, None, judged).log_refused(why, status);
     };
     let limits = &plan.config.connections;
     let too_many = |error: TooMany, socket: &Socket, addresses: Addresses| {
@@ -88,8 +92,13 @@ async fn enter(
             return None;
         }
     };
-    // The many clients of a proxy that is trusted are not one source.
     let source = addresses.source.ip();
+    if let Err(reason) = plan.gate.judge(source) {
+        refuse(addresses, Outcome::new(Cause::Policy, Phase::Request, reason.name()), None);
+        socket.abort_on_close();
+        return None;
+    }
+    // The many clients of a proxy that is trusted are not one source.
     let is_of_many = plan.config.trusted_proxies.iter().any(|network| network.contains(&source));
     if !is_of_many && let Err(error) = admission.attribute(source, limits) {
         too_many(error, &socket, addresses);
@@ -112,7 +121,7 @@ async fn enter(
             }
         },
     };
-    Some(Entered { stream, addresses, tls, admission })
+    Some(Entered { stream, addresses, tls, judged, admission })
 }
 
 /// Why there is no TLS with a client.

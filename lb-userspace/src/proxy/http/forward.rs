@@ -97,9 +97,10 @@ pub(super) fn serve(client: &Rc<Client>, mut request: Request<Incoming>) -> Serv
         client.decide(false);
     }
     let on_stream = (asked == Asked::Stream).then(|| hyper::upgrade::on(&mut request));
-    let judged = match admit(&mut request, &frontend.config.limits) {
-        Ok(_) if client.is_misdirected(request.headers()) => Err(MISDIRECTED),
-        judged => judged.map_err(Failure::from),
+    let judged = match (client.expelled(), admit(&mut request, &frontend.config.limits)) {
+        (Some(reason), _) => Err(Failure::expelled(reason)),
+        (None, Ok(_)) if client.is_misdirected(request.headers()) => Err(MISDIRECTED),
+        (None, judged) => judged.map_err(Failure::from),
     };
     let Route { to, edits } = match judged {
         Ok(present) => {

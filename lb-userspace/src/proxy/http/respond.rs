@@ -5,6 +5,7 @@ use hyper::{
     body::Bytes,
     header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
+use lb_common::drop_reason::DropReason;
 
 use super::{
     admit::Refused,
@@ -32,6 +33,12 @@ impl Failure {
         why: &'static str,
     ) -> Self {
         Self { status, outcome: Outcome::new(cause, phase, why), closes: false }
+    }
+
+    /// For a client that the lists do not let in any more.
+    pub(super) const fn expelled(reason: DropReason) -> Self {
+        let why = reason.name();
+        Self::new(StatusCode::FORBIDDEN, Cause::Policy, Phase::Request, why).closing()
     }
 
     pub(super) const fn closing(self) -> Self {

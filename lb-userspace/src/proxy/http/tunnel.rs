@@ -5,10 +5,12 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use lb_common::drop_reason::DropReason;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional_with_sizes};
 
 use super::exchange::Exchange;
@@ -26,6 +28,8 @@ pub(super) async fn run<S>(exchange: Box<Exchange>, client: S, first: Vec<u8>, s
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let (frontend, source) =
+        (Arc::clone(&exchange.frontend), exchange.client.addresses.source.ip());
     let silence = exchange.timeouts.tunnel(&exchange.frontend.config.timeouts);
     let idle = Deadline::default();
     idle.set(silence);
@@ -39,6 +43,7 @@ where
     let mut client = Watched { inner: client, side: Side::Client, read: &open.up, watch };
     let mut socket = Watched { inner: server.stream, side: Side::Server, read: &open.down, watch };
     let ended = {
+        let mut expelled = pin!(frontend.gate.expelled(source));
         let mut relay = pin!(async {
             socket.write_all(&first).await?;
             client.write_all(&server.first).await?;
@@ -53,6 +58,10 @@ where
                     }
                     (Err(_), _) => Outcome::new(Cause::Client, Phase::Data, "client_broke"),
                 });
+            }
+            if expelled.as_mut().poll(cx).is_ready() {
+                let reason = frontend.gate.judge(source).err().map_or("denied", DropReason::name);
+                return Poll::Ready(Outcome::new(Cause::Policy, Phase::Data, reason));
             }
             idle.poll(cx)
                 .map(|()| Outcome::new(Cause::ClientTimeout, Phase::Data, "tunnel_timeout"))

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     balance::{Counters, Pools},
     model::{
-        frontend::{Frontend, ListenAddress, TcpFrontend},
+        frontend::{ListenAddress, TcpFrontend},
         name::Name,
         snapshot::{Bind, OnDown, Protocol, Snapshot},
         state::{ServerState, ServerStatus, ServerStatuses},
@@ -65,9 +65,9 @@ impl TcpPlans {
             let old = before.frontends.get(name);
             let connections = old.map(|old| Arc::clone(&old.connections)).unwrap_or_default();
             let counters = old.map(|old| Arc::clone(&old.counters)).unwrap_or_default();
-            let layer_4 = frontend.and_then(Frontend::as_l4).map(|_| shared);
+            let is_layer_4 = frontend.is_some_and(|frontend| frontend.as_l4().is_some());
             let kept = (&connections, &counters);
-            let sites = plans.sites((name, &config, layer_4), material, kept);
+            let sites = plans.sites((name, &config, is_layer_4), shared, material, kept);
             plans.frontends.insert(name.clone(), TcpPlan { sites, connections, counters });
         }
         plans
@@ -75,25 +75,27 @@ impl TcpPlans {
 
     fn sites(
         &self,
-        (name, config, layer_4): (&Name, &TcpFrontend, Option<&Shared>),
+        (name, config, is_layer_4): (&Name, &TcpFrontend, bool),
+        shared: &Shared,
         material: &Material,
         (connections, counters): (&Arc<Connections>, &Arc<Counters>),
     ) -> BTreeMap<SocketKey, Arc<Site>> {
         let find = |backend: &Name| self.backends.get(backend).cloned();
         let sites = config.listen.iter().filter_map(|listen| {
             let key = SocketKey::of(listen);
-            let layer_4 = layer_4.and_then(|shared| {
-                let ListenAddress::Tcp(address) = listen.address else { return None };
-                let vip = Bind { address, protocol: Protocol::Tcp };
-                let gate = Gate::new(Arc::clone(&shared.gate), name.clone());
-                let traffic = shared.ledger.vip(vip);
-                Some(Layer4 { gate, traffic, ledger: Arc::clone(&shared.ledger) })
-            });
+            let layer_4 = match listen.address {
+                ListenAddress::Tcp(address) if is_layer_4 => {
+                    let traffic = shared.ledger.vip(Bind { address, protocol: Protocol::Tcp });
+                    Some(Layer4 { traffic, ledger: Arc::clone(&shared.ledger) })
+                }
+                _ => None,
+            };
             let site = Site {
                 frontend: name.clone(),
                 router: Router::new(&config.sni, find(&config.backend)?, find),
                 termination: material.termination(&key),
                 accept_proxy: listen.accept_proxy.clone(),
+                gate: Gate::new(Arc::clone(&shared.gate), name.clone()),
                 layer_4,
                 limits: config.connections,
                 connections: Arc::clone(connections),

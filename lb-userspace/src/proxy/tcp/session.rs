@@ -56,6 +56,8 @@ pub struct Site {
     pub termination: Option<Arc<Termination>>,
     /// Who introduces clients by the PROXY protocol.
     pub accept_proxy: Option<AcceptProxy>,
+    /// Who may be its client.
+    pub gate: Gate,
     /// What the data plane would do, if the frontend is of layer 4.
     pub layer_4: Option<Layer4>,
     /// Most connections.
@@ -72,11 +74,9 @@ pub struct Site {
     pub tunnel: Duration,
 }
 
-/// What the data plane would do for a VIP: refuse and count.
+/// What the data plane would do for a VIP: limit sources and count.
 #[derive(Debug)]
 pub struct Layer4 {
-    /// Who may be a client.
-    pub gate: Gate,
     /// What the VIP has carried; kept over reloads.
     pub traffic: Arc<Traffic>,
     /// What all have carried.
@@ -191,10 +191,12 @@ impl Session {
             RelayTimeouts { client: site.client, server: backend.server, tunnel: site.tunnel };
         let Reached { stream: mut server, lease, ending, .. } = reached;
         held.lease = Some(lease);
+        let source = self.addresses.source.ip();
         let interrupt = async {
             tokio::select! {
                 () = ending.cancelled() => {}
                 () = stop.cancelled() => {}
+                () = site.gate.expelled(source) => {}
             }
         };
         let pipes = &worker.pipes;
@@ -205,15 +207,8 @@ impl Session {
             }
             // In a box of its own: others need not be as large.
             Some(layer_4) => {
-                let source = self.addresses.source.ip();
                 let carried = Rc::default();
                 let _listed = self.join(layer_4, worker, &server, &carried);
-                let interrupt = async {
-                    tokio::select! {
-                        () = interrupt => {}
-                        () = layer_4.gate.expelled(source) => {}
-                    }
-                };
                 let own = (pipes, Some(&*carried));
                 let relayed = relay(&mut client, &mut server, first, timeouts, own, interrupt);
                 Box::pin(relayed).await
@@ -221,7 +216,7 @@ impl Session {
         };
         self.bytes = (relayed.up, relayed.down);
         if matches!(relayed.end, End::Interrupted)
-            && let Some(Err(reason)) = self.expelled(site)
+            && let Err(reason) = site.gate.judge(source)
         {
             return Outcome::new(Cause::Policy, Phase::Data, reason.name());
         }
@@ -236,8 +231,8 @@ impl Session {
         held: &mut Held,
     ) -> Result<(Stream, Vec<u8>), Outcome> {
         let too_many = |error: TooMany, socket: &Socket| {
-            if let Some(Layer4 { gate, .. }) = &site.layer_4 {
-                gate.count(match error {
+            if site.layer_4.is_some() {
+                site.gate.count(match error {
                     TooMany::InAll(_) => DropReason::FlowTableFull,
                     TooMany::OfSource(_) => DropReason::FlowsPerSource,
                 });
@@ -245,20 +240,27 @@ impl Session {
             socket.abort_on_close();
             Outcome::new(Cause::Policy, Phase::Request, error.reason())
         };
-        let source = self.addresses.source.ip();
+        let refused = |reason: DropReason, socket: &Socket| {
+            socket.abort_on_close();
+            Outcome::new(Cause::Policy, Phase::Request, reason.name())
+        };
         let mut limits = site.limits;
-        if let Some(Layer4 { gate, .. }) = &site.layer_4 {
-            limits.per_source = gate.per_source();
-            gate.admit(source).map_err(|reason| {
-                gate.count(reason);
-                socket.abort_on_close();
-                Outcome::new(Cause::Policy, Phase::Request, reason.name())
+        if site.layer_4.is_some() {
+            limits.per_source = site.gate.per_source();
+            let admitted = site.gate.admit(self.addresses.source.ip());
+            admitted.map_err(|reason| {
+                site.gate.count(reason);
+                refused(reason, &socket)
             })?;
         }
         // Whoever introduces clients counts, too, until it has.
         let admitted = site.connections.admit(&limits);
         let admission = held.admission.insert(admitted.map_err(|error| too_many(error, &socket))?);
         self.introduce(&mut socket, site).await?;
+        if site.layer_4.is_none() {
+            let judged = site.gate.judge(self.addresses.source.ip());
+            judged.map_err(|reason| refused(reason, &socket))?;
+        }
         let attributed = admission.attribute(self.addresses.source.ip(), &limits);
         attributed.map_err(|error| too_many(error, &socket))?;
         if let Some(termination) = &site.termination {
@@ -300,12 +302,6 @@ impl Session {
         }
     }
 
-    /// Whether the rules let the client in still, where the data plane would ask.
-    fn expelled(&self, site: &Site) -> Option<Result<(), DropReason>> {
-        let Layer4 { gate, .. } = site.layer_4.as_ref()?;
-        Some(gate.judge(self.addresses.source.ip()))
-    }
-
     /// Counts and lists a session of layer 4 that has its server.
     fn join(
         &self,
@@ -331,7 +327,7 @@ impl Session {
 
     /// Counts a session that is over as the data plane would a flow.
     fn count_flow(&self, worker: usize, site: &Site, outcome: Outcome) {
-        let Some(Layer4 { traffic, ledger, gate }) = &site.layer_4 else { return };
+        let Some(Layer4 { traffic, ledger }) = &site.layer_4 else { return };
         let server = self.progress.server.as_ref().filter(|_| self.connect.is_some());
         let is_refused = outcome.cause != Cause::Policy && server.is_none();
         let carried = TrafficCounters {
@@ -342,8 +338,8 @@ impl Session {
         };
         traffic.add(worker, &carried);
         match outcome.reason {
-            "no_server" => gate.count(DropReason::NoServer),
-            "queue_full" => gate.count(DropReason::ServerFull),
+            "no_server" => site.gate.count(DropReason::NoServer),
+            "queue_full" => site.gate.count(DropReason::ServerFull),
             _ => {}
         }
         if let Some((server, backend)) = server.zip(self.backend.clone()) {

@@ -37,6 +37,7 @@ use crate::{
         state::ServerState,
     },
     proxy::{
+        gate::Gate,
         listen::Accepted,
         socket::{Addresses, Socket},
     },
@@ -113,6 +114,7 @@ pub(super) fn site(backends: Vec<Backend>, sni: &[(SniPattern, Name)]) -> Site {
         router: Router::new(sni, Arc::clone(&backends[0]), find),
         termination: None,
         accept_proxy: None,
+        gate: Gate::new(Arc::default(), name("front")),
         layer_4: None,
         limits: ConnectionLimits { total: 100, per_source: 100 },
         connections: Arc::default(),

@@ -1,5 +1,6 @@
 //! Sessions on loopback, byte for byte.
 
+mod access;
 mod bed;
 mod introductions;
 
