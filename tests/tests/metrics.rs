@@ -222,6 +222,24 @@ fn send_and_count(bed: &Bed) -> Result<()> {
         ("pointsman_frontend_requests_total", &[("frontend", "site")], REQUESTS.into()),
         ("pointsman_backend_requests_total", &[("backend", "web4")], REQUESTS.into()),
         ("pointsman_server_requests_total", &[("backend", "web4")], REQUESTS.into()),
+        ("pointsman_frontend_accepted_connections_total", &[("frontend", "site")], 1.0),
+        ("pointsman_frontend_errors_total", &[("frontend", "site")], 0.0),
+        (
+            "pointsman_frontend_request_duration_seconds_count",
+            &[("frontend", "site")],
+            REQUESTS.into(),
+        ),
+        (
+            "pointsman_backend_response_duration_seconds_bucket",
+            &[("backend", "web4"), ("le", "+Inf")],
+            REQUESTS.into(),
+        ),
+        // The servers close after each response.
+        (
+            "pointsman_backend_connect_duration_seconds_count",
+            &[("backend", "web4")],
+            REQUESTS.into(),
+        ),
         ("pointsman_frontend_connections", &[("frontend", "site")], 0.0),
         ("pointsman_dropped_packets_total", &[], 0.0),
         ("pointsman_interface_attached", &[("interface", "client0"), ("mode", "native")], 1.0),
@@ -229,7 +247,7 @@ fn send_and_count(bed: &Bed) -> Result<()> {
         ("pointsman_maps_up_to_date", &[], 1.0),
     ];
     await_page(bed, expected)?;
-    Page::read(bed, "openmetrics")?.require(&expected[..9])?;
+    Page::read(bed, "openmetrics")?.require(&expected[..14])?;
 
     bed.client.run(|| {
         let client = UdpConversation::open(udp)?;

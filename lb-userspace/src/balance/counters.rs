@@ -22,6 +22,33 @@ struct Line {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     retries: AtomicU64,
+    /// By [`Fault`].
+    faults: [AtomicU64; 4],
+    connections: AtomicU64,
+    /// By [`Refused`].
+    refused: [AtomicU64; 2],
+}
+
+/// Who is to blame for what did not end well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The client.
+    Client,
+    /// The server.
+    Server,
+    /// This host, or the end of the agent.
+    Proxy,
+    /// A rule or a limit of the configuration.
+    Policy,
+}
+
+/// Why a connection is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// Its source is on a list, or not on one, or blocked.
+    Source,
+    /// There are too many, in all or of its source.
+    Limit,
 }
 
 /// A request, or a session of `mode: tcp`, that is over.
@@ -35,6 +62,8 @@ pub struct Done {
     pub bytes_out: u64,
     /// Servers tried after the first.
     pub retries: u32,
+    /// Who is to blame; none if all went well.
+    pub fault: Option<Fault>,
 }
 
 /// What was counted so far.
@@ -46,8 +75,14 @@ pub struct Totals {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
-    /// Servers tried after the first.
+    /// Servers tried after the first; of a server, how often another try followed one there.
     pub retries: u64,
+    /// Those that did not end well, in the order of [`Fault`].
+    pub faults: [u64; 4],
+    /// Connections of clients, those not let in too.
+    pub connections: u64,
+    /// Those not let in, in the order of [`Refused`].
+    pub refused: [u64; 2],
 }
 
 impl Counters {
@@ -65,6 +100,24 @@ impl Counters {
         if done.retries > 0 {
             line.retries.fetch_add(done.retries.into(), Ordering::Relaxed);
         }
+        if let Some(fault) = done.fault {
+            line.faults[fault as usize].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a try, at the server where it was in vain, that another one follows.
+    pub fn count_retry(&self, worker: usize) {
+        self.lines[worker % LINES].retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection of a client.
+    pub fn count_connection(&self, worker: usize) {
+        self.lines[worker % LINES].connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that is not let in; it was counted as one.
+    pub fn count_refused(&self, worker: usize, why: Refused) {
+        self.lines[worker % LINES].refused[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// All lines together.
@@ -78,6 +131,13 @@ impl Counters {
             totals.bytes_in += line.bytes_in.load(Ordering::Relaxed);
             totals.bytes_out += line.bytes_out.load(Ordering::Relaxed);
             totals.retries += line.retries.load(Ordering::Relaxed);
+            for (total, count) in totals.faults.iter_mut().zip(&line.faults) {
+                *total += count.load(Ordering::Relaxed);
+            }
+            totals.connections += line.connections.load(Ordering::Relaxed);
+            for (total, count) in totals.refused.iter_mut().zip(&line.refused) {
+                *total += count.load(Ordering::Relaxed);
+            }
         }
         totals
     }
@@ -91,10 +151,19 @@ mod tests {
     fn requests_are_counted_by_class_whoever_counts() {
         let counters = Counters::default();
         for (worker, status) in [(0, Some(200)), (1, Some(204)), (9, Some(503)), (2, None)] {
-            counters.count(worker, &Done { status, bytes_in: 1, bytes_out: 10, retries: 2 });
+            let fault = (worker == 9).then_some(Fault::Server);
+            counters.count(worker, &Done { status, bytes_in: 1, bytes_out: 10, retries: 2, fault });
+            counters.count_connection(worker);
+            counters.count_retry(worker);
         }
+        counters.count_refused(1, Refused::Limit);
+        counters.count_refused(9, Refused::Source);
         let totals = counters.totals();
         assert_eq!(totals.requests, [1, 0, 2, 0, 0, 1]);
-        assert_eq!((totals.bytes_in, totals.bytes_out, totals.retries), (4, 40, 8));
+        assert_eq!((totals.bytes_in, totals.bytes_out, totals.retries), (4, 40, 12));
+        assert_eq!((totals.faults, totals.connections), ([0, 1, 0, 0], 4));
+        assert_eq!(totals.refused, [1, 1]);
+        // One of two lines that processors fetch together.
+        assert_eq!(size_of::<Line>(), 128);
     }
 }

@@ -12,7 +12,7 @@
 //! | `view`, `tier` | how its servers stand; who shares requests, with turns and ring |
 //! | `choose`, `schedule` | the algorithms; turns by weight |
 //! | [`key`] | what hashing algorithms hash |
-//! | `counters` | what requests came to |
+//! | `counters`, `timings` | what requests came to, and how long they took |
 //! | [`member`], `shared` | one server's counters; what those of a pool share |
 //! | [`lease`], `queue` | a place at a server; those who wait for one |
 //! | `breaker`, `slow_start`, `budget` | failures seen on traffic; coming back; retries |
@@ -36,10 +36,12 @@ pub(crate) mod slow_start;
 #[cfg(test)]
 mod tests;
 mod tier;
+mod timings;
 mod view;
 
-pub use counters::{Counters, Done, Totals};
+pub use counters::{Counters, Done, Fault, Refused, Totals};
 pub use lease::{Abandoned, Lease, Outcome, Ticket};
 pub use member::Member;
 pub use pool::{KnownServer, MemberReport, PickError, PickFacts, Picked, Pool};
 pub use pools::Pools;
+pub use timings::{Durations, Timings};

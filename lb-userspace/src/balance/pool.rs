@@ -30,6 +30,7 @@ use super::{
     member::{Member, NO_LIMIT},
     queue::{self, Entrant},
     shared::Shared,
+    timings::Timings,
     view::{self, Roster, View},
 };
 use crate::model::{
@@ -130,6 +131,7 @@ pub struct Pool {
     /// Those of requests that had one before.
     turns_again: AtomicU64,
     counters: Counters,
+    timings: Timings,
     budget: Budget,
     shared: Arc<Shared>,
     /// Who makes views, one after the other; never taken by a request.
@@ -149,6 +151,7 @@ impl Pool {
             first_turn,
             turns_again: AtomicU64::new(0),
             counters: Counters::default(),
+            timings: Timings::default(),
             budget: Budget::default(),
             shared,
             roster: Mutex::new(Roster::default()),
@@ -284,6 +287,12 @@ impl Pool {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// How long its requests took.
+    #[must_use]
+    pub const fn timings(&self) -> &Timings {
+        &self.timings
     }
 
     /// Requests that wait.

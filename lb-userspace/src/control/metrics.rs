@@ -105,6 +105,7 @@ impl Control {
             name: name.clone(),
             usable: usable.get(name).copied().unwrap_or_default(),
             proxy: proxy.backends.get(name).map(of_backend),
+            timings: proxy.backends.get(name).map(|report| report.timings),
         };
         let reading = Reading {
             agent: self.agent_reading(),
@@ -263,7 +264,10 @@ fn frontends(control: &Control, proxy: &ProxyReport) -> Vec<FrontendReading> {
             name: name.clone(),
             connections: now.connections,
             max_connections,
+            accepted: now.totals.connections,
+            refused: now.totals.refused,
             requests: requests(&now.totals),
+            timings: now.timings,
         }
     };
     views.map(reading).collect()
@@ -316,8 +320,8 @@ fn of_backend(report: &BackendReport) -> ProxyReading {
 }
 
 fn requests(totals: &Totals) -> Requests {
-    let Totals { requests, bytes_in, bytes_out, retries } = *totals;
-    Requests { by_class: requests, bytes_in, bytes_out, retries }
+    let Totals { requests, bytes_in, bytes_out, retries, faults, .. } = *totals;
+    Requests { by_class: requests, bytes_in, bytes_out, retries, faults }
 }
 
 /// Servers of each backend that take new flows: backups do while no other can.

@@ -1,6 +1,6 @@
 //! A family of metrics: what it is called, what it means, and its samples of a reading.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use prometheus_client::{
     encoding::{
@@ -11,6 +11,7 @@ use prometheus_client::{
 };
 
 use super::reading::Reading;
+use crate::model::histogram::{BOUNDS_US, Histogram};
 
 /// Families about one thing.
 pub(super) struct Group {
@@ -44,6 +45,8 @@ pub(super) enum Kind {
     Gauge,
     /// Always 1: the labels are what is said.
     Info,
+    /// How often something was how large, in classes that include those below.
+    Histogram,
 }
 
 /// Units; there are no others.
@@ -64,7 +67,7 @@ impl Family {
         let kind = match self.kind {
             Kind::Counter => "_total",
             Kind::Info => "_info",
-            Kind::Gauge => "",
+            Kind::Gauge | Kind::Histogram => "",
         };
         format!("{}{unit}{kind}", self.name)
     }
@@ -82,6 +85,7 @@ impl Family {
             Kind::Counter => MetricType::Counter,
             Kind::Gauge => MetricType::Gauge,
             Kind::Info => MetricType::Info,
+            Kind::Histogram => MetricType::Histogram,
         };
         let encoder = encoder.encode_descriptor(self.name, self.help, unit.as_ref(), kind)?;
         (self.samples)(reading, &mut Samples { family: self, encoder })
@@ -106,7 +110,19 @@ impl Samples<'_, '_> {
             }
             Kind::Gauge => self.encoder.encode_family(&labels)?.encode_gauge(&number),
             Kind::Info => self.encoder.encode_info(&labels),
+            // It has more than a number.
+            Kind::Histogram => Err(fmt::Error),
         }
+    }
+
+    /// The samples of one histogram of durations.
+    pub(super) fn put_histogram(&mut self, values: &[&str], found: &Histogram) -> fmt::Result {
+        let labels = self.labels(values);
+        let bounds = BOUNDS_US.iter().map(|bound| seconds(*bound)).chain([f64::INFINITY]);
+        let classes: Vec<(f64, u64)> = bounds.zip(found.counts).collect();
+        let all = found.counts.iter().sum();
+        let mut sample = self.encoder.encode_family(&labels)?;
+        sample.encode_histogram::<NoLabelSet>(seconds(found.sum_us), all, &classes, None)
     }
 
     /// One sample in seconds.
@@ -117,6 +133,7 @@ impl Samples<'_, '_> {
         match kind {
             Kind::Counter => sample.encode_counter::<NoLabelSet, f64, f64>(&seconds, None),
             Kind::Gauge | Kind::Info => sample.encode_gauge(&seconds),
+            Kind::Histogram => Err(fmt::Error),
         }
     }
 
@@ -132,6 +149,11 @@ impl Samples<'_, '_> {
         debug_assert_eq!(values.len(), self.family.labels.len(), "{}", self.family.name);
         Labels { names: self.family.labels, values }
     }
+}
+
+/// Of microseconds.
+fn seconds(us: u64) -> f64 {
+    Duration::from_micros(us).as_secs_f64()
 }
 
 /// Labels by name and value.

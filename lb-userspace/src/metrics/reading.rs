@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use lb_common::counters::TrafficCounters;
 
 use super::process::ProcessReading;
-use crate::model::{name::Name, state::ServerState};
+use crate::model::{histogram::TimingTotals, name::Name, state::ServerState};
 
 /// Everything that a page says.
 #[derive(Clone, Debug)]
@@ -92,8 +92,14 @@ pub struct FrontendReading {
     pub connections: u32,
     /// Most of them.
     pub max_connections: u32,
+    /// Connections of clients, those not let in too.
+    pub accepted: u64,
+    /// Those not let in: for their source, for a limit.
+    pub refused: [u64; 2],
     /// Its requests and sessions.
     pub requests: Requests,
+    /// How long they took.
+    pub timings: TimingTotals,
 }
 
 /// Requests and sessions of the proxy that are over.
@@ -105,8 +111,10 @@ pub struct Requests {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
-    /// Servers tried after the first.
+    /// Servers tried after the first; of a server, tries that followed one there.
     pub retries: u64,
+    /// Those that did not end well: through the client, the server, the proxy, policy.
+    pub faults: [u64; 4],
 }
 
 /// A backend.
@@ -118,6 +126,8 @@ pub struct BackendReading {
     pub usable: u64,
     /// What the proxy does with it; none if it does nothing.
     pub proxy: Option<ProxyReading>,
+    /// How long its requests took; none if the proxy does nothing with it.
+    pub timings: Option<TimingTotals>,
 }
 
 /// A server.

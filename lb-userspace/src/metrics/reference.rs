@@ -60,6 +60,7 @@ fn write_family(page: &mut String, family: &Family) {
         Kind::Counter => "counter",
         Kind::Gauge => "gauge",
         Kind::Info => "info",
+        Kind::Histogram => "histogram",
     };
     let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
     let labels = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };

@@ -9,7 +9,7 @@ use lb_common::counters::TrafficCounters;
 
 use super::{
     families::GROUPS,
-    family::Family,
+    family::{Family, Kind},
     process::ProcessReading,
     reading::{
         AgentReading, BackendReading, CheckReading, DatapathReading, FrontendReading, LayerFour,
@@ -17,7 +17,11 @@ use super::{
     },
     *,
 };
-use crate::model::{name::Name, state::ServerState};
+use crate::model::{
+    histogram::{Histogram, TimingTotals},
+    name::Name,
+    state::ServerState,
+};
 
 fn name(text: &str) -> Name {
     Name::new(text).expect("is a name")
@@ -34,8 +38,15 @@ fn reading() -> Reading {
         reply_bytes: 120_000,
         resets: 1,
     };
-    let requests =
-        Requests { by_class: [1, 0, 20, 3, 4, 5], bytes_in: 6, bytes_out: 7, retries: 2 };
+    let requests = Requests {
+        by_class: [1, 0, 20, 3, 4, 5],
+        bytes_in: 6,
+        bytes_out: 7,
+        retries: 2,
+        faults: [1, 2, 0, 3],
+    };
+    let total = Histogram { counts: [5, 4, 3, 2, 1, 0, 0, 0, 0, 6], sum_us: 61_500_000 };
+    let timings = TimingTotals { total, ..TimingTotals::default() };
     let proxy = Some(ProxyReading { active: 3, queued: 4, requests });
     let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     Reading {
@@ -77,9 +88,17 @@ fn reading() -> Reading {
             name: name("web"),
             connections: 2,
             max_connections: 2000,
+            accepted: 40,
+            refused: [3, 1],
             requests,
+            timings,
         }],
-        backends: vec![BackendReading { name: name("pg"), usable: 1, proxy }],
+        backends: vec![BackendReading {
+            name: name("pg"),
+            usable: 1,
+            proxy,
+            timings: Some(timings),
+        }],
         servers: vec![ServerReading {
             backend: name("pg"),
             name: name("pg1"),
@@ -113,8 +132,11 @@ fn a_page_has_every_family_with_help_type_and_samples() {
         let name = family.full_name();
         assert!(page.contains(&format!("# HELP {name} {}\n", family.help)), "{name}");
         assert!(page.contains(&format!("# TYPE {name} ")), "{name}");
-        let is_sample =
-            |line: &str| line.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let suffix = if family.kind == Kind::Histogram { "_bucket" } else { "" };
+        let is_sample = |line: &str| {
+            let rest = line.strip_prefix(&name).and_then(|rest| rest.strip_prefix(suffix));
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+        };
         assert!(page.lines().any(is_sample), "{name} has no sample in\n{page}");
     }
 }
@@ -166,6 +188,16 @@ fn samples_say_what_was_read() {
              protocol=\"tcp\",direction=\"reply\"} 120000",
             "pointsman_frontend_requests_total{frontend=\"web\",code=\"2xx\"} 20",
             "pointsman_frontend_requests_total{frontend=\"web\",code=\"none\"} 1",
+            "pointsman_frontend_accepted_connections_total{frontend=\"web\"} 40",
+            "pointsman_frontend_refused_connections_total{frontend=\"web\",reason=\"limit\"} 1",
+            "pointsman_frontend_errors_total{frontend=\"web\",cause=\"policy\"} 3",
+            "pointsman_frontend_request_duration_seconds_bucket{frontend=\"web\",le=\"0.001\"} 5",
+            "pointsman_frontend_request_duration_seconds_bucket{frontend=\"web\",le=\"0.25\"} 15",
+            "pointsman_frontend_request_duration_seconds_bucket{frontend=\"web\",le=\"10\"} 15",
+            "pointsman_frontend_request_duration_seconds_bucket{frontend=\"web\",le=\"+Inf\"} 21",
+            "pointsman_frontend_request_duration_seconds_count{frontend=\"web\"} 21",
+            "pointsman_frontend_request_duration_seconds_sum{frontend=\"web\"} 61.5",
+            "pointsman_server_retries_total{backend=\"pg\",server=\"pg1\"} 2",
             "pointsman_server_state{backend=\"pg\",server=\"pg1\",state=\"DOWN\"} 1",
             "pointsman_server_state{backend=\"pg\",server=\"pg1\",state=\"UP\"} 0",
             "pointsman_server_checks_total{backend=\"pg\",server=\"pg1\",result=\"failed\"} 3",

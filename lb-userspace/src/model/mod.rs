@@ -10,6 +10,7 @@ pub mod balance;
 pub(crate) mod fixture;
 pub mod flow;
 pub mod frontend;
+pub mod histogram;
 pub mod index;
 pub mod name;
 pub mod next_hop;

@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use crate::dial::is_shortage;
+use crate::{balance::Fault, dial::is_shortage};
 
 /// Who made it end. The letters are those of HAProxy's termination states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,16 +107,28 @@ impl Cause {
     /// In a word, for JSON.
     #[must_use]
     pub const fn word(self) -> &'static str {
-        match self {
-            Self::Done => "none",
-            Self::Client | Self::ClientTimeout | Self::TotalTimeout(Side::Client) => "client",
+        match self.fault() {
+            None => "none",
+            Some(Fault::Client) => "client",
+            Some(Fault::Server) => "server",
+            Some(Fault::Proxy) => "proxy",
+            Some(Fault::Policy) => "policy",
+        }
+    }
+
+    /// As it is counted; none if all went well.
+    #[must_use]
+    pub const fn fault(self) -> Option<Fault> {
+        Some(match self {
+            Self::Done => return None,
+            Self::Client | Self::ClientTimeout | Self::TotalTimeout(Side::Client) => Fault::Client,
             Self::Server
             | Self::ServerTimeout
             | Self::ServerDown
-            | Self::TotalTimeout(Side::Server) => "server",
-            Self::Policy => "policy",
-            Self::Stopped | Self::Host => "proxy",
-        }
+            | Self::TotalTimeout(Side::Server) => Fault::Server,
+            Self::Policy => Fault::Policy,
+            Self::Stopped | Self::Host => Fault::Proxy,
+        })
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
     worker::Shared,
 };
 use crate::{
-    balance::{Counters, KnownServer, Pool, Pools, pools::KnownBackend},
+    balance::{Counters, KnownServer, Pool, Pools, Timings, pools::KnownBackend},
     model::{
         access_log::AccessLog,
         backend::ProxySettings,
@@ -62,6 +62,8 @@ pub struct HttpPlan {
     pub connections: Arc<Connections>,
     /// What its requests came to.
     pub counters: Arc<Counters>,
+    /// How long they took.
+    pub timings: Arc<Timings>,
     /// Who may be its client.
     pub gate: Gate,
     /// Where it listens, and what a connection has to pass there.
@@ -136,6 +138,7 @@ impl Plan {
                     .collect(),
                 connections: old.map_or_else(Arc::default, |old| Arc::clone(&old.connections)),
                 counters: old.map_or_else(Arc::default, |old| Arc::clone(&old.counters)),
+                timings: old.map_or_else(Arc::default, |old| Arc::clone(&old.timings)),
                 gate: Gate::new(Arc::clone(&shared.gate), name.clone()),
                 doors: doors(config, material),
             };

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Instant};
 use super::plan::Plan;
 use crate::{
     balance::{MemberReport, Pools, Totals},
-    model::name::Name,
+    model::{histogram::TimingTotals, name::Name},
 };
 
 /// How the proxy is doing.
@@ -24,6 +24,8 @@ pub struct FrontendReport {
     pub connections: u32,
     /// What its requests or sessions came to.
     pub totals: Totals,
+    /// How long they took.
+    pub timings: TimingTotals,
 }
 
 /// How one backend is doing.
@@ -33,6 +35,8 @@ pub struct BackendReport {
     pub waiting: u32,
     /// What its requests and sessions came to.
     pub totals: Totals,
+    /// How long they took.
+    pub timings: TimingTotals,
     /// Its servers.
     pub servers: Vec<MemberReport>,
 }
@@ -41,17 +45,20 @@ pub struct BackendReport {
 pub(super) fn report(plan: &Plan, pools: &Pools, names: &[Name]) -> ProxyReport {
     let http = plan.http.iter().map(|(name, http)| {
         let (connections, totals) = (http.connections.total(), http.counters.totals());
-        (name.clone(), FrontendReport { connections, totals })
+        let timings = http.timings.totals();
+        (name.clone(), FrontendReport { connections, totals, timings })
     });
     let tcp = plan.tcp.frontends.iter().map(|(name, tcp)| {
         let (connections, totals) = (tcp.connections.total(), tcp.counters.totals());
-        (name.clone(), FrontendReport { connections, totals })
+        let timings = tcp.timings.totals();
+        (name.clone(), FrontendReport { connections, totals, timings })
     });
     let now = Instant::now();
     let backends = names.iter().filter_map(|name| {
         let pool = pools.get(name)?;
         let (waiting, totals) = (pool.waiting(), pool.counters().totals());
-        Some((name.clone(), BackendReport { waiting, totals, servers: pool.report(now) }))
+        let (timings, servers) = (pool.timings().totals(), pool.report(now));
+        Some((name.clone(), BackendReport { waiting, totals, timings, servers }))
     });
     ProxyReport { frontends: http.chain(tcp).collect(), backends: backends.collect() }
 }

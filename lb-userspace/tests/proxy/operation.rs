@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use pointsman::model::state::AdminState;
+use pointsman::model::{histogram::Histogram, name::Name, state::AdminState};
 
 use crate::rig::{OK, Rig, Server, snapshot};
 
@@ -107,4 +107,46 @@ fn the_end_waits_for_requests_and_not_for_idle_connections() {
     assert_eq!(body, "ok");
     assert_eq!(busy.rest(), "");
     slow.join().expect("it has answered");
+}
+
+#[test]
+fn what_requests_came_to_and_how_long_they_took_is_counted() {
+    let unavailable = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+    let (bad, good) = (Server::answering(unavailable), Server::answering(OK));
+    let servers = format!("servers: {{a: \"{bad}\", b: \"{good}\"}}");
+    let backend = format!("balance: first, retry_statuses: [503], {servers}");
+    let frontend = "rules: [{if: {path: /no}, deny: 403}]";
+    let rig = Rig::with(frontend, &backend);
+    let get = |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        rig.exchange(request.as_bytes())
+    };
+    for _ in 0..3 {
+        assert!(get("/").starts_with("HTTP/1.1 200 "));
+    }
+    assert!(get("/no").starts_with("HTTP/1.1 403 "));
+    assert!(rig.exchange(b"nonsense\r\n\r\n").starts_with("HTTP/1.1 400 "));
+    rig.logged("BADREQ");
+    let same = snapshot(rig.address, frontend, &backend);
+    rig.block(&same, "127.0.0.1/32");
+    assert_eq!(rig.connect().rest(), "<reset>");
+    rig.logged("{blocked}");
+    let report = rig.report(&same);
+    let name = |text| Name::new(text).expect("a good name");
+    let (web, app) = (&report.frontends[&name("web")], &report.backends[&name("app")]);
+    // Client, server, proxy, policy.
+    assert_eq!(web.totals.faults, [1, 0, 0, 2]);
+    assert_eq!(app.totals.faults, [0; 4]);
+    assert_eq!((web.totals.connections, web.totals.refused), (6, [1, 0]));
+    assert_eq!(app.totals.retries, 3);
+    let retries: Vec<_> = app.servers.iter().map(|one| one.totals.retries).collect();
+    assert_eq!(retries, [3, 0]);
+    let count = |of: Histogram| of.counts.iter().sum::<u64>();
+    // Four requests that were read, of which a server answered three.
+    assert_eq!((count(web.timings.total), count(web.timings.response)), (4, 3));
+    assert_eq!((count(app.timings.total), count(app.timings.response)), (3, 3));
+    assert!(app.timings.total.sum_us >= app.timings.response.sum_us);
+    let connects = count(app.timings.connect);
+    assert!((1..=3).contains(&connects), "{connects}");
+    assert_eq!(count(app.timings.queue), 0);
 }

@@ -24,6 +24,7 @@ use pointsman::{
         gate::{RuleBook, Ruling},
         listen::Inherited,
         log::LineSink,
+        report::ProxyReport,
         supervisor::Proxy,
     },
     reconcile::Access,
@@ -119,6 +120,11 @@ impl Rig {
         proxy
             .install(snapshot, &ServerStatuses::new(), ruling(snapshot, &[]))
             .expect("the sockets are free");
+    }
+
+    /// How it is doing, of this configuration.
+    pub(crate) fn report(&self, snapshot: &Snapshot) -> ProxyReport {
+        self.proxy.as_ref().expect("it runs").report(snapshot)
     }
 
     /// As `block` does it.

@@ -209,6 +209,15 @@ pub(super) static GROUP: Group = Group {
             },
         },
         Family {
+            name: "pointsman_server_retries",
+            kind: Kind::Counter,
+            unit: None,
+            labels: SERVER,
+            help: "Times that a request or a session was tried again, here or elsewhere, after a \
+                   try at this server.",
+            samples: |reading, out| of_proxy(reading, out, |proxy| proxy.requests.retries),
+        },
+        Family {
             name: "pointsman_server_ejected",
             kind: Kind::Gauge,
             unit: None,

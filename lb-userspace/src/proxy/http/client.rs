@@ -335,7 +335,8 @@ impl Client {
             captured: None,
         };
         let status = status.map(|status| status.as_u16());
-        plan.counters.count(self.worker.index, &Done { status, ..Done::default() });
+        let fault = outcome.cause.fault();
+        plan.counters.count(self.worker.index, &Done { status, fault, ..Done::default() });
         self.worker.log(|log, line| record.write(log, line));
     }
 

@@ -10,6 +10,7 @@ use super::{
     client::Client,
     connection::{LINGER, linger},
 };
+use crate::balance::Refused;
 use crate::proxy::{
     limits::{Admission, TooMany},
     listen::Accepted,
@@ -70,7 +71,9 @@ async fn enter(
         Client::new(worker, slot, addresses, None, judged).log_refused(why, status);
     };
     let limits = &plan.config.connections;
+    plan.counters.count_connection(worker.index);
     let too_many = |error: TooMany, socket: &Socket, addresses: Addresses| {
+        plan.counters.count_refused(worker.index, Refused::Limit);
         tracing::debug!(frontend = %plan.name, source = %addresses.source, "refused: {error}");
         refuse(addresses, Outcome::new(Cause::Policy, Phase::Request, error.reason()), None);
         socket.abort_on_close();
@@ -94,6 +97,7 @@ async fn enter(
     };
     let source = addresses.source.ip();
     if let Err(reason) = plan.gate.judge(source) {
+        plan.counters.count_refused(worker.index, Refused::Source);
         refuse(addresses, Outcome::new(Cause::Policy, Phase::Request, reason.name()), None);
         socket.abort_on_close();
         return None;

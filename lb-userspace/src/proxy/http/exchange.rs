@@ -18,7 +18,7 @@ use super::{
     route::RuleTimeouts,
 };
 use crate::{
-    balance::{Done, Lease, Member, key},
+    balance::{Done, Durations, Lease, Member, key},
     proxy::{
         outcome::{Cause, Outcome, Phase},
         plan::{BackendPlan, HttpPlan},
@@ -144,6 +144,20 @@ impl Exchange {
         self.upload.as_ref().is_none_or(|upload| upload.is_complete.get())
     }
 
+    /// The request is tried again after the server it was last with.
+    pub(super) fn retry(&mut self) {
+        self.retries += 1;
+        if let Some(lease) = &self.lease {
+            lease.server().counters().count_retry(self.client.worker.index);
+        }
+    }
+
+    /// The same after this server, which it did not get to.
+    pub(super) fn retry_after(&mut self, server: &Member) {
+        self.retries += 1;
+        server.counters().count_retry(self.client.worker.index);
+    }
+
     /// Why the request's body was given up.
     pub(super) fn upload_failure(&self) -> Option<UploadFailure> {
         self.upload.as_ref().and_then(|upload| upload.failure.get())
@@ -163,29 +177,45 @@ impl Exchange {
         if let Some(lease) = &self.lease {
             lease.report(blame(outcome, self.status), now);
         }
-        self.count();
+        self.count(outcome, now);
         self.client.worker.log(|log, line| self.record(outcome, now).write(log, line));
     }
 
-    fn count(&self) {
+    fn count(&self, outcome: Outcome, now: Instant) {
         let worker = self.client.worker.index;
+        let some = |time: Option<Duration>| time.filter(|time| !time.is_zero());
+        let durations = Durations {
+            queue: some(self.queue_time),
+            connect: some(self.connect_time),
+            response: self.response_time,
+            total: self.total_time(now),
+        };
         let done = Done {
             status: self.status.map(|status| status.as_u16()),
             bytes_in: self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
             bytes_out: self.bytes_out,
             retries: self.retries,
+            fault: outcome.cause.fault(),
         };
         self.frontend.counters.count(worker, &done);
+        // Whom it waited for and connected to is the backend's.
+        let seen = Durations { queue: None, connect: None, ..durations };
+        self.frontend.timings.count(worker, &seen);
         if let Some(backend) = &self.backend {
             backend.pool.counters().count(worker, &done);
+            backend.pool.timings().count(worker, &durations);
         }
         if let Some(lease) = &self.lease {
             lease.server().counters().count(worker, &Done { retries: 0, ..done });
         }
     }
 
+    /// From the first byte of its header.
+    fn total_time(&self, now: Instant) -> Duration {
+        (now - self.received) + self.header_time.unwrap_or_default()
+    }
+
     fn record(&self, outcome: Outcome, now: Instant) -> Record<'_> {
-        let total = now - self.received;
         let server = self.lease.as_ref().map(Lease::server);
         Record {
             client: self.addresses.source,
@@ -199,7 +229,7 @@ impl Exchange {
             queue_time: self.queue_time,
             connect_time: self.connect_time,
             response_time: self.response_time,
-            total_time: total + self.header_time.unwrap_or_default(),
+            total_time: self.total_time(now),
             status: self.status,
             bytes_in: self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
             bytes_out: self.bytes_out,

@@ -323,9 +323,9 @@ async fn forward(
                         return Err(failure);
                     }
                     lease.report(balance::Outcome::Failure, Instant::now());
+                    exchange.retry_after(lease.server());
                     tried.push(lease.server().id());
                     was_refused = true;
-                    exchange.retries += 1;
                     continue;
                 }
             }
@@ -367,8 +367,8 @@ async fn forward(
                     && let Some(lease) = exchange.lease.take()
                 {
                     lease.report(balance::Outcome::Failure, Instant::now());
+                    exchange.retry_after(lease.server());
                     tried.push(lease.server().id());
-                    exchange.retries += 1;
                     // The response goes with its connection.
                     *response = None;
                     *message = Some(*again);
@@ -390,7 +390,7 @@ async fn forward(
                     (None, Some(again))
                         if is_broken && is_unanswered && backend.may_retry_now() =>
                     {
-                        exchange.retries += 1;
+                        exchange.retry();
                         *message = Some(*again);
                     }
                     (None, Some(again)) if failed.is_refused && may_retry(exchange, backend) => {
@@ -400,7 +400,7 @@ async fn forward(
                         // Others are asked first, if there are any.
                         let server = exchange.lease.as_ref().map(|lease| lease.server().id());
                         tried.extend(server);
-                        exchange.retries += 1;
+                        exchange.retry();
                         *message = Some(again);
                     }
                     _ => return Err(failed.failure),

@@ -12,7 +12,7 @@ use super::{
     session::{Layer4, Site},
 };
 use crate::{
-    balance::{Counters, Pools},
+    balance::{Counters, Pools, Timings},
     model::{
         frontend::{ListenAddress, TcpFrontend},
         name::Name,
@@ -41,6 +41,8 @@ pub struct TcpPlan {
     pub connections: Arc<Connections>,
     /// What its sessions came to.
     pub counters: Arc<Counters>,
+    /// How long they took.
+    pub timings: Arc<Timings>,
 }
 
 impl TcpPlans {
@@ -65,10 +67,12 @@ impl TcpPlans {
             let old = before.frontends.get(name);
             let connections = old.map(|old| Arc::clone(&old.connections)).unwrap_or_default();
             let counters = old.map(|old| Arc::clone(&old.counters)).unwrap_or_default();
+            let timings = old.map(|old| Arc::clone(&old.timings)).unwrap_or_default();
             let is_layer_4 = frontend.is_some_and(|frontend| frontend.as_l4().is_some());
-            let kept = (&connections, &counters);
+            let kept = (&connections, &counters, &timings);
             let sites = plans.sites((name, &config, is_layer_4), shared, material, kept);
-            plans.frontends.insert(name.clone(), TcpPlan { sites, connections, counters });
+            let plan = TcpPlan { sites, connections, counters, timings };
+            plans.frontends.insert(name.clone(), plan);
         }
         plans
     }
@@ -78,7 +82,7 @@ impl TcpPlans {
         (name, config, is_layer_4): (&Name, &TcpFrontend, bool),
         shared: &Shared,
         material: &Material,
-        (connections, counters): (&Arc<Connections>, &Arc<Counters>),
+        (connections, counters, timings): (&Arc<Connections>, &Arc<Counters>, &Arc<Timings>),
     ) -> BTreeMap<SocketKey, Arc<Site>> {
         let find = |backend: &Name| self.backends.get(backend).cloned();
         let sites = config.listen.iter().filter_map(|listen| {
@@ -100,6 +104,7 @@ impl TcpPlans {
                 limits: config.connections,
                 connections: Arc::clone(connections),
                 counters: Arc::clone(counters),
+                timings: Arc::clone(timings),
                 request: config.timeouts.http_request,
                 client: config.timeouts.client,
                 tunnel: config.timeouts.tunnel,

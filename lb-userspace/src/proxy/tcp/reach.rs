@@ -139,8 +139,12 @@ pub(super) struct Reached {
 /// What reaching a server has come to so far, for the log.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
+    /// The number of the worker, which counts.
+    pub(super) worker: usize,
     pub(super) server: Option<Arc<Member>>,
     pub(super) queue: Option<Duration>,
+    /// It was not let through at once.
+    pub(super) has_waited: bool,
     /// Sessions that waited when this one began to.
     pub(super) waiting: u32,
     pub(super) retries: u32,
@@ -182,6 +186,7 @@ pub(super) async fn reach(
         if !is_servers || progress.retries >= attempts || !backend.pool.may_retry(now) {
             return Err(failure);
         }
+        server.counters().count_retry(progress.worker);
         tried.push(server.id());
         progress.retries += 1;
     }
@@ -212,6 +217,7 @@ async fn take(
     let lease = match backend.pool.pick(&request) {
         Ok(Picked::Server(lease)) => lease,
         Ok(Picked::Queued(ticket)) => {
+            progress.has_waited = true;
             progress.waiting = backend.pool.waiting().saturating_sub(1);
             match timeout(balancing.queue.timeout, ticket).await {
                 Ok(Ok(lease)) => lease,

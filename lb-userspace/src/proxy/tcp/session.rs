@@ -25,7 +25,7 @@ use super::{
 };
 use crate::proxy::stream::Stream;
 use crate::{
-    balance::{Counters, Done, Lease},
+    balance::{Counters, Done, Durations, Lease, Refused, Timings},
     clock::Moment,
     model::{
         backend::SendProxy,
@@ -66,6 +66,8 @@ pub struct Site {
     pub connections: Arc<Connections>,
     /// What sessions of the frontend came to; kept over reloads.
     pub counters: Arc<Counters>,
+    /// How long they took; kept over reloads.
+    pub timings: Arc<Timings>,
     /// Longest wait for a ClientHello.
     pub request: Duration,
     /// How long a client may take nothing.
@@ -114,7 +116,7 @@ pub async fn serve(accepted: Accepted, site: Arc<Site>, worker: Worker, stop: Ca
         sni: None,
         unique_id: None,
         backend: None,
-        progress: Progress::default(),
+        progress: Progress { worker: worker.index, ..Progress::default() },
         connect: None,
         bytes: (0, 0),
     };
@@ -161,7 +163,7 @@ impl Session {
         held: &mut Held,
     ) -> Outcome {
         let stopped = |phase| Outcome::new(Cause::Stopped, phase, "stopped");
-        let received = self.receive(socket, site, held);
+        let received = self.receive(socket, site, worker.index, held);
         let (mut client, first) = match stop.run_until_cancelled(received).await {
             Some(Ok(received)) => received,
             Some(Err(outcome)) => return outcome,
@@ -228,9 +230,12 @@ impl Session {
         &mut self,
         mut socket: Socket,
         site: &Site,
+        worker: usize,
         held: &mut Held,
     ) -> Result<(Stream, Vec<u8>), Outcome> {
+        site.counters.count_connection(worker);
         let too_many = |error: TooMany, socket: &Socket| {
+            site.counters.count_refused(worker, Refused::Limit);
             if site.layer_4.is_some() {
                 site.gate.count(match error {
                     TooMany::InAll(_) => DropReason::FlowTableFull,
@@ -241,6 +246,13 @@ impl Session {
             Outcome::new(Cause::Policy, Phase::Request, error.reason())
         };
         let refused = |reason: DropReason, socket: &Socket| {
+            site.counters.count_refused(
+                worker,
+                match reason {
+                    DropReason::NewRate => Refused::Limit,
+                    _ => Refused::Source,
+                },
+            );
             socket.abort_on_close();
             Outcome::new(Cause::Policy, Phase::Request, reason.name())
         };
@@ -384,11 +396,18 @@ impl Session {
             bytes_in: self.bytes.0,
             bytes_out: self.bytes.1,
             retries: self.progress.retries,
+            fault: outcome.cause.fault(),
         };
         site.counters.count(worker.index, &done);
+        let total = self.started.elapsed();
+        let seen = Durations { total, ..Durations::default() };
+        site.timings.count(worker.index, &seen);
         self.count_flow(worker.index, site, outcome);
         if let Some((_, backend)) = &held.backend {
             backend.pool.counters().count(worker.index, &done);
+            let queue = self.progress.queue.filter(|_| self.progress.has_waited);
+            let durations = Durations { queue, connect: self.connect, ..seen };
+            backend.pool.timings().count(worker.index, &durations);
         }
         if let Some(server) = server {
             server.counters().count(worker.index, &Done { retries: 0, ..done });
@@ -411,7 +430,7 @@ impl Session {
             unique_id: self.unique_id.clone(),
             queue_ms: self.progress.queue.map(milliseconds),
             connect_ms: self.connect.map(milliseconds),
-            total_ms: milliseconds(self.started.elapsed()),
+            total_ms: milliseconds(total),
             bytes_up: self.bytes.0,
             bytes_down: self.bytes.1,
             outcome,

@@ -91,6 +91,7 @@ impl Flow {
             bytes_in: self.carried.forward_bytes,
             bytes_out: self.carried.reply_bytes,
             retries: 0,
+            fault: None,
         };
         self.site.counters.count(worker, &done);
         self.site.backend.pool.counters().count(worker, &done);

@@ -119,6 +119,7 @@ pub(super) fn site(backends: Vec<Backend>, sni: &[(SniPattern, Name)]) -> Site {
         limits: ConnectionLimits { total: 100, per_source: 100 },
         connections: Arc::default(),
         counters: Arc::default(),
+        timings: Arc::default(),
         request: SECOND,
         client: 5 * SECOND,
         tunnel: 10 * SECOND,
