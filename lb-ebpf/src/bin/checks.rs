@@ -22,7 +22,10 @@ use aya_ebpf::{
         BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     btf_maps::{LruHashMap, SkStorage},
-    helpers::generated::{bpf_csum_diff, bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_store_bytes},
+    helpers::generated::{
+        bpf_csum_diff, bpf_sk_fullsock, bpf_sk_release, bpf_sk_storage_get, bpf_skb_store_bytes,
+        bpf_skc_lookup_tcp,
+    },
     macros::{btf_map, classifier},
     programs::TcContext,
 };
@@ -110,6 +113,11 @@ fn inward(ctx: &TcContext) -> Option<i32> {
     };
     // SAFETY: nobody writes to a value once it is there, save with the same address.
     let server = *unsafe { CHECK_RETURNS.get(&key) }?;
+    // What is remembered outlives checks. The port may be that of a connection of ours to the VIP
+    // itself by now, with another node in between.
+    if !segment.has_socket(ctx, server) {
+        return None;
+    }
     let translated = segment.translate(ctx, segment.to_source(), segment.source, server);
     Some(translated.map_or(TC_ACT_SHOT, |()| TC_ACT_UNSPEC))
 }
@@ -178,6 +186,24 @@ const fn address(first: u64, second: u64) -> Address6 {
 #[inline(always)]
 const fn mapped(address4: u32) -> Address6 {
     address(0, (0xffff_0000_0000 | address4 as u64).to_be())
+}
+
+/// What a socket is looked for by (`struct bpf_sock_tuple`), IPv4; in packets' order.
+#[repr(C)]
+struct Tuple4 {
+    source: u32,
+    destination: u32,
+    source_port: Be16,
+    destination_port: Be16,
+}
+
+/// The same, IPv6.
+#[repr(C)]
+struct Tuple6 {
+    source: [u64; 2],
+    destination: [u64; 2],
+    source_port: Be16,
+    destination_port: Be16,
 }
 
 /// What is known of a TCP packet.
@@ -251,6 +277,33 @@ impl Segment {
     #[inline(always)]
     const fn to_destination(&self) -> usize {
         EthHdr::LEN + if self.is_v4 { 16 } else { 24 }
+    }
+
+    /// Whether there is a socket for the packet if it comes from a server.
+    #[inline(always)]
+    fn has_socket(&self, ctx: &TcContext, server: Address6) -> bool {
+        /// `BPF_F_CURRENT_NETNS`.
+        const HERE: u64 = u64::MAX;
+        let (source_port, destination_port) = (self.source_port, self.destination_port);
+        let socket = if self.is_v4 {
+            let [source, destination] = [server, self.destination].map(|end| last4(end).to_be());
+            let mut tuple = Tuple4 { source, destination, source_port, destination_port };
+            let tuple = (&raw mut tuple).cast();
+            // SAFETY: the tuple has the length and the layout of the kernel's.
+            unsafe { bpf_skc_lookup_tcp(ctx.skb.skb.cast(), tuple, 12, HERE, 0) }
+        } else {
+            let [source, destination] = [server, self.destination].map(halves);
+            let mut tuple = Tuple6 { source, destination, source_port, destination_port };
+            let tuple = (&raw mut tuple).cast();
+            // SAFETY: as above.
+            unsafe { bpf_skc_lookup_tcp(ctx.skb.skb.cast(), tuple, 36, HERE, 0) }
+        };
+        if socket.is_null() {
+            return false;
+        }
+        // SAFETY: the kernel counts who holds a socket; this one is not used any more.
+        let _released = unsafe { bpf_sk_release(socket.cast()) };
+        true
     }
 
     /// Writes an address in place of another, both of the packet's family, and makes checksums
