@@ -18,6 +18,9 @@ use testbed::{
 const RELOADS: u64 = 1000;
 /// Longest time for all of them, for each of them.
 const LIMIT: Duration = Duration::from_millis(500);
+/// Between two requests of a client: a thousand a second are load enough, and more of them only
+/// take the processors from the reloads.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Asks until it is told to stop; over one connection, or a new one each time.
 fn load(address: SocketAddr, keeps: bool, stop: &AtomicBool, served: &AtomicU64) -> Result<()> {
@@ -30,6 +33,7 @@ fn load(address: SocketAddr, keeps: bool, stop: &AtomicBool, served: &AtomicU64)
         };
         ensure!(["one", "two"].contains(&&*body), "{body}");
         served.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(PAUSE);
     }
     Ok(())
 }
