@@ -27,6 +27,7 @@ use crate::{
         balance::Balance,
         frontend::{AcceptProxy, Frontend, HttpFrontend},
         name::Name,
+        rule::{Rule, action::ErrorPage},
         snapshot::{HashBy, Snapshot, Spread},
         state::{ServerStatus, ServerStatuses},
     },
@@ -54,6 +55,9 @@ pub struct HttpPlan {
     pub config: HttpFrontend,
     /// Its rules, compiled.
     pub rules: Arc<RuleSet>,
+    /// Error pages of rules that are for every request, in order; also for what is refused
+    /// before it comes to rules.
+    pub pages: Vec<Arc<[ErrorPage]>>,
     /// The backend of requests that no rule sends elsewhere.
     pub backend: Arc<BackendPlan>,
     /// Every backend that a rule names.
@@ -132,6 +136,7 @@ impl Plan {
                     || Arc::new(RuleSet::new(&config.rules)),
                     |old| Arc::clone(&old.rules),
                 ),
+                pages: config.rules.iter().flat_map(Rule::unconditional_pages).collect(),
                 backend: Arc::clone(backends.get(&config.backend)?),
                 backends: named
                     .filter_map(|name| Some((name.clone(), Arc::clone(backends.get(name)?))))

@@ -191,3 +191,23 @@ fn a_rule_may_give_clients_more_or_less_time() {
     other.send(b"POST /long HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
     assert!(other.is_silent(Duration::from_millis(600)));
 }
+
+#[test]
+fn pages_of_rules_for_all_are_also_for_what_comes_to_no_rule() {
+    let page = "{status: [400, 408], content_type: text/html, body: <p>sorry}";
+    let other = "{if: {path: /x}, error_pages: [{status: 400, body: never}]}";
+    let rules = format!("rules: [{{error_pages: [{page}]}}, {other}]");
+    let rig = Rig::new(&format!("timeouts: {{http_request: 200ms}}, {rules}"), free());
+    let answer = rig.exchange(b"GET /x HTTP/1.1\r\n\r\n");
+    assert!(
+        answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("\r\n\r\n<p>sorry"),
+        "{answer}"
+    );
+    assert!(answer.contains("content-type: text/html\r\n"), "{answer}");
+    let answer = rig.exchange(b"GET / HTTP/1.1\r\nHost:");
+    assert_eq!(
+        answer,
+        "HTTP/1.1 408 Request Timeout\r\ncontent-type: text/html\r\ncontent-length: 8\r\n\
+         connection: close\r\n\r\n<p>sorry"
+    );
+}

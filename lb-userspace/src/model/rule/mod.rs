@@ -17,10 +17,10 @@ pub mod share;
 pub mod template;
 pub mod text;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use self::{
-    action::{Edit, Ending},
+    action::{Edit, Ending, ErrorPage},
     condition::{Condition, Test},
 };
 use super::name::Name;
@@ -39,6 +39,15 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Its error pages, if it is for every request.
+    pub fn unconditional_pages(&self) -> impl Iterator<Item = Arc<[ErrorPage]>> {
+        let is_for_all = matches!(&self.condition, Condition::All(all) if all.is_empty());
+        self.edits.iter().filter(move |_| is_for_all).filter_map(|edit| match edit {
+            Edit::ErrorPages(pages) => Some(Arc::clone(pages)),
+            _ => None,
+        })
+    }
+
     /// Every backend that it names.
     #[must_use]
     pub fn backends(&self) -> BTreeSet<&Name> {

@@ -14,7 +14,7 @@ use hyper::{StatusCode, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{client::Client, client_io::ClientIo, entry, forward::serve, tunnel};
+use super::{client::Client, client_io::ClientIo, entry, forward::serve, respond, tunnel};
 use crate::model::frontend::ClientTimeouts;
 use crate::proxy::{
     listen::Accepted,
@@ -36,8 +36,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// it can read why before the kernel resets the connection.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
-const TIMED_OUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// Serves one connection.
 pub(crate) async fn run(
@@ -194,8 +192,9 @@ async fn requests(
             let ClientIo { mut stream, .. } = connection.into_parts().io.into_inner();
             let why = Outcome::new(Cause::ClientTimeout, Phase::Request, "header_timeout");
             client.log_refused(why, Some(StatusCode::REQUEST_TIMEOUT));
+            let answer = respond::timed_out(&client.frontend.plan().pages);
             // A client that does not take it is not waited for.
-            let _ = within(LINGER, stream.write_all(TIMED_OUT)).await;
+            let _ = within(LINGER, stream.write_all(&answer)).await;
             linger(stream).await;
         }
         End::Rest => {

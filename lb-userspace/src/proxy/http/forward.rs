@@ -113,7 +113,7 @@ pub(super) fn serve(client: &Rc<Client>, mut request: Request<Incoming>) -> Serv
             }
             Route::of(&frontend, &mut exchange, &request, asked.is_websocket())
         }
-        Err(failure) => Route::failing(failure),
+        Err(failure) => Route::failing(&frontend, failure),
     };
     let response = match to {
         Destination::Backend(backend) => {

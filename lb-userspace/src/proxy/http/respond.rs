@@ -1,5 +1,7 @@
 //! Responses of our own.
 
+use std::sync::Arc;
+
 use hyper::{
     Response, StatusCode,
     body::Bytes,
@@ -11,9 +13,12 @@ use super::{
     admit::Refused,
     body::{ResponseBody, UploadFailure},
 };
-use crate::proxy::{
-    outcome::{Cause, Outcome, Phase},
-    rules::{Answer, Edits, Refusal},
+use crate::{
+    model::rule::action::ErrorPage,
+    proxy::{
+        outcome::{Cause, Outcome, Phase},
+        rules::{Answer, Edits, Refusal},
+    },
 };
 
 /// Why a request is not answered by a server.
@@ -72,6 +77,21 @@ impl Failure {
         }
         response
     }
+}
+
+/// What is said over HTTP/1.1 in place of an answer to a request whose header does not come to
+/// its end.
+pub(super) fn timed_out(pages: &[Arc<[ErrorPage]>]) -> Vec<u8> {
+    let edits = Edits::with_pages(pages);
+    let mut answer = b"HTTP/1.1 408 Request Timeout\r\n".to_vec();
+    let page = edits.error_page(StatusCode::REQUEST_TIMEOUT);
+    if let Some(page) = page {
+        answer.extend([b"content-type: ", page.content_type.as_bytes(), b"\r\n"].concat());
+    }
+    let body = page.map_or(&[][..], |page| &page.body);
+    let end = format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    answer.extend([end.as_bytes(), body].concat());
+    answer
 }
 
 /// The answer of a rule.

@@ -66,8 +66,9 @@ impl Route {
     }
 
     /// The way back of a request that is not looked at further.
-    pub(super) fn failing(failure: Failure) -> Self {
-        Self { to: Destination::Failure(failure), edits: Edits::default() }
+    pub(super) fn failing(frontend: &HttpPlan, failure: Failure) -> Self {
+        let edits = Edits::with_pages(&frontend.pages);
+        Self { to: Destination::Failure(failure), edits }
     }
 }
 

@@ -123,6 +123,12 @@ impl HeaderChange {
 }
 
 impl Edits {
+    /// Nothing but error pages; of two for a code the last one counts.
+    #[must_use]
+    pub fn with_pages(pages: &[Arc<[ErrorPage]>]) -> Self {
+        Self { error_pages: pages.to_vec(), ..Self::default() }
+    }
+
     /// Nothing but what a path with dot segments makes necessary.
     pub(super) fn of(path: &NormalPath<'_>, query: Option<&str>) -> Self {
         let target = path.had_dots.then(|| Target::of(&path.clean, query));
