@@ -99,6 +99,8 @@ fn faults_for_which_the_proxy_resets_streams() {
         .concat()
     };
     assert!(is_told(&cut_off(&rig, streams(500).map(fault)), ENHANCE_YOUR_CALM));
+    let line = rig.logged("{http2_limits}");
+    assert!(line.contains(" PR-- ") && line.contains("\"<BADREQ> / HTTP/2.0\""), "{line}");
 }
 
 #[test]
@@ -195,4 +197,14 @@ fn a_response_that_is_not_taken_does_not_hold_its_server() {
     far.join().expect("the server is let go");
     let line = rig.logged("{client_timeout}");
     assert!(line.contains(" cD-- "), "{line}");
+}
+
+#[test]
+fn what_is_no_http2_is_the_clients_fault_in_the_log() {
+    let rig = Rig::new("", Server::new().address);
+    // A stream of a server's own.
+    let even = frame(HEADERS, END_STREAM | END_HEADERS, 2, GET);
+    assert!(is_told(&cut_off(&rig, std::iter::once(even)), PROTOCOL_ERROR));
+    let line = rig.logged("{malformed}");
+    assert!(line.contains(" CR-- ") && line.contains("\"<BADREQ> / HTTP/2.0\""), "{line}");
 }

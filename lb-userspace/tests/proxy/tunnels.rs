@@ -105,3 +105,19 @@ fn what_the_end_cuts_off_is_logged_as_such() {
         assert!(line.contains("{stopped}"), "{line}");
     }
 }
+
+#[test]
+fn a_side_that_takes_nothing_is_named_when_the_time_is_over() {
+    for (name, letters) in [("client", " cD-- "), ("server", " sD-- ")] {
+        let server = Server::new();
+        let rig = Rig::new("timeouts: {tunnel: 300ms}", server.address);
+        let (client, far) = tunnel(&rig, &server);
+        let sender = if name == "server" { &client } else { &far };
+        // Until no buffer on the way has room.
+        sender.0.set_write_timeout(Some(Duration::from_millis(100))).expect("it takes timeouts");
+        let block = vec![b'x'; 1 << 20];
+        while std::io::Write::write_all(&mut &sender.0, &block).is_ok() {}
+        let line = rig.logged(&format!("{{{name}_stalled}}"));
+        assert!(line.contains(letters), "{line}");
+    }
+}

@@ -70,6 +70,8 @@ pub(crate) struct Client {
     idle_since: Cell<Instant>,
     /// The last byte that came was the last of a message.
     pub(super) is_between: Cell<bool>,
+    /// What it speaks, as far as is known.
+    pub(super) version: Cell<Version>,
     /// Requests so far.
     pub(super) requests: Cell<u64>,
     lingers: Cell<bool>,
@@ -126,6 +128,7 @@ impl Client {
             running: Cell::new(0),
             idle_since: Cell::new(coarse_now()),
             is_between: Cell::new(false),
+            version: Cell::new(Version::HTTP_11),
             requests: Cell::new(0),
             lingers: Cell::new(false),
             failure: Cell::new(None),
@@ -331,7 +334,7 @@ impl Client {
             rule: None,
             method: "<BADREQ>",
             uri: &uri,
-            version: Version::HTTP_11,
+            version: self.version.get(),
             captured: None,
         };
         let status = status.map(|status| status.as_u16());

@@ -6,7 +6,7 @@
 
 use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
 
-use hyper::{server::conn::http2, service::service_fn};
+use hyper::{Version, server::conn::http2, service::service_fn};
 use hyper_util::rt::TokioIo;
 
 use super::{client::Client, client_io::ClientIo, forward::serve};
@@ -26,6 +26,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Serves it; `first` has come already.
 pub(super) async fn run(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
+    client.version.set(Version::HTTP_2);
     let io = TokioIo::new(ClientIo::of_http2(stream, Rc::clone(client), first));
     let limits = client.frontend.plan().config.limits;
     let service = {
@@ -51,7 +52,7 @@ pub(super) async fn run(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
             is_told = true;
             connection.as_mut().graceful_shutdown();
         }
-        let is_over = connection.as_mut().poll(cx).is_ready();
+        let ended = connection.as_mut().poll(cx);
         if let Some(flood) = client.flood.get() {
             // Requests that are under way are cut off by it.
             let why = Outcome::new(Cause::Policy, Phase::Request, flood.word());
@@ -59,7 +60,11 @@ pub(super) async fn run(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
             client.log_refused(why, None);
             return Poll::Ready(());
         }
-        if is_over {
+        if let Poll::Ready(ended) = ended {
+            if let Some(why) = ended.err().and_then(|error| fault(&error)) {
+                client.failure.set(Some(why));
+                client.log_refused(why, None);
+            }
             return Poll::Ready(());
         }
         client.look_at_watched(cx);
@@ -85,4 +90,18 @@ pub(super) async fn run(client: &Rc<Client>, stream: Stream, first: Vec<u8>) {
         Poll::Pending
     })
     .await;
+}
+
+/// What the client did if h2 has given the connection up for it; none if the connection only
+/// ended.
+fn fault(error: &hyper::Error) -> Option<Outcome> {
+    let source = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
+    let reason = source.reason().filter(|_| !source.is_remote())?;
+    let (cause, why) = match reason {
+        h2::Reason::NO_ERROR => return None,
+        // Limits of h2 that are set here.
+        h2::Reason::ENHANCE_YOUR_CALM => (Cause::Policy, "http2_limits"),
+        _ => (Cause::Client, "malformed"),
+    };
+    Some(Outcome::new(cause, Phase::Request, why))
 }

@@ -38,8 +38,9 @@ where
         up: Cell::new(first.len() as u64),
         down: Cell::new(server.first.len() as u64),
         broken: Cell::new(None),
+        stalled: Cell::new(None),
     };
-    let watch = Watch { idle: &idle, silence, broken: &open.broken };
+    let watch = Watch { idle: &idle, silence, broken: &open.broken, stalled: &open.stalled };
     let mut client = Watched { inner: client, side: Side::Client, read: &open.up, watch };
     let mut socket = Watched { inner: server.stream, side: Side::Server, read: &open.down, watch };
     let ended = {
@@ -63,8 +64,14 @@ where
                 let reason = frontend.gate.judge(source).err().map_or("denied", DropReason::name);
                 return Poll::Ready(Outcome::new(Cause::Policy, Phase::Data, reason));
             }
-            idle.poll(cx)
-                .map(|()| Outcome::new(Cause::ClientTimeout, Phase::Data, "tunnel_timeout"))
+            idle.poll(cx).map(|()| {
+                let (cause, reason) = match open.stalled.get() {
+                    Some(Side::Client) => (Cause::ClientTimeout, "client_stalled"),
+                    Some(Side::Server) => (Cause::ServerTimeout, "server_stalled"),
+                    None => (Cause::ClientTimeout, "tunnel_timeout"),
+                };
+                Outcome::new(cause, Phase::Data, reason)
+            })
         })
         .await
     };
@@ -81,6 +88,8 @@ struct Open {
     down: Cell<u64>,
     /// The side that broke off.
     broken: Cell<Option<Side>>,
+    /// The side that does not take what there is for it.
+    stalled: Cell<Option<Side>>,
 }
 
 impl Open {
@@ -111,6 +120,7 @@ struct Watch<'a> {
     idle: &'a Deadline,
     silence: Duration,
     broken: &'a Cell<Option<Side>>,
+    stalled: &'a Cell<Option<Side>>,
 }
 
 /// One side, whose bytes count and put off the end.
@@ -128,6 +138,17 @@ impl<S> Watched<'_, S> {
             self.watch.broken.set(Some(self.side));
         }
         done
+    }
+
+    /// The same of something that was to be sent.
+    fn note_sent<T>(&self, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let stalled = self.watch.stalled;
+        if done.is_pending() {
+            stalled.set(Some(self.side));
+        } else if stalled.get() == Some(self.side) {
+            stalled.set(None);
+        }
+        self.note(done)
     }
 }
 
@@ -157,13 +178,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<'_, S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
-        this.note(written)
+        this.note_sent(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.inner).poll_flush(cx);
-        this.note(flushed)
+        this.note_sent(flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
