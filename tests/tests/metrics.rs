@@ -260,6 +260,50 @@ fn send_and_count(bed: &Bed) -> Result<()> {
     page.require(&[("pointsman_dropped_packets_total", &[], f64::from(EXPIRED))])
 }
 
+/// What the operator says of a server is true for layer 4 and the proxy, which share it.
+#[test]
+fn a_server_in_maintenance_gets_nothing_from_layer_4_nor_from_the_proxy() -> Result<()> {
+    const EACH: u32 = 12;
+    let bed = Bed::new(2, Mode::Native)?;
+    let _fleet = Fleet::start(&bed)?;
+    let mut agent = Agent::install(&bed)?;
+    let services = services(&bed);
+    agent.configure_text(&configuration(&agent, &services[2..]))?;
+    agent.start()?;
+    let servers = |name, number: u32| {
+        let server = [("backend", "web4"), ("server", name)];
+        let sum = |page: &Page, metric| page.sum(metric, &server).unwrap_or(-1.0);
+        let page = await_page(
+            &bed,
+            &[
+                ("pointsman_server_flows_opened_total", &server[..1], number.into()),
+                ("pointsman_server_requests_total", &server[..1], number.into()),
+            ],
+        )?;
+        let opened = sum(&page, "pointsman_server_flows_opened_total");
+        anyhow::Ok([opened, sum(&page, "pointsman_server_requests_total")])
+    };
+    let visit = || {
+        bed.client.run(|| {
+            for address in [SITE.parse()?, Bed::vip(Family::V4, 80)] {
+                for _ in 0..EACH {
+                    WebClient::connect(address)?.get("/health", "")?;
+                }
+            }
+            Ok(())
+        })
+    };
+    visit()?;
+    let before = servers("s0", EACH)?;
+    agent.cli_good(&["server", "set", "web4/s0", "--state", "maint"])?;
+    visit()?;
+    let after = servers("s0", 2 * EACH)?;
+    ensure!(before == after, "s0 had {before:?}, then {after:?}");
+    let other = servers("s1", 2 * EACH)?;
+    ensure!(other.iter().all(|count| *count >= f64::from(EACH)), "s1 had {other:?}");
+    Ok(())
+}
+
 /// The data plane's counters go on where they were, whatever becomes of the agent.
 fn outlive_the_agent(bed: &Bed, agent: &mut Agent<'_>) -> Result<()> {
     let vip = Bed::vip(Family::V4, port::LINE);

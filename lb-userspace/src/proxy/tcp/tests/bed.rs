@@ -137,7 +137,12 @@ pub(super) struct Bed {
 impl Bed {
     /// Starts accepting, within [`run`].
     pub(super) async fn start(site: Site) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on("127.0.0.1:0", site).await
+    }
+
+    /// The same at this address.
+    pub(super) async fn start_on(address: &str, site: Site) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, records) = mpsc::unbounded_channel();
         let pipes = Pipes::default();
@@ -186,7 +191,12 @@ impl Bed {
 
 /// A server's socket, and its address.
 pub(super) async fn server() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    server_on("127.0.0.1:0").await
+}
+
+/// The same at this address.
+pub(super) async fn server_on(address: &str) -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind(address).await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }

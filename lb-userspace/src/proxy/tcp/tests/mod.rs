@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use self::bed::{Bed, SECOND, accept, backend, nobody, run, server, site};
+use self::bed::{Bed, SECOND, accept, backend, nobody, run, server, server_on, site};
 use crate::model::frontend::ConnectionLimits;
 
 /// Everything that comes until the end, or the kind of error that ended it.
@@ -95,6 +95,30 @@ fn bulk_goes_through_unchanged_both_ways_at_once() {
         assert_ne!(client.0, server.0);
         assert_eq!(bed.ending().await.0, "--");
         assert_eq!(bed.pipes.kept(), 2, "both directions spliced and gave their pipes back");
+    });
+}
+
+#[test]
+fn families_of_clients_and_servers_are_free() {
+    const ADDRESSES: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];
+    run(async {
+        for (own, servers) in [(1, 1), (1, 0), (0, 1)] {
+            let (listener, address) = server_on(ADDRESSES[servers]).await;
+            let site = site(vec![backend("b", &[address])], &[]);
+            let bed = Bed::start_on(ADDRESSES[own], site).await;
+            let mut client = bed.connect().await;
+            client.write_all(b"question").await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut server = accept(&listener).await;
+            assert_eq!(rest(&mut server).await.unwrap(), b"question");
+            server.write_all(b"answer").await.unwrap();
+            drop(server);
+            assert_eq!(rest(&mut client).await.unwrap(), b"answer");
+            let record = bed.record().await;
+            assert_eq!(record.outcome.to_string(), "--");
+            assert_eq!(record.client.is_ipv6(), own == 1);
+            assert_eq!(record.server_address, Some(address.into()));
+        }
     });
 }
 
