@@ -1,8 +1,9 @@
 //! Several processors at one flow, and changes of the maps under traffic: whatever they do at
 //! once, a flow has one server and one end, and what is counted adds up.
 //!
-//! The program runs by `BPF_PROG_TEST_RUN` on two processors. `POINTSMAN_ROUNDS` and
-//! `POINTSMAN_SWAPS` say how often; `cargo xtask races` goes on for long.
+//! The program runs by `BPF_PROG_TEST_RUN` on two processors. `POINTSMAN_ROUNDS`,
+//! `POINTSMAN_SWAPS` and `POINTSMAN_CONNECTIONS` say how often; `cargo xtask races` goes on for
+//! long.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -15,6 +15,9 @@ pub(crate) struct Options {
     /// Swaps of a ring under traffic; each takes some milliseconds
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(10..))]
     swaps: u64,
+    /// Connections, one after the other on few tuples, while sweeps take what is over
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(4_000..))]
+    connections: u64,
 }
 
 /// Runs the command.
@@ -32,6 +35,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     command.args(["--nocapture", "--test-threads", "1"]);
     command.env("POINTSMAN_ROUNDS", options.rounds.to_string());
     command.env("POINTSMAN_SWAPS", options.swaps.to_string());
+    command.env("POINTSMAN_CONNECTIONS", options.connections.to_string());
     let mut ran = false;
     let succeeded = process::watch(&mut command, |line| {
         ran |= line.starts_with("test result: ") && !line.contains(" 0 passed; 0 failed");
