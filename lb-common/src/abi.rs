@@ -5,7 +5,7 @@
 
 /// Version of every layout in this crate. Raise it with any change to a map's key,
 /// value or meaning; the agent refuses to adopt maps of another version.
-pub const ABI_VERSION: u32 = 11;
+pub const ABI_VERSION: u32 = 12;
 
 /// Default directory of all pins.
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/pointsman";
@@ -54,8 +54,10 @@ pub mod map {
     /// `SERVER_FLOWS`: array of [`crate::server::ServerFlows`] by server id.
     pub const SERVER_FLOWS: &str = "SERVER_FLOWS";
     /// `RINGS`: array of maps by backend id; each an array of
-    /// [`crate::backend::RingLine`].
+    /// [`crate::ring::RingLine`].
     pub const RINGS: &str = "RINGS";
+    /// `LARGE_RINGS`: the same for backends with many servers; what is in `RINGS` goes first.
+    pub const LARGE_RINGS: &str = "LARGE_RINGS";
     /// `FLOWS4`: hash of IPv4 flows confirmed by both sides.
     pub const FLOWS4: &str = "FLOWS4";
     /// `FLOWS6`: hash of IPv6 flows confirmed by both sides.
@@ -88,7 +90,7 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
 
     /// Every pinned map, in the order they are documented.
-    pub const ALL: [&str; 26] = [
+    pub const ALL: [&str; 27] = [
         SETTINGS,
         ADDRESS_FILTER,
         VIPS,
@@ -101,6 +103,7 @@ pub mod map {
         SERVERS,
         SERVER_FLOWS,
         RINGS,
+        LARGE_RINGS,
         FLOWS4,
         FLOWS6,
         HALF_OPEN4,

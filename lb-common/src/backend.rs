@@ -1,44 +1,4 @@
-//! Backends as the data plane sees them: `RINGS`, and `BACKENDS` as the agent's memory.
-
-use crate::{abi::RING_SLOTS, flow::Handle};
-
-/// One slot of a Maglev ring: the server that new flows hashing here go to.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RingSlot {
-    /// The server; generation 0 means no server.
-    pub server: Handle,
-}
-
-/// Slots of one element of a ring: a cache line. The kernel gives every element of an array
-/// at least 8 bytes, so slots of their own would make a ring twice as large.
-pub const SLOTS_PER_LINE: u32 = 16;
-/// Elements of a ring; the last is filled up with empty slots.
-pub const RING_LINES: u32 = RING_SLOTS.div_ceil(SLOTS_PER_LINE);
-
-/// One element of a ring.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RingLine {
-    /// Slot `n` of the ring is number `n % 16` of line `n / 16`.
-    pub slots: [RingSlot; SLOTS_PER_LINE as usize],
-}
-
-impl RingLine {
-    /// The index of the line that holds a slot.
-    #[inline(always)]
-    #[must_use]
-    pub const fn index_of(slot: u32) -> u32 {
-        slot / SLOTS_PER_LINE
-    }
-
-    /// The slot of the ring that has this number, if this is its line.
-    #[inline(always)]
-    #[must_use]
-    pub const fn slot(&self, slot: u32) -> RingSlot {
-        self.slots[(slot % SLOTS_PER_LINE) as usize]
-    }
-}
+//! `BACKENDS`: what the agent remembers of backends.
 
 /// What the agent needs to recognise a backend after a restart. The data plane does not
 /// read it: `VIPS` names the ring, the ring names the servers.
@@ -67,18 +27,11 @@ impl Default for BackendEntry {
 
 const _: () = {
     use core::mem::size_of;
-    assert!(size_of::<RingSlot>() == 4);
-    assert!(size_of::<RingLine>() == 64);
-    assert!(RING_LINES * SLOTS_PER_LINE >= RING_SLOTS);
     assert!(size_of::<BackendEntry>() == 80);
 };
 
 #[cfg(feature = "user")]
 mod pod {
     // SAFETY: repr(C), no padding, every bit pattern is valid, no pointers.
-    unsafe impl aya::Pod for super::RingSlot {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::RingLine {}
-    // SAFETY: as above.
     unsafe impl aya::Pod for super::BackendEntry {}
 }

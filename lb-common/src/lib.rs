@@ -29,6 +29,7 @@ pub mod hash;
 pub mod icmp;
 pub mod maglev;
 pub mod ports;
+pub mod ring;
 pub mod rst;
 pub mod server;
 pub mod settings;

@@ -13,7 +13,7 @@ use lb_common::{
     access::{AccessKey4, AccessKey6, AccessRule, AdmissionEntry},
     address::{Address4, Address6},
     affinity::{AffinityEntry, AffinityKey},
-    backend::{self, BackendEntry, RingLine},
+    backend::BackendEntry,
     counters::{DropCounter, TrafficCounters},
     denial::{self, Denial},
     drop_reason::DropReason,
@@ -21,6 +21,7 @@ use lb_common::{
     event::FlowEnd,
     flow::{FlowEntry, FlowEntry4, FlowEntry6, FlowKey4, FlowKey6},
     half_open::{Bucket, HalfOpenFlow},
+    ring::{self, RingLine},
     server::{ServerEntry, ServerFlows},
     settings::Settings,
     sources::{SourceEntry, SourceKey},
@@ -99,6 +100,10 @@ pub static SERVER_FLOWS: Array<ServerFlows, { abi::MAX_SERVERS as usize }> = Arr
 #[btf_map]
 pub static RINGS: ArrayOfMaps<Ring, { abi::MAX_BACKENDS as usize }> = ArrayOfMaps::new();
 
+/// The same of backends with many servers; what is in [`RINGS`] goes first.
+#[btf_map]
+pub static LARGE_RINGS: ArrayOfMaps<LargeRing, { abi::MAX_BACKENDS as usize }> = ArrayOfMaps::new();
+
 /// Where in the ring of a backend, by its id, this CPU has found a server with few flows, or
 /// with room. Only a hint. Not pinned: a new program starts anew.
 #[btf_map]
@@ -108,8 +113,11 @@ pub static REMEMBERED: PerCpuArray<u32, { abi::MAX_BACKENDS as usize }> = PerCpu
 #[btf_map]
 pub static TURNS: Array<u32, { abi::MAX_BACKENDS as usize }> = Array::new();
 
-/// One Maglev ring.
-pub type Ring = Array<RingLine, { backend::RING_LINES as usize }>;
+/// One Maglev ring of few servers.
+pub type Ring = Array<RingLine, { ring::LINES as usize }>;
+
+/// One Maglev ring of many.
+pub type LargeRing = Array<RingLine, { ring::LARGE_LINES as usize }>;
 
 /// IPv4 flows confirmed by both sides.
 #[btf_map]

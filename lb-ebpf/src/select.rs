@@ -6,17 +6,16 @@
 use lb_common::{
     abi::RING_SLOTS,
     address::Address,
-    backend::RingLine,
     drop_reason::DropReason,
     flow::{FlowKey, Handle},
-    hash,
+    hash, ring,
     server::{self, ServerEntry, state},
     vip::{VipEntry, hash_by, vip_flag},
 };
 
 use crate::{
     affinity, atomic,
-    maps::{REMEMBERED, RINGS, SERVER_FLOWS, SERVERS, TURNS},
+    maps::{LARGE_RINGS, REMEMBERED, RINGS, SERVER_FLOWS, SERVERS, TURNS},
 };
 
 /// Further ring positions that are tried. The first is right unless the server in that slot
@@ -137,9 +136,25 @@ fn next_slot(backend: u32) -> u32 {
 /// What is at one position of the ring.
 #[inline(always)]
 fn at(backend: u32, slot: u32, how: u32) -> u32 {
-    let Some(line) = RINGS.get_value(backend, &RingLine::index_of(slot)) else { return NONE };
-    let handle = line.slot(slot).server;
-    usable(handle, how)
+    usable(Handle::from_bits(listed(backend, slot)), how)
+}
+
+/// The server that one position of the ring names, as a number; its generation is 0 if there is no
+/// ring.
+#[inline(always)]
+fn listed(backend: u32, slot: u32) -> u32 {
+    let Some(ring) = RINGS.get(backend) else { return listed_among_many(backend, slot) };
+    let (Some(list), Some(line)) = (ring.get(ring::LIST), ring.get(ring::line_of(slot))) else {
+        return NONE;
+    };
+    list.listed(line.place(slot))
+}
+
+/// The same of a backend with many servers.
+#[inline(always)]
+fn listed_among_many(backend: u32, slot: u32) -> u32 {
+    let line = LARGE_RINGS.get_value(backend, &ring::large_line_of(slot));
+    line.map_or(NONE, |line| line.server(slot))
 }
 
 /// A server as a number, if it gets new flows.

@@ -8,10 +8,11 @@ use lb_common::{
     abi::{self, ABI_VERSION, MAX_VIPS, RING_SLOTS, map},
     access::AdmissionEntry,
     address::{Address4, Address6, Be16},
-    backend::{BackendEntry, RingSlot},
+    backend::BackendEntry,
     event::{FlowEnd, cause},
     flow::{Direction, FlowEntry4, FlowKey4, Handle},
     forward::Forward,
+    ring::RingSlot,
     server::{ServerEntry, ServerFlows, state},
     settings::Settings,
     stage::Stage,
@@ -501,6 +502,23 @@ fn every_map_reads_back_what_was_written() -> Result<()> {
     maps.set_ring(5, &slots)?;
     ensure!(maps.ring(5)? == Some(slots) && maps.rings()? == [5]);
     ensure!(maps.exchanged_rings()?.is_empty());
+    // With many servers it is in the other map, and in one of them at any time.
+    let many: Vec<_> = (0..RING_SLOTS).map(|index| slot((index % 300) as u16)).collect();
+    let few = maps.ring(5)?.context("a ring")?;
+    for (ring, place, other) in [
+        (&many, map::LARGE_RINGS, map::RINGS),
+        (&few, map::RINGS, map::LARGE_RINGS),
+        (&many, map::LARGE_RINGS, map::RINGS),
+    ] {
+        maps.set_ring(5, ring)?;
+        ensure!(maps.ring(5)?.as_ref() == Some(ring) && maps.rings()? == [5]);
+        ensure!(maps.exchanged_rings()?.is_empty());
+        let at = |name| -> Result<Option<u32>> {
+            let data = MapData::from_pin(bench.pins().map(name))?;
+            Ok(BatchMap::<u32, u32>::new(name, data)?.get(&5)?)
+        };
+        ensure!(at(place)?.is_some() && at(other)?.is_none(), "it is not in {place} alone");
+    }
     let error = maps.set_ring(5, &[slot(1)]).expect_err("too short");
     ensure!(matches!(error, MapAccessError::RingSlots { found: 1, .. }), "{error}");
     maps.clear_ring(5)?;

@@ -4,19 +4,20 @@
 //! Ids are checked against the maps' sizes by aya. Nothing here caches: what it returns is
 //! what the data plane reads. It remembers which rings it made, to tell those of others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use lb_common::{
     abi::map,
     access::{AccessRule, AdmissionEntry},
-    backend::{BackendEntry, RingLine, RingSlot},
+    backend::BackendEntry,
     counters::{DropCounter, TrafficCounters},
     drop_reason::DropReason,
     flow::Handle,
+    ring::RingSlot,
     server::{ServerEntry, ServerFlows},
     settings::Settings,
     syn_cookie::Cookies,
@@ -28,7 +29,8 @@ use super::{
     batch::BatchMap,
     error::{DatapathError, MapAccessError, PinsError, ProgramFault},
     pins::Pins,
-    rings,
+    ring_map::RingMap,
+    rings::{self, Size},
 };
 use crate::{clock::Moment, model::access::Prefix};
 
@@ -47,9 +49,8 @@ pub struct Maps {
     backends: BatchMap<u32, BackendEntry>,
     servers: BatchMap<u32, ServerEntry>,
     server_flows: Array<MapData, ServerFlows>,
-    rings: ArrayOfMaps<MapData, Array<MapData, RingLine>>,
-    /// The same map once more: aya's type has no removal and does not tell the ids of rings.
-    ring_ids: BatchMap<u32, u32>,
+    rings: RingMap,
+    large_rings: RingMap,
     /// The ring that each backend was given here, by the id of the ring's map.
     given_rings: BTreeMap<u16, u32>,
     vip_counters: PerCpuArray<MapData, TrafficCounters>,
@@ -127,8 +128,8 @@ impl Maps {
             backends: batched(source, map::BACKENDS)?,
             servers: batched(source, map::SERVERS)?,
             server_flows: typed(source, map::SERVER_FLOWS)?,
-            rings: typed(source, map::RINGS)?,
-            ring_ids: batched(source, map::RINGS)?,
+            rings: RingMap::open(source, Size::Small)?,
+            large_rings: RingMap::open(source, Size::Large)?,
             given_rings: BTreeMap::new(),
             vip_counters: typed(source, map::VIP_COUNTERS)?,
             server_counters: typed(source, map::SERVER_COUNTERS)?,
@@ -296,14 +297,12 @@ impl Maps {
     /// The slots of a backend's ring; none if it has no ring.
     ///
     /// # Errors
-    /// If the map can not be read.
+    /// If a map can not be read.
     pub fn ring(&self, backend: u16) -> Result<Option<Vec<RingSlot>>, MapAccessError> {
-        let ring = match self.rings.get(&u32::from(backend), 0) {
-            Ok(ring) => ring,
-            Err(MapError::KeyNotFound) => return Ok(None),
-            Err(source) => return Err(read(map::RINGS)(source)),
-        };
-        Ok(Some(rings::slots(&all(&ring, map::RINGS)?)))
+        match self.rings.get(backend)? {
+            Some(ring) => Ok(Some(ring)),
+            None => self.large_rings.get(backend),
+        }
     }
 
     /// Gives a backend a new ring in one step: a packet sees the old or the new one. Blocks
@@ -312,21 +311,26 @@ impl Maps {
     /// # Errors
     /// If `slots` are not `RING_SLOTS`, there is no such id, or the kernel has no memory.
     pub fn set_ring(&mut self, backend: u16, slots: &[RingSlot]) -> Result<(), MapAccessError> {
-        let data = rings::build(slots)?;
-        let given =
-            data.info().map_err(|source| access("inspect a ring for", map::RINGS, source))?;
-        let ring = Array::try_from(Map::Array(data)).map_err(write(map::RINGS))?;
-        self.rings.set(u32::from(backend), &ring, 0).map_err(write(map::RINGS))?;
-        self.given_rings.insert(backend, given.id());
+        let (size, data) = rings::build(slots)?;
+        let (to, from) = match size {
+            Size::Small => (&mut self.rings, &self.large_rings),
+            Size::Large => (&mut self.large_rings, &self.rings),
+        };
+        let given = to.set(backend, data)?;
+        // The data plane looks at small rings first, so this is when it sees a large one.
+        from.remove(backend)?;
+        self.given_rings.insert(backend, given);
         Ok(())
     }
 
     /// Takes a backend's ring away; not an error if it has none.
     ///
     /// # Errors
-    /// If there is no such id or the map can not be written.
+    /// If there is no such id or a map can not be written.
     pub fn clear_ring(&mut self, backend: u16) -> Result<(), MapAccessError> {
-        self.ring_ids.remove(&u32::from(backend))?;
+        // The one that is not seen first, or an old ring would be for a moment.
+        self.large_rings.remove(backend)?;
+        self.rings.remove(backend)?;
         self.given_rings.remove(&backend);
         Ok(())
     }
@@ -334,21 +338,21 @@ impl Maps {
     /// The ids whose backends have a ring, ascending.
     ///
     /// # Errors
-    /// If the map can not be read.
+    /// If a map can not be read.
     pub fn rings(&self) -> Result<Vec<u16>, MapAccessError> {
-        let ids = self.ring_ids.elements()?;
-        Ok(ids.into_iter().filter_map(|(backend, _)| u16::try_from(backend).ok()).collect())
+        let (small, large) = (self.rings.ids()?, self.large_rings.ids()?);
+        let backends: BTreeSet<u16> = small.iter().chain(&large).map(|(id, _)| *id).collect();
+        Ok(backends.into_iter().collect())
     }
 
     /// The ids whose backends have another ring than the one they were given here. That one
     /// still holds what it did: nobody can write to a ring.
     ///
     /// # Errors
-    /// If the map can not be read.
+    /// If a map can not be read.
     pub fn exchanged_rings(&self) -> Result<Vec<u16>, MapAccessError> {
-        let ids = self.ring_ids.elements()?.into_iter();
-        let exchanged = ids.filter_map(|(backend, present)| {
-            let backend = u16::try_from(backend).ok()?;
+        let (small, large) = (self.rings.ids()?, self.large_rings.ids()?);
+        let exchanged = small.into_iter().chain(large).filter_map(|(backend, present)| {
             (*self.given_rings.get(&backend)? != present).then_some(backend)
         });
         Ok(exchanged.collect())
@@ -413,7 +417,7 @@ where
 }
 
 /// Opens a map for access in batches.
-fn batched<K: Pod, V: Pod>(
+pub(super) fn batched<K: Pod, V: Pod>(
     source: &impl Source,
     name: &'static str,
 ) -> Result<BatchMap<K, V>, DatapathError> {
@@ -430,10 +434,6 @@ fn read(map: &'static str) -> impl Fn(MapError) -> MapAccessError {
 
 fn write(map: &'static str) -> impl Fn(MapError) -> MapAccessError {
     move |source| access("write", map, source)
-}
-
-fn all<V: Pod>(array: &Array<MapData, V>, map: &'static str) -> Result<Vec<V>, MapAccessError> {
-    array.iter().collect::<Result<_, _>>().map_err(read(map))
 }
 
 fn traffic(

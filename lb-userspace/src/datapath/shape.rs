@@ -200,7 +200,7 @@ fn difference(
 mod tests {
     use super::*;
     use crate::datapath::{object::PROGRAM_OBJECT, rings};
-    use lb_common::backend;
+    use lb_common::ring;
 
     const SHAPE: Shape = Shape { kind: MapType::Hash, key: 16, value: 80, entries: 100, flags: 0 };
 
@@ -236,9 +236,11 @@ mod tests {
     #[test]
     fn rings_are_made_like_the_template_in_the_object() {
         let object = Object::parse(PROGRAM_OBJECT).expect("the embedded object parses");
-        let template = object.maps[map::RINGS].inner().expect("a template");
-        assert_eq!(template.max_entries(), backend::RING_LINES);
-        assert_eq!(template.value_size() as usize, size_of::<backend::RingLine>());
-        assert_eq!(template.map_flags(), rings::FLAGS);
+        for (name, lines) in [(map::RINGS, ring::LINES), (map::LARGE_RINGS, ring::LARGE_LINES)] {
+            let template = object.maps[name].inner().expect("a template");
+            assert_eq!(template.max_entries(), lines);
+            assert_eq!(template.value_size() as usize, size_of::<ring::RingLine>());
+            assert_eq!(template.map_flags(), rings::FLAGS);
+        }
     }
 }

@@ -8,9 +8,9 @@ use std::{
 
 use lb_common::{
     abi::RING_SLOTS,
-    backend::RingSlot,
     flow::Handle,
     maglev::{self, BuildError, Member, Scratch},
+    ring::RingSlot,
     server::state,
 };
 

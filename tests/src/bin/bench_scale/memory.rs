@@ -45,11 +45,13 @@ pub(crate) fn measure(scene: &Scene<'_>, options: &Options) -> Result<Vec<Figure
 
 /// Bytes of each ring.
 fn rings(scene: &Scene<'_>) -> Result<Vec<u64>> {
-    let ids = BatchMap::<u32, u32>::new(map::RINGS, scene.map(map::RINGS)?)?;
     let mut rings = Vec::new();
-    for backend in 0..ids.capacity() {
-        if let Some(id) = ids.get(&backend)? {
-            rings.push(accounted(MapInfo::from_id(id)?.fd()?.as_fd())?);
+    for name in [map::RINGS, map::LARGE_RINGS] {
+        let ids = BatchMap::<u32, u32>::new(name, scene.map(name)?)?;
+        for backend in 0..ids.capacity() {
+            if let Some(id) = ids.get(&backend)? {
+                rings.push(accounted(MapInfo::from_id(id)?.fd()?.as_fd())?);
+            }
         }
     }
     Ok(rings)
