@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::rig::{OK, PATIENCE, Rig, Server};
+use crate::rig::{OK, PATIENCE, Rig, Server, free};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -99,6 +99,22 @@ fn a_client_that_expects_it_is_told_to_go_on() {
     assert_eq!(connection.take(3), "abc");
     connection.send(OK.as_bytes());
     assert_eq!(client.response().1, "ok");
+}
+
+#[test]
+fn a_client_whose_request_is_refused_is_not_told_to_go_on() {
+    let rules = "rules: [{if: {path: /no}, deny: 403}], limits: {body_bytes: 5B}";
+    let rig = Rig::with(rules, &format!("retries: 0, servers: {{s1: \"{}\"}}", free()));
+    for (path, length, status) in [("/no", 3, 403), ("/", 9, 413), ("/", 3, 502)] {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\
+             Content-Length: {length}\r\n\r\n"
+        );
+        // And it is closed: nobody knows whether the body comes.
+        let answer = rig.exchange(request.as_bytes());
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+    }
 }
 
 #[test]
