@@ -41,6 +41,8 @@ pub(super) struct HostFacts {
     pub(super) has_cookies: bool,
     /// Keys of the configuration that ask for them.
     pub(super) wants_cookies: Vec<String>,
+    /// Backends whose checks go the way of traffic (`via: vip`).
+    pub(super) checked_as_traffic: Vec<String>,
     pub(super) pins: PinFacts,
     /// What the kernel reads the time from.
     pub(super) clocksource: Option<String>,

@@ -22,7 +22,7 @@ use crate::{
     datapath::{self, Pins},
     model::{
         frontend::{Forward, Frontend, L4Frontend},
-        snapshot::{Snapshot, SynCookies},
+        snapshot::{Backend, Snapshot, SynCookies, Via},
     },
 };
 
@@ -53,6 +53,7 @@ pub(super) fn facts(snapshot: Option<&Snapshot>, agent: &AgentFacts) -> HostFact
             .and_then(|text| files::chosen(&text).map(str::to_owned)),
         has_cookies: datapath::stages::has_cookies(),
         wants_cookies: snapshot.map_or_else(Vec::new, wants_cookies),
+        checked_as_traffic: snapshot.map_or_else(Vec::new, checked_as_traffic),
         pins: pins(directory),
         clocksource: files::read(
             "/sys/devices/system/clocksource/clocksource0/current_clocksource",
@@ -123,6 +124,16 @@ fn wants_cookies(snapshot: &Snapshot) -> Vec<String> {
     keys.sort();
     keys.dedup();
     keys
+}
+
+/// Backends whose checks go the way of traffic, where there is one.
+fn checked_as_traffic(snapshot: &Snapshot) -> Vec<String> {
+    let goes = |backend: &Backend| {
+        let check = backend.check.as_ref();
+        check.is_some_and(|check| check.via == Via::Vip) && !snapshot.is_in_user_space()
+    };
+    let backends = snapshot.backends.iter().filter(|(_, backend)| goes(backend));
+    backends.map(|(name, _)| name.to_string()).collect()
 }
 
 /// Frontends whose servers have the balancer for a router.

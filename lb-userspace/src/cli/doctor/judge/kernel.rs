@@ -9,6 +9,8 @@ use super::{
 
 /// The oldest kernel that has everything the data plane calls.
 const OLDEST: (u32, u32) = (5, 15);
+/// The oldest kernel that attaches classifiers by links of their own (`tcx`).
+const WITH_TCX: (u32, u32) = (6, 6);
 /// `net.core.bpf_jit_harden`: programs of root, too.
 const HARDENED_FOR_ALL: u32 = 2;
 
@@ -21,6 +23,7 @@ pub(super) fn findings(host: &HostFacts) -> Vec<Finding> {
     findings.extend(host.unprivileged_bpf.and_then(unprivileged));
     findings.extend(host.lockdown.as_deref().and_then(lockdown));
     findings.extend(cookies(host.has_cookies, &host.wants_cookies));
+    findings.extend(host.kernel.and_then(|kernel| checks(kernel, &host.checked_as_traffic)));
     findings.push(pins(&host.pins));
     findings.extend(host.pins.others.iter().map(|(path, links)| {
         let path = path.display();
@@ -95,6 +98,20 @@ fn cookies(has: bool, wanted_by: &[String]) -> Option<Finding> {
     Some(Finding::notice("SYN cookies", text, remedy))
 }
 
+fn checks((major, minor): (u32, u32), as_traffic: &[String]) -> Option<Finding> {
+    if as_traffic.is_empty() || (major, minor) >= WITH_TCX {
+        return None;
+    }
+    let (wanted, backends) =
+        (format!("Linux {}.{}", WITH_TCX.0, WITH_TCX.1), as_traffic.join(", "));
+    let text = format!(
+        "checks `via: vip` need {wanted}, this is {major}.{minor}: the agent does not start with \
+         backends {backends}"
+    );
+    let remedy = format!("boot {wanted} or later, or check with `via: server`");
+    Some(Finding::problem("checks", text, remedy))
+}
+
 fn pins(pins: &PinFacts) -> Finding {
     let directory = pins.directory.display();
     let usual = Path::new("/sys/fs/bpf");
@@ -161,6 +178,15 @@ mod tests {
         ill(lacks, Level::Notice, "SYN cookies", &words);
         let mut host = healthy();
         (host.has_cookies, host.wants_cookies) = (false, Vec::new());
+        check_good(&findings(&host));
+    }
+
+    #[test]
+    fn checks_the_way_of_traffic_need_a_newer_kernel() {
+        let old = |host: &mut HostFacts| host.kernel = Some((6, 1));
+        ill(old, Level::Problem, "checks", &["Linux 6.6", "6.1", "web", "via: server"]);
+        let mut host = healthy();
+        (host.kernel, host.checked_as_traffic) = (Some((6, 1)), Vec::new());
         check_good(&findings(&host));
     }
 

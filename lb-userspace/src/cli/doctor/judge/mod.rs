@@ -116,7 +116,7 @@ mod tests {
     /// A machine without anything to mend.
     pub(super) fn healthy_host() -> HostFacts {
         HostFacts {
-            kernel: Some((6, 1)),
+            kernel: Some((6, 12)),
             btf: true,
             jit: Some(1),
             jit_harden: Some(1),
@@ -124,6 +124,7 @@ mod tests {
             lockdown: Some("none".into()),
             has_cookies: true,
             wants_cookies: vec!["frontends.web.syn_cookies".into()],
+            checked_as_traffic: vec!["web".into()],
             pins: PinFacts {
                 directory: "/sys/fs/bpf/pointsman".into(),
                 is_on_bpffs: true,
