@@ -86,14 +86,18 @@ impl Maps {
         })
     }
 
-    /// Whether one of those servers is not known to be dead.
+    /// Whether one of those servers is not known to be dead: in its own backend, or in the
+    /// one that takes over from it.
     fn serves_alive(&self, key: &VipKey, desired: &Desired) -> bool {
         let mut alive = self.clone();
+        let heir = desired.vips.iter().find(|(bind, _)| vip_key(bind) == *key);
+        let heir = heir.and_then(|(_, vip)| desired.backends.get(&vip.backend));
         for server in alive.actual.servers.values_mut() {
             let name = self.actual.backends.get(&server.backend).and_then(backend_name);
             let mut backends = desired.backends.iter();
             let pool = backends.find(|(known, _)| Some(known.as_str()) == name);
-            let known = pool.and_then(|(_, pool)| pool.get(&server_address(server)));
+            let pool = pool.map(|(_, pool)| pool).or(heir);
+            let known = pool.and_then(|pool| pool.get(&server_address(server)));
             if known.is_some_and(|known| known.state == state::DOWN) {
                 server.state = state::DOWN;
             }
