@@ -18,6 +18,8 @@ pub mod fleet;
 pub mod loopback;
 pub mod namespace;
 pub mod packet;
+#[path = "../../lb-userspace/tests/ports/mod.rs"]
+pub mod ports;
 pub mod process;
 pub mod python;
 pub mod real;

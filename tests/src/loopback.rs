@@ -21,6 +21,7 @@ use tempfile::TempDir;
 
 use crate::{
     agent::binary,
+    ports,
     process::{Process, wait_until},
 };
 
@@ -319,7 +320,7 @@ impl Loopback {
 /// # Errors
 /// When there is none.
 pub fn free() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    Ok(ports::free(Ipv4Addr::LOCALHOST.into()))
 }
 
 /// Runs a command that has to succeed; what it printed.

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::Path,
     process::Command,
     time::Duration,
@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use testbed::{
     agent::binary,
+    loopback::free,
     process::{Process, wait_until},
 };
 
@@ -24,10 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const FRAME_MS: &str = "2000";
 
 const EXCEPTIONS: &str = include_str!("../../docs/http2-conformance.md");
-
-fn free() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
-}
 
 fn started(directory: &Path, name: &str, command: &mut Command, at: SocketAddr) -> Result<Process> {
     let mut process = Process::start(command, &directory.join(format!("{name}.log")))?;

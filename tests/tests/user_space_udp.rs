@@ -5,10 +5,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
-    process,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU16, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -18,6 +17,7 @@ use anyhow::{Context, Result, ensure};
 use pointsman::admin::api::{DropsView, FlowsView};
 use testbed::{
     loopback::{Loopback, PATIENCE},
+    ports::free,
     process::wait_until,
 };
 
@@ -55,7 +55,7 @@ impl Echo {
     }
 
     fn new(name: &'static str, host: IpAddr) -> Result<Self> {
-        Self::start(name, free(host)?)
+        Self::start(name, free(host))
     }
 }
 
@@ -66,21 +66,6 @@ impl Drop for Echo {
             let _ = thread.join();
         }
     }
-}
-
-/// A port that nobody has, below those that the kernel gives to clients: it stays free until it
-/// is used.
-fn free(host: IpAddr) -> Result<SocketAddr> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = u16::try_from(process::id() % 10_000)?;
-    let addresses = (0..1000).map(|_| {
-        let own = (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
-        SocketAddr::new(host, 10_000 + own)
-    });
-    let is_free = |address: &SocketAddr| {
-        UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok()
-    };
-    addresses.into_iter().find(is_free).context("no port is free")
 }
 
 fn host(text: &str) -> Result<IpAddr> {
@@ -153,7 +138,7 @@ fn serves_many_clients(local: &str) -> Result<()> {
     const CLIENTS: usize = 200;
     let local = host(local)?;
     let (a, b) = (Echo::new("a", local)?, Echo::new("b", local)?);
-    let vip = free(local)?;
+    let vip = free(local);
     let mut place = Loopback::unprivileged()?;
     place.datapath = ", timeouts: {udp: 2s, half_open: 2s}".into();
     place.start(&sections(vip, &[&a, &b], "", ""))?;
@@ -228,7 +213,7 @@ fn clients_of_a_server_that_dies_have_another_and_it_is_used_again() -> Result<(
     // One port on two addresses, so that what is checked is what serves.
     let a = Echo::new("a", host("127.0.0.1")?)?;
     let b = Echo::start("b", SocketAddr::new(host("127.0.0.2")?, a.address.port()))?;
-    let vip = free(host("127.0.0.1")?)?;
+    let vip = free(host("127.0.0.1")?);
     let mut place = Loopback::unprivileged()?;
     let check = ", check: {type: tcp, interval: 100ms, fall: 2, rise: 1}";
     place.start(&sections(vip, &[&a, &b], "", check))?;
@@ -269,7 +254,7 @@ fn clients_of_a_server_that_dies_have_another_and_it_is_used_again() -> Result<(
 fn a_server_that_drains_keeps_its_clients_and_one_in_maintenance_does_not() -> Result<()> {
     let local = host("127.0.0.1")?;
     let (a, b) = (Echo::new("a", local)?, Echo::new("b", local)?);
-    let vip = free(local)?;
+    let vip = free(local);
     let mut place = Loopback::unprivileged()?;
     place.start(&sections(vip, &[&a, &b], "", ""))?;
     let held = ask_until(vip, "a")?;
@@ -295,7 +280,7 @@ fn a_server_that_drains_keeps_its_clients_and_one_in_maintenance_does_not() -> R
     place.reload(&sections(vip, &[&a], "", ""))?;
     ensure!(ask(&held, b"old")?.as_deref() == Some("a"));
     // And a VIP that is taken out is served by nobody.
-    let other = free(local)?;
+    let other = free(local);
     place.reload(&sections(other, &[&a], "", ""))?;
     ask_until(other, "a")?;
     wait_until("the host to say that nobody listens", PATIENCE, || {
@@ -309,7 +294,7 @@ fn a_server_that_drains_keeps_its_clients_and_one_in_maintenance_does_not() -> R
 fn sources_are_blocked_and_limited_at_run_time() -> Result<()> {
     let local = host("127.0.0.1")?;
     let a = Echo::new("a", local)?;
-    let vip = free(local)?;
+    let vip = free(local);
     let mut place = Loopback::unprivileged()?;
     place.start(&sections(vip, &[&a], "", ""))?;
     let held = ask_until(vip, "a")?;
@@ -362,7 +347,7 @@ fn wait_for_unreplied(place: &Loopback, count: usize) -> Result<()> {
 #[test]
 fn a_source_that_has_all_it_may_have_pushes_nobody_out() -> Result<()> {
     let a = Echo::new("a", host("127.0.0.1")?)?;
-    let vip = free(host("127.0.0.1")?)?;
+    let vip = free(host("127.0.0.1")?);
     let mut place = Loopback::unprivileged()?;
     place.datapath = ", max_flows: 16".into();
     place.start(&sections(vip, &[&a], ", limits: {connections_per_source: 8}", ""))?;
@@ -392,7 +377,7 @@ fn a_source_that_has_all_it_may_have_pushes_nobody_out() -> Result<()> {
 fn a_full_table_keeps_those_who_are_in_and_forgets_those_who_were_never_answered() -> Result<()> {
     let local = host("127.0.0.1")?;
     let a = Echo::new("a", local)?;
-    let vip = free(local)?;
+    let vip = free(local);
     let mut place = Loopback::unprivileged()?;
     place.datapath = ", max_flows: 16".into();
     place.start(&sections(vip, &[&a], "", ""))?;

@@ -18,7 +18,7 @@ fn forwarded(request: &str, expected: &str) {
     assert_eq!(got, expected, "for {request:?}");
     connection.send(OK.as_bytes());
     client.until("\r\n\r\nok");
-    assert!(connection.is_silent(std::time::Duration::from_millis(50)), "more than expected");
+    assert_eq!(connection.heard(std::time::Duration::from_millis(50)), None, "for {request:?}");
 }
 
 /// `request` is answered with this status and never reaches a server.

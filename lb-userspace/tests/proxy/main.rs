@@ -11,6 +11,8 @@ mod https;
 mod introductions;
 mod messages;
 mod operation;
+#[path = "../ports/mod.rs"]
+mod ports;
 mod real;
 mod responses;
 mod rig;

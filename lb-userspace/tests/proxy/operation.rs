@@ -90,8 +90,11 @@ fn reloads_under_load_lose_no_request() {
 #[test]
 fn the_end_waits_for_requests_and_not_for_idle_connections() {
     let server = Server::new();
-    let mut rig = Rig::new("", server.address);
+    let mut rig = Rig::new("rules: [{if: {path: /no}, deny: 403}]", server.address);
     let (mut busy, mut idle) = (rig.connect(), rig.connect());
+    // One that nobody has accepted yet would be reset.
+    idle.send(b"GET /no HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert!(idle.response().0.starts_with("HTTP/1.1 403 "));
     busy.send(GET.as_bytes());
     let mut connection = server.accept();
     connection.until("\r\n\r\n");

@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
         mpsc::{Receiver, Sender, channel},
@@ -29,6 +29,8 @@ use pointsman::{
     },
     reconcile::Access,
 };
+
+use crate::ports;
 
 /// Longest wait for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -82,8 +84,7 @@ fn ruling(snapshot: &Snapshot, blocks: &[Block]) -> Ruling {
 
 /// An address nobody listens on.
 pub(crate) fn free() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("it is bound")
+    ports::free(Ipv4Addr::LOCALHOST.into())
 }
 
 impl Rig {
@@ -244,13 +245,22 @@ impl Client {
 
     /// Whether nothing comes for a while.
     pub(crate) fn is_silent(&mut self, time: Duration) -> bool {
+        self.heard(time).is_none()
+    }
+
+    /// What comes within a while, an end and errors too; it stays to be read.
+    pub(crate) fn heard(&mut self, time: Duration) -> Option<String> {
         self.0.set_read_timeout(Some(time)).expect("a socket takes timeouts");
-        let mut byte = [0];
-        let silent = self.0.peek(&mut byte).is_err_and(|error| {
-            [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind())
-        });
+        let mut bytes = [0; 64];
+        let heard = match self.0.peek(&mut bytes) {
+            Ok(length) => Some(String::from_utf8_lossy(&bytes[..length]).into_owned()),
+            Err(error) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()) => {
+                None
+            }
+            Err(error) => Some(format!("<{error}>")),
+        };
         self.0.set_read_timeout(Some(PATIENCE)).expect("a socket takes timeouts");
-        silent
+        heard
     }
 }
 

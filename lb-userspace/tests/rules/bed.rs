@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     sync::{
@@ -16,6 +16,8 @@ use std::{
 };
 
 use pointsman::{config, model::frontend::ListenAddress};
+
+use crate::ports;
 
 /// Longest time a step may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -151,10 +153,9 @@ impl Agent {
     }
 }
 
-/// A port of loopback that was free just now.
+/// A port of loopback that nobody has.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("it is bound").port()
+    ports::free(Ipv4Addr::LOCALHOST.into()).port()
 }
 
 /// What came back.

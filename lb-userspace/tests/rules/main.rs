@@ -4,4 +4,6 @@
 mod bed;
 mod examples;
 mod plain;
+#[path = "../ports/mod.rs"]
+mod ports;
 mod requests;
