@@ -1,7 +1,7 @@
 //! Where everything is pinned: `DIRECTORY/NAME` for maps, `DIRECTORY/program` for the
 //! program, `DIRECTORY/stages-ID` for the stages behind it, `DIRECTORY/settle`,
-//! `DIRECTORY/expire4` and `DIRECTORY/expire6` for those that sweeps run, `DIRECTORY/origin` for what they were loaded from, `DIRECTORY/link-IFNAME`
-//! for links.
+//! `DIRECTORY/expire4` and `DIRECTORY/expire6` for those that sweeps run, `DIRECTORY/origin` for
+//! what they were loaded from, `DIRECTORY/link-IFNAME` for links.
 //!
 //! The directory is on a BPF file system, which outlives the agent; whoever may write it
 //! owns the data plane, hence mode 0700. A BPF file system holds no ordinary file, so the
