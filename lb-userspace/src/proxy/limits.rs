@@ -106,15 +106,18 @@ fn network(source: IpAddr) -> IpAddr {
 impl Admission {
     /// Counts the connection for its source, if that has not as many as one may. Sources are
     /// IPv4 addresses and IPv6 networks of 64 bits, which is what one customer gets at least; a
-    /// source that is unspecified, of a unix socket, counts in all only.
+    /// connection that has none, of a unix socket, counts in all only.
     ///
     /// # Errors
     /// [`TooMany::OfSource`].
-    pub fn attribute(&mut self, source: IpAddr, limits: &ConnectionLimits) -> Result<(), TooMany> {
-        if source.is_unspecified() || self.source.is_some() {
+    pub fn attribute(
+        &mut self,
+        source: Option<IpAddr>,
+        limits: &ConnectionLimits,
+    ) -> Result<(), TooMany> {
+        let Some(source) = source.filter(|_| self.source.is_none()).map(network) else {
             return Ok(());
-        }
-        let source = network(source);
+        };
         let mut part = self.connections.part(source);
         let count = part.entry(source).or_insert(0);
         if *count >= limits.per_source {
@@ -152,7 +155,7 @@ mod tests {
     ) -> Result<Admission, TooMany> {
         let limits = ConnectionLimits { total, per_source };
         let mut admission = connections.admit(&limits)?;
-        admission.attribute(source.parse().unwrap(), &limits).map(|()| admission)
+        admission.attribute(source.parse().ok(), &limits).map(|()| admission)
     }
 
     #[test]
@@ -174,8 +177,8 @@ mod tests {
         let mut second = Connections::admit(&connections, &limits).unwrap();
         assert_eq!(Connections::admit(&connections, &limits).unwrap_err(), TooMany::InAll(2));
         let source = "192.0.2.1".parse().unwrap();
-        first.attribute(source, &limits).unwrap();
-        assert_eq!(second.attribute(source, &limits).unwrap_err(), TooMany::OfSource(1));
+        first.attribute(Some(source), &limits).unwrap();
+        assert_eq!(second.attribute(Some(source), &limits).unwrap_err(), TooMany::OfSource(1));
         drop((first, second));
         assert_eq!(connections.total(), 0);
     }
@@ -192,7 +195,7 @@ mod tests {
             assert_eq!(refused, TooMany::OfSource(1), "{source}");
         }
         // Clients of unix sockets are not one source.
-        let _unix = [(); 2].map(|()| admit(&connections, "0.0.0.0", limits).unwrap());
+        let _unix = [(); 2].map(|()| admit(&connections, "unix", limits).unwrap());
         drop(held);
         admit(&connections, "192.0.2.1", limits).unwrap();
         assert!(connections.sources.iter().all(|part| part.lock().unwrap().is_empty()));

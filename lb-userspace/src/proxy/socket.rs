@@ -28,7 +28,8 @@ pub enum Socket {
     Unix(UnixStream),
 }
 
-/// The addresses of a connection. Those of a unix socket are unspecified, port 0.
+/// The addresses of a connection. Those of a unix socket are unspecified, port 0; nobody else's
+/// source is: the kernel takes no such packet, and [`super::proxy_protocol`] no such header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
     /// Where it comes from.
@@ -64,10 +65,16 @@ impl Addresses {
         Self { source: mapped(self.source), destination: mapped(self.destination) }
     }
 
+    /// Who is at the other end; none of a unix socket.
+    #[must_use]
+    pub fn peer(&self) -> Option<IpAddr> {
+        Some(self.source.ip()).filter(|source| !source.is_unspecified())
+    }
+
     /// Whether they are of one family and can be handed on to a server.
     #[must_use]
     pub fn are_known(&self) -> bool {
-        !self.source.ip().is_unspecified() && self.source.is_ipv4() == self.destination.is_ipv4()
+        self.peer().is_some() && self.source.is_ipv4() == self.destination.is_ipv4()
     }
 }
 

@@ -98,10 +98,8 @@ impl Gate {
     ///
     /// # Errors
     /// Why not.
-    pub fn judge(&self, source: IpAddr) -> Result<(), DropReason> {
-        if source.is_unspecified() {
-            return Ok(());
-        }
+    pub fn judge(&self, source: Option<IpAddr>) -> Result<(), DropReason> {
+        let Some(source) = source else { return Ok(()) };
         let now_s = Moment::now().monotonic_ns / 1_000_000_000;
         let now_s = u32::try_from(now_s).unwrap_or(u32::MAX);
         self.ruling().judge(&self.frontend, source, now_s)
@@ -113,7 +111,7 @@ impl Gate {
     /// # Errors
     /// Why not.
     pub fn admit(&self, source: IpAddr) -> Result<(), DropReason> {
-        self.judge(source)?;
+        self.judge(Some(source))?;
         let entry = self.entry();
         if entry.flow_interval_ns == 0 {
             return Ok(());
@@ -158,7 +156,7 @@ impl Gate {
     }
 
     /// Ends when the rules do not let a source in any more that they once did.
-    pub async fn expelled(&self, source: IpAddr) {
+    pub async fn expelled(&self, source: Option<IpAddr>) {
         let mut changes = self.keeper.ruling.subscribe();
         while self.judge(source).is_ok() {
             if changes.changed().await.is_err() {
@@ -212,7 +210,7 @@ mod tests {
         let keeper = Arc::new(GateKeeper::default());
         let gate = Gate::new(Arc::clone(&keeper), name);
         let before = gate.generation();
-        let source = "192.0.2.1".parse().unwrap();
+        let source = Some("192.0.2.1".parse().unwrap());
         let told = tokio::spawn({
             let gate = gate.clone();
             async move { gate.expelled(source).await }
@@ -226,6 +224,6 @@ mod tests {
         assert_ne!(gate.generation(), before);
         assert_eq!(gate.judge(source), Err(DropReason::Denied));
         // By a unix socket.
-        assert_eq!(gate.judge(std::net::Ipv4Addr::UNSPECIFIED.into()), Ok(()));
+        assert_eq!(gate.judge(None), Ok(()));
     }
 }

@@ -164,7 +164,7 @@ impl Client {
         if generation == self.judged.get() {
             return None;
         }
-        let judged = plan.gate.judge(self.addresses.source.ip());
+        let judged = plan.gate.judge(self.addresses.peer());
         if judged.is_ok() {
             self.judged.set(generation);
         }

@@ -96,7 +96,7 @@ async fn enter(
         }
     };
     let source = addresses.source.ip();
-    if let Err(reason) = plan.gate.judge(source) {
+    if let Err(reason) = plan.gate.judge(addresses.peer()) {
         plan.counters.count_refused(worker.index, Refused::Source);
         refuse(addresses, Outcome::new(Cause::Policy, Phase::Request, reason.name()), None);
         socket.abort_on_close();
@@ -104,7 +104,7 @@ async fn enter(
     }
     // The many clients of a proxy that is trusted are not one source.
     let is_of_many = plan.config.trusted_proxies.iter().any(|network| network.contains(&source));
-    if !is_of_many && let Err(error) = admission.attribute(source, limits) {
+    if !is_of_many && let Err(error) = admission.attribute(addresses.peer(), limits) {
         too_many(error, &socket, addresses);
         return None;
     }

@@ -28,8 +28,7 @@ pub(super) async fn run<S>(exchange: Box<Exchange>, client: S, first: Vec<u8>, s
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (frontend, source) =
-        (Arc::clone(&exchange.frontend), exchange.client.addresses.source.ip());
+    let (frontend, source) = (Arc::clone(&exchange.frontend), exchange.client.addresses.peer());
     let silence = exchange.timeouts.tunnel(&exchange.frontend.config.timeouts);
     let idle = Deadline::default();
     idle.set(silence);

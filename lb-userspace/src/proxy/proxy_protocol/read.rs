@@ -114,6 +114,10 @@ pub fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
         return Err(HeaderError::NotStream);
     }
     let ends = info.source_inet().zip(info.destination_inet());
+    // Nobody connects from there; it is what stands for a client of a unix socket.
+    if ends.is_some_and(|(source, _)| source.ip().to_canonical().is_unspecified()) {
+        return Err(HeaderError::Malformed("it names no client's address".into()));
+    }
     Ok(Header {
         addresses: ends.map(|(source, destination)| Addresses { source, destination }),
         authority: info.tlvs.authority,
@@ -213,7 +217,7 @@ mod tests {
         let mut unspecified = V2_SIGNATURE.to_vec();
         unspecified.extend([0x21, 0, 0, 2, 0xff, 0xff]);
         let long_line = format!("PROXY TCP4 {}\r\n", "1".repeat(120));
-        let table: [(&[u8], &str); 17] = [
+        let table: [(&[u8], &str); 20] = [
             (b"PROXY TCP6 2001:db8::7 2001:db8::1 1 2\r\n", "[2001:db8::7]:1"),
             (b"PROXY UNKNOWN\r\n", "own"),
             (b"PROXY UNKNOWN anything at all\r\n", "own"),
@@ -224,6 +228,9 @@ mod tests {
             (b"PROXY TCP4 2001:db8::7 2001:db8::1 1 2\r\n", "malformed"),
             (b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 70000\r\n", "malformed"),
             (b"PROXY TCP4  192.0.2.7 198.51.100.1 1 2\r\n", "malformed"),
+            (b"PROXY TCP4 0.0.0.0 198.51.100.1 4711 443\r\n", "malformed"),
+            (b"PROXY TCP6 :: 2001:db8::1 1 2\r\n", "malformed"),
+            (b"PROXY TCP6 ::ffff:0.0.0.0 2001:db8::1 1 2\r\n", "malformed"),
             (b"PROXY SCTP4 192.0.2.7 198.51.100.1 1 2\r\n", "malformed"),
             (long_line.as_bytes(), "too_long"),
             (&tampered, "malformed"),

@@ -193,7 +193,7 @@ impl Session {
             RelayTimeouts { client: site.client, server: backend.server, tunnel: site.tunnel };
         let Reached { stream: mut server, lease, ending, .. } = reached;
         held.lease = Some(lease);
-        let source = self.addresses.source.ip();
+        let source = self.addresses.peer();
         let interrupt = async {
             tokio::select! {
                 () = ending.cancelled() => {}
@@ -270,10 +270,10 @@ impl Session {
         let admission = held.admission.insert(admitted.map_err(|error| too_many(error, &socket))?);
         self.introduce(&mut socket, site).await?;
         if site.layer_4.is_none() {
-            let judged = site.gate.judge(self.addresses.source.ip());
+            let judged = site.gate.judge(self.addresses.peer());
             judged.map_err(|reason| refused(reason, &socket))?;
         }
-        let attributed = admission.attribute(self.addresses.source.ip(), &limits);
+        let attributed = admission.attribute(self.addresses.peer(), &limits);
         attributed.map_err(|error| too_many(error, &socket))?;
         if let Some(termination) = &site.termination {
             let shaken = termination.accept(socket).await.map_err(|error| {

@@ -38,7 +38,7 @@ impl Engine {
             TooMany::OfSource(_) => DropReason::FlowsPerSource,
         };
         let mut admission = site.connections.admit(&limits).map_err(reason)?;
-        admission.attribute(key.client.ip(), &limits).map_err(reason)?;
+        admission.attribute(Some(key.client.ip()), &limits).map_err(reason)?;
         // Nobody gives way to a flow that is refused.
         let stay = self.make_room(host)?;
         let address = lease.server().address();

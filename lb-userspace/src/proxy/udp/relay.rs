@@ -100,7 +100,7 @@ impl Engine {
         }
         let generation = site.gate.generation();
         if flow.judged != generation {
-            site.gate.judge(key.client.ip())?;
+            site.gate.judge(Some(key.client.ip()))?;
             flow.judged = generation;
         }
         Ok(id)
@@ -152,7 +152,7 @@ impl Engine {
         };
         let generation = flow.site.gate.generation();
         if flow.judged != generation {
-            if let Err(reason) = flow.site.gate.judge(client.ip()) {
+            if let Err(reason) = flow.site.gate.judge(Some(client.ip())) {
                 (0..count).for_each(|_| flow.site.gate.count(reason));
                 return;
             }
