@@ -6,7 +6,7 @@
 
 use aya_ebpf::bindings::xdp_action;
 use lb_common::{
-    expiry::{self, Glimpse, IdleFlow, fate},
+    expiry::{self, IdleFlow, fate},
     hash,
     tcp_state::Progress,
 };
@@ -15,7 +15,7 @@ use crate::{
     confirmed::{self, Guard},
     context::Context,
     family::{Family, V4, V6},
-    maps::{Draft, SETTINGS},
+    maps::SETTINGS,
     packet::Packet,
 };
 
@@ -31,15 +31,14 @@ pub fn expire<F: Family>(ctx: Context) -> u32 {
     for index in 0..expiry::MOST {
         let offset = index * size_of::<Record<F::Address>>();
         let Some(record) = packet.at::<Record<F::Address>>(offset) else { break };
-        let Some(draft) = F::scratch() else { break };
+        let Some(idle) = F::idle() else { break };
         // SAFETY: `at` checked the bounds; fields of a packed record are read where they are.
         unsafe {
             let seen = &raw const (*record).0;
-            draft.flow.from_client = (&raw const (*seen).client).read_unaligned();
-            draft.flow.from_server = (&raw const (*seen).server).read_unaligned();
-            (draft.forward.created_ns, draft.forward.last_seen_ns) =
-                words(&raw const (*seen).forward);
-            (draft.reply.created_ns, draft.reply.last_seen_ns) = words(&raw const (*seen).reply);
+            idle.client = (&raw const (*seen).client).read_unaligned();
+            idle.server = (&raw const (*seen).server).read_unaligned();
+            idle.forward = (&raw const (*seen).forward).read_unaligned();
+            idle.reply = (&raw const (*seen).reply).read_unaligned();
         }
         let fate = F::expire();
         // SAFETY: as above.
@@ -48,18 +47,10 @@ pub fn expire<F: Family>(ctx: Context) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// # Safety
-/// There is one.
-#[inline(always)]
-unsafe fn words(glimpse: *const Glimpse) -> (u64, u64) {
-    // SAFETY: the caller's promise.
-    let Glimpse { created_ns, last_seen_ns } = unsafe { glimpse.read_unaligned() };
-    (created_ns, last_seen_ns)
-}
-
 // BPF functions of their own, without packet pointers, so that the verifier walks them once.
 
-/// Removes the IPv4 flow of which this CPU's draft has tuples and times, if it is still that.
+/// Removes the IPv4 flow of which this CPU's [`IDLE4`](crate::maps::IDLE4) has tuples and times, if
+/// it is still that.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn expire_one4() -> u32 {
@@ -75,17 +66,21 @@ pub extern "C" fn expire_one6() -> u32 {
 
 #[inline(always)]
 fn expire_one<F: Family>() -> Option<u32> {
-    let (settings, draft) = (SETTINGS.get(0)?, F::scratch()?);
-    let guard = Guard::take::<F>(hash::tuple_hash(&draft.flow.from_client), settings)?;
-    let fate = end::<F>(draft);
+    let (settings, idle) = (SETTINGS.get(0)?, F::idle()?);
+    let guard = Guard::take::<F>(hash::tuple_hash(&idle.client), settings)?;
+    let fate = end::<F>(idle);
     guard.release();
     fate
 }
 
 /// Under the guard of the client's tuple: nobody adds or removes its entries meanwhile.
+///
+/// Where packets may come in the middle of a test run (before Linux 6.11), one on this CPU that wants
+/// the same guard can not wait for it: its flow's entries stay as they are, as with every guard
+/// whose holder does not run ([`Guard::take`]).
 #[inline(always)]
-fn end<F: Family>(draft: &Draft<F::Address>) -> Option<u32> {
-    let (client, server) = (&draft.flow.from_client, &draft.flow.from_server);
+fn end<F: Family>(idle: &IdleFlow<F::Address>) -> Option<u32> {
+    let (client, server) = (&idle.client, &idle.server);
     let forward = F::flows().get_ptr_mut(client);
     let reply = F::flows().get_ptr_mut(server);
     // What is another flow's is not this one's.
@@ -99,9 +94,7 @@ fn end<F: Family>(draft: &Draft<F::Address>) -> Option<u32> {
     };
     // SAFETY: as above.
     let (there, answer) = unsafe { (forward.map(|entry| &*entry), reply.map(|entry| &*entry)) };
-    if !Glimpse::of(Some(&draft.forward)).is_still(there)
-        || !Glimpse::of(Some(&draft.reply)).is_still(answer)
-    {
+    if !idle.forward.is_still(there) || !idle.reply.is_still(answer) {
         return None;
     }
     let (one, other) = match forward {

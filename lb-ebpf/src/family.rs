@@ -6,6 +6,7 @@ use lb_common::{
     address::{Address, Address4, Address6},
     checksum,
     ended::{self, EndedLine},
+    expiry::IdleFlow,
     flow::{FlowEntry, FlowKey},
     half_open::Bucket,
     sources::SourceKey,
@@ -14,7 +15,7 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
     access, expire, handshake,
-    maps::{Draft, ENDED4, ENDED6, FLOWS4, FLOWS6, HALF_OPEN4, HALF_OPEN6, SCRATCH},
+    maps::{Draft, ENDED4, ENDED6, FLOWS4, FLOWS6, HALF_OPEN4, HALF_OPEN6, IDLE4, IDLE6, SCRATCH},
     track,
 };
 
@@ -57,7 +58,9 @@ pub trait Family: Sized + 'static {
     fn screen(source: &Self::Address, vip: u32, is_judged: u32) -> u32;
     /// Adds the flow of the draft to the confirmed ones (`handshake`).
     fn enter(client_hash: u64) -> u32;
-    /// Removes the flow of the draft if it is as it was seen (`expire`).
+    /// The flow that a run of the agent's is about.
+    fn idle() -> Option<&'static mut IdleFlow<Self::Address>>;
+    /// Removes that flow if it is as it was seen (`expire`).
     fn expire() -> u32;
     /// Judges a source by the address and TCP port that it sends to (`access`).
     fn judge_first(source: &Self::Address, destination: &Self::Address, port: u32) -> u32;
@@ -111,6 +114,13 @@ impl Family for V4 {
     fn scratch() -> Option<&'static mut Draft<Address4>> {
         // SAFETY: the value belongs to this CPU, and only one caller holds it at a time.
         SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut (*scratch).draft4 })
+    }
+
+    #[inline(always)]
+    fn idle() -> Option<&'static mut IdleFlow<Address4>> {
+        // SAFETY: the value belongs to this CPU, and only `expire4` holds it, which the agent runs
+        // one at a time on a CPU: a test run is not preempted.
+        IDLE4.get_ptr_mut(0).map(|idle| unsafe { &mut *idle })
     }
 
     #[inline(always)]
@@ -203,6 +213,13 @@ impl Family for V6 {
     fn scratch() -> Option<&'static mut Draft<Address6>> {
         // SAFETY: the value belongs to this CPU, and only one caller holds it at a time.
         SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut (*scratch).draft6 })
+    }
+
+    #[inline(always)]
+    fn idle() -> Option<&'static mut IdleFlow<Address6>> {
+        // SAFETY: the value belongs to this CPU, and only `expire6` holds it, which the agent runs
+        // one at a time on a CPU: a test run is not preempted.
+        IDLE6.get_ptr_mut(0).map(|idle| unsafe { &mut *idle })
     }
 
     #[inline(always)]

@@ -1,6 +1,7 @@
 //! Every map of the data plane. Names, keys and values are the ABI (`lb_common::abi`);
-//! the agent pins all but [`SCRATCH`], [`STAGES`], [`DENIALS`], [`FRAGMENT_NUMBER`],
-//! [`REMEMBERED`] and [`TURNS`], and may load the tables with other capacities.
+//! the agent pins all but [`SCRATCH`], [`IDLE4`], [`IDLE6`], [`STAGES`], [`DENIALS`],
+//! [`FRAGMENT_NUMBER`], [`REMEMBERED`] and [`TURNS`], and may load the tables with other
+//! capacities.
 
 use aya_ebpf::{
     btf_maps::{
@@ -19,6 +20,7 @@ use lb_common::{
     drop_reason::DropReason,
     ended::{self, Cursor, EndedLine},
     event::FlowEnd,
+    expiry::IdleFlow,
     flow::{FlowEntry, FlowEntry4, FlowEntry6, FlowKey4, FlowKey6},
     half_open::{Bucket, HalfOpenFlow},
     ring::{self, RingLine},
@@ -244,6 +246,15 @@ pub struct Draft<A> {
 /// Scratch space of this CPU; XDP programs do not nest on a CPU.
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// The IPv4 flow that the agent's run of `expire4` on this CPU is about. Not in [`SCRATCH`]: kernels
+/// older than Linux 6.11 let packets come in the middle of a test run, whose programs write there.
+#[btf_map]
+pub static IDLE4: PerCpuArray<IdleFlow<Address4>, 1> = PerCpuArray::new();
+
+/// The same of `expire6`.
+#[btf_map]
+pub static IDLE6: PerCpuArray<IdleFlow<Address6>, 1> = PerCpuArray::new();
 
 /// The programs of the stages, by their numbers. Not among the maps that outlive their program:
 /// every load of the object has its own.
