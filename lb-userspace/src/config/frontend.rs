@@ -9,7 +9,7 @@ use super::{
     decode::{Cursor, Entries},
     fault::{Located, Refusal, quoted},
     limits::{self, RawLimits},
-    proxy::{ACCEPT_PROXY, SNI, TRUSTED_PROXIES},
+    proxy::{ACCEPT_PROXY, CONNECT, SNI, TRUSTED_PROXIES},
     rules::{RULES, RawRules},
     schema::{
         Bool, Choice, Key, KeyInfo, List, ListItems, Named, Nested, Presence, Section, Shape, Text,
@@ -110,6 +110,8 @@ pub(super) struct RawHttp {
     pub(super) limits: Option<RawLimits>,
     /// Networks of proxies in front of it; none if at fault.
     pub(super) trusted_proxies: Option<Vec<IpNet>>,
+    /// Whether it takes `CONNECT`; none if at fault.
+    pub(super) takes_connect: Option<bool>,
     /// Who may be its client; none if at fault.
     pub(super) access: Option<AccessList>,
 }
@@ -140,6 +142,7 @@ static SECTION: Section = Section {
         &RULES,
         &SNI,
         &TRUSTED_PROXIES,
+        &CONNECT,
         &ALLOW,
         &DENY,
         &ALLOW_FILE,
@@ -400,7 +403,7 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
     let mode = match mode {
         Some(Mode::L4) => {
             refuse(entries, &[&TIMEOUTS, &RULES], "needs `mode: http`");
-            refuse(entries, &[&SNI, &TRUSTED_PROXIES], "is not for `mode: l4`");
+            refuse(entries, &[&SNI, &TRUSTED_PROXIES, &CONNECT], "is not for `mode: l4`");
             let vips = judge(entries, bind, RawBind::vip);
             Some(RawMode::L4(RawL4 {
                 vips,
@@ -413,7 +416,7 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
         }
         Some(Mode::Tcp) => {
             refuse(entries, &[&FORWARD, &SNAT, &SYN_COOKIES], "needs `mode: l4`");
-            refuse(entries, &[&RULES, &TRUSTED_PROXIES], "needs `mode: http`");
+            refuse(entries, &[&RULES, &TRUSTED_PROXIES, &CONNECT], "needs `mode: http`");
             let timeouts = entries.get(&TIMEOUTS);
             let limits = limits_of_proxy(entries);
             if limits.is_some_and(|limits| limits.is_about_requests) {
@@ -434,8 +437,16 @@ fn decode(entries: &Entries<'_>) -> Option<RawFrontend> {
             let limits = limits_of_proxy(entries);
             let listen = judge(entries, bind, RawBind::listen_http);
             let trusted_proxies = entries.get(&TRUSTED_PROXIES).and_then(whole);
+            let takes_connect = entries.get(&CONNECT);
             let access = decode_list(entries);
-            Some(RawMode::Http(RawHttp { listen, timeouts, limits, trusted_proxies, access }))
+            Some(RawMode::Http(RawHttp {
+                listen,
+                timeouts,
+                limits,
+                trusted_proxies,
+                takes_connect,
+                access,
+            }))
         }
         None => {
             entries.get(&FORWARD);

@@ -9,7 +9,7 @@ use super::{
     duration::Period,
     fault::{Located, Refusal, quoted},
     frontend::backend_name,
-    schema::{Choice, Key, List, Nested, Presence, Section, Shape, Text},
+    schema::{Bool, Choice, Key, List, Nested, Presence, Section, Shape, Text},
     tls::{server_name, whole},
 };
 use crate::model::{
@@ -70,6 +70,16 @@ pub(super) static TRUSTED_PROXIES: Key<List<Text<IpNet>>> = Key {
           servers. Their connections have no limit by source (`connections_per_source`). From \
           everybody else \
           these fields are replaced, or taken off, before rules see them.",
+};
+
+/// `frontends.NAME.connect`.
+pub(super) static CONNECT: Key<Bool> = Key {
+    name: "connect",
+    shape: Bool,
+    presence: Presence::Default("false"),
+    doc: "`mode: http`: take `CONNECT HOST:PORT` and send it on to a server, a forward proxy, whose \
+          success makes a tunnel of the connection. The target is the client's to choose: what may \
+          be reached is for rules and for those servers to say. Without it the answer is 405.",
 };
 
 /// `backends.NAME.send_proxy`.

@@ -175,6 +175,7 @@ fn resolve_frontends(
                     connections,
                     limits,
                     trusted_proxies: http.trusted_proxies?,
+                    takes_connect: http.takes_connect?,
                     access: http.access?,
                     rules: rules.remove(&name)??,
                 })

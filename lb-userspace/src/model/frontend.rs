@@ -96,6 +96,8 @@ pub struct HttpFrontend {
     /// Peers whose word on where a request comes from is taken (`X-Forwarded-For` and its
     /// kind).
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether `CONNECT` is for its servers, which are forward proxies; else it is refused.
+    pub takes_connect: bool,
     /// Who may be its client.
     pub access: AccessList,
     /// What happens to which requests, in order; the backends that they name are present.

@@ -2,6 +2,7 @@
 //! comes out on the other side, and what is refused.
 
 mod access;
+mod connect;
 mod elsewhere;
 mod encrypted;
 mod floods;

@@ -336,7 +336,7 @@ impl Server {
         Self::at(address).answer(response);
     }
 
-    fn answer(self, response: &'static str) -> SocketAddr {
+    pub(crate) fn answer(self, response: &'static str) -> SocketAddr {
         let server = self;
         let address = server.address;
         thread::spawn(move || {

@@ -45,12 +45,13 @@ const RUN: [Need; 4] = [
 
 /// Peers of the proxy in the agent's own tests, which need no privilege, and the compiler of
 /// the fuzzer.
-const PEERS: [Need; 5] = [
+const PEERS: [Need; 6] = [
     program("c++", "g++"),
     program("curl", "curl"),
     served("nginx", "nginx-light", "nginx"),
     program("openssl", "openssl"),
     program("h2load", "nghttp2-client"),
+    program("tinyproxy", "tinyproxy-bin"),
 ];
 
 /// Peers of the proxy in the bed.

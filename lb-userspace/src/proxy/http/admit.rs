@@ -12,14 +12,19 @@ use hyper::{
     http::uri::{Authority, PathAndQuery, Scheme},
 };
 
-use super::headers::{self, Present};
+use super::{
+    headers::{self, Present},
+    upgrade::Asked,
+};
 use crate::model::frontend::HttpLimits;
 
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// `CONNECT` without a protocol: this is no forward proxy.
+    /// `CONNECT` without a protocol, where that is not taken.
     Connect,
+    /// The same where it is, with a length or an encoding (RFC 9110, 9.3.6).
+    ConnectContent,
     /// `CONNECT` with a protocol other than WebSocket.
     Protocol,
     /// The target is neither path, nor URL, nor `*` with `OPTIONS`.
@@ -42,15 +47,19 @@ pub(super) enum Refused {
     Expectation,
 }
 
-/// Judges a request and gives it its form. What is returned is what it had before that.
+/// Judges a request and gives it its form: a path, or, if it is a `CONNECT` that is taken, a host
+/// with its port. What is returned is what it had before that.
 pub(super) fn admit(
     request: &mut Request<Incoming>,
     limits: &HttpLimits,
+    asked: Asked,
 ) -> Result<Present, Refused> {
     let is_http2 = request.version() == Version::HTTP_2;
+    let is_connect = asked == Asked::Connect;
     if request.method() == Method::CONNECT {
         match request.extensions().get::<hyper::ext::Protocol>() {
             None if is_http2 && request.uri().authority().is_none() => return Err(Refused::Host),
+            None if is_connect => {}
             None => return Err(Refused::Connect),
             // RFC 9220, 3.
             Some(protocol) if protocol.as_str() != "websocket" => return Err(Refused::Protocol),
@@ -63,11 +72,24 @@ pub(super) fn admit(
     if is_http2 && request.headers().values().any(has_space_around) {
         return Err(Refused::Value);
     }
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let target = match is_connect {
+        true => request.uri().authority().map_or(0, |target| target.as_str().len()),
+        false => request.uri().path_and_query().map_or(0, |target| target.as_str().len()),
+    };
     if target > limits.uri_bytes as usize {
         return Err(Refused::TargetTooLong);
     }
-    let present = Present::of(request.headers());
+    let mut present = Present::of(request.headers());
+    if is_connect {
+        if !is_place(request.uri()) {
+            return Err(Refused::Target);
+        }
+        if present.has(Present::CONTENT_LENGTH | Present::TRANSFER_ENCODING) {
+            return Err(Refused::ConnectContent);
+        }
+        // The proxy that it is for is the server.
+        present = present.without(Present::PROXY_AUTHORIZATION);
+    }
     if present.has(Present::EXPECT) {
         if request.headers().get(EXPECT).is_some_and(|value| !is_continue(value)) {
             return Err(Refused::Expectation);
@@ -75,7 +97,9 @@ pub(super) fn admit(
         request.headers_mut().remove(EXPECT);
     }
     give_one_host(request, is_http2)?;
-    give_path(request)?;
+    if !is_connect {
+        give_path(request)?;
+    }
     if present.has(Present::CONTENT_LENGTH)
         && let Some(length) = request.headers().get(CONTENT_LENGTH)
     {
@@ -161,6 +185,15 @@ fn give_path(request: &mut Request<Incoming>) -> Result<(), Refused> {
     Ok(())
 }
 
+/// Whether a target is a host with a port and nothing else (RFC 9110, 7.1; RFC 9113, 8.5).
+fn is_place(target: &Uri) -> bool {
+    let only = target.scheme().is_none() && target.path_and_query().is_none();
+    let authority = target.authority().filter(|_| only).map_or("", Authority::as_str);
+    let port = authority.rsplit_once(':').map_or("", |(_host, port)| port);
+    // Zeros in front are octal to some.
+    is_host(authority.as_bytes()) && !port.starts_with('0') && port.parse::<u16>().is_ok()
+}
+
 /// Which bytes the name of a host may have (`reg-name` of RFC 3986, 3.2.2).
 const IS_OF_NAME: [bool; 256] = {
     let mut table = [false; 256];
@@ -207,10 +240,16 @@ fn is_host(text: &[u8]) -> bool {
     !host.is_empty() && host.iter().all(|byte| IS_OF_NAME[usize::from(*byte)]) && is_port
 }
 
-/// Whether a `Host` and the host of a target are the same, the port of the scheme left out
-/// or not.
+/// Whether a `Host` and the host of a target are the same, the port of the scheme, or that of
+/// a `CONNECT`, left out or not.
 fn is_same_host(host: &[u8], authority: &Authority, scheme: Option<&Scheme>) -> bool {
-    let usual: &[u8] = if scheme == Some(&Scheme::HTTPS) { b":443" } else { b":80" };
+    let own = || authority.port().map_or(String::new(), |port| format!(":{port}"));
+    let usual = match scheme {
+        Some(scheme) if *scheme == Scheme::HTTPS => ":443".into(),
+        Some(_) => ":80".into(),
+        None => own(),
+    };
+    let usual = usual.as_bytes();
     let bare = |text: &[u8]| text.strip_suffix(usual).unwrap_or(text).to_ascii_lowercase();
     bare(host) == bare(authority.as_str().as_bytes())
 }
@@ -244,7 +283,25 @@ mod tests {
     }
 
     #[test]
+    fn a_place_has_a_host_and_a_port_alone() {
+        for good in ["a:443", "a.example:1", "[::1]:65535", "10.0.0.1:8080"] {
+            assert!(is_place(&good.parse().unwrap()), "{good}");
+        }
+        for bad in ["a", "[::1]", "a:", "a:0", "a:080", "a:65536", "u@a:443", "u:p@a:1", "/a:1"] {
+            assert!(!bad.parse().is_ok_and(|target| is_place(&target)), "{bad}");
+        }
+        for bad in ["http://a:80", "http://a:80/", "*", "a:80/", "a:80?x"] {
+            assert!(!bad.parse().is_ok_and(|target| is_place(&target)), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_host_may_leave_out_the_usual_port() {
+        let connect = |host: &str, authority: &str| {
+            is_same_host(host.as_bytes(), &authority.parse().unwrap(), None)
+        };
+        assert!(connect("a:8443", "A:8443") && connect("a", "a:8443"));
+        assert!(!connect("a:443", "a:8443") && !connect("a:80", "a:8443") && !connect("b", "a:1"));
         let same = |host: &str, authority: &str, scheme: &Scheme| {
             is_same_host(host.as_bytes(), &authority.parse().unwrap(), Some(scheme))
         };

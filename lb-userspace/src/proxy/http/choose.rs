@@ -85,10 +85,14 @@ pub(super) fn hash(
     };
     match key {
         HashKey::Source => Some(key::of_source(addresses.source.ip())),
-        HashKey::Uri => {
-            uri.path_and_query().map(|target| key::of_bytes(target.as_str().as_bytes()))
+        HashKey::Uri => match uri.path_and_query() {
+            Some(target) => Some(key::of_bytes(target.as_str().as_bytes())),
+            // That of a CONNECT.
+            None => uri.authority().map(|target| key::of_bytes(target.as_str().as_bytes())),
+        },
+        HashKey::Path => {
+            Some(uri.path()).filter(|path| !path.is_empty()).map(|it| key::of_bytes(it.as_bytes()))
         }
-        HashKey::Path => Some(key::of_bytes(uri.path().as_bytes())),
         HashKey::Header(name) if name.eq_ignore_ascii_case(HOST.as_str()) => {
             fields.get(HOST).map(|host| key::of_bytes(&bare_host(host.as_bytes())))
         }

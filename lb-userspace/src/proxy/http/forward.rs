@@ -92,14 +92,18 @@ pub(super) fn serve(client: &Rc<Client>, mut request: Request<Incoming>) -> Serv
     let frontend = client.frontend.plan();
     let mut exchange = Exchange::new(client, Arc::clone(&frontend), &request);
     let is_http1 = request.version() < Version::HTTP_2;
-    let asked = Asked::by(&request);
+    let asked = Asked::by(&request, frontend.config.takes_connect);
     if asked == Asked::Other {
         client.decide(false);
     }
-    let on_stream = (asked == Asked::Stream).then(|| hyper::upgrade::on(&mut request));
-    let judged = match (client.expelled(), admit(&mut request, &frontend.config.limits)) {
+    let is_stream = asked == Asked::Stream || asked == Asked::Connect && !is_http1;
+    let on_stream = is_stream.then(|| hyper::upgrade::on(&mut request));
+    let judged = match (client.expelled(), admit(&mut request, &frontend.config.limits, asked)) {
         (Some(reason), _) => Err(Failure::expelled(reason)),
-        (None, Ok(_)) if client.is_misdirected(request.headers()) => Err(MISDIRECTED),
+        // Where a tunnel leads is not what this connection is for.
+        (None, Ok(_)) if asked != Asked::Connect && client.is_misdirected(request.headers()) => {
+            Err(MISDIRECTED)
+        }
         (None, judged) => judged.map_err(Failure::from),
     };
     let Route { to, edits } = match judged {
@@ -125,7 +129,7 @@ pub(super) fn serve(client: &Rc<Client>, mut request: Request<Incoming>) -> Serv
                 Err(failure) => respond(exchange, failure, &edits),
             }
         }
-        Destination::Answer(answer) => give(exchange, answer, &edits),
+        Destination::Answer(answer) => give(exchange, answer, &edits, asked),
         Destination::Failure(failure) => respond(exchange, failure, &edits),
     };
     Serving::Done(Some(Box::new(last(client, (asked, is_http1), false, response, &edits))))
@@ -163,26 +167,36 @@ fn last(
 ) -> Response<ResponseBody> {
     match asked {
         Asked::Upgrade if !has_tunnel => client.decide(false),
-        // On a stream success means that it is open.
-        Asked::Stream if !has_tunnel && response.status().is_success() => {
-            *response.status_mut() = StatusCode::NOT_IMPLEMENTED;
-        }
         _ => {}
     }
     edits.apply_to_response(response.headers_mut());
-    if client.is_leaving() && is_http1 { closing(response) } else { response }
+    // What a client has sent on the chance that there is a tunnel must never be a request.
+    let is_in_doubt = asked == Asked::Connect && !has_tunnel && is_http1;
+    if is_in_doubt {
+        client.linger();
+    }
+    let is_last = is_in_doubt || client.is_leaving() && is_http1 && !has_tunnel;
+    if is_last { closing(response) } else { response }
 }
 
 fn closing(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
 /// The answer of a rule.
-fn give(mut exchange: Box<Exchange>, answer: Answer, edits: &Edits) -> Response<ResponseBody> {
-    let response = respond::of_rule(answer, edits);
+fn give(
+    mut exchange: Box<Exchange>,
+    answer: Answer,
+    edits: &Edits,
+    asked: Asked,
+) -> Response<ResponseBody> {
+    let mut response = respond::of_rule(answer, edits);
+    // There success means that a tunnel is open.
+    let is_success_open = matches!(asked, Asked::Stream | Asked::Connect);
+    if is_success_open && response.status().is_success() {
+        *response.status_mut() = StatusCode::NOT_IMPLEMENTED;
+    }
     exchange.status = Some(response.status());
     exchange.bytes_out = response.body().size_hint().exact().unwrap_or(0);
     let is_denied = response.status().is_client_error() || response.status().is_server_error();
@@ -228,7 +242,7 @@ fn relay(
     exchange.status = Some(parts.status);
     exchange.phase.set(Phase::Data);
     if let Some(tunnel) = tunnel {
-        return upgrade::agree(parts, exchange, tunnel, on_stream);
+        return upgrade::agree(parts, exchange, tunnel, on_stream, prepared.asked);
     }
     let silence = exchange.backend.as_ref().map(|backend| exchange.timeouts.server(backend));
     let body = match silence {
@@ -346,10 +360,10 @@ async fn forward(
         let is_repeatable = message.as_ref().is_some_and(is_repeatable);
         let may_be_wanted = match backend.settings.protocol {
             ServerProtocol::Http1 => is_repeatable && (is_stale || !statuses.is_empty()),
-            ServerProtocol::Http2 => !asked.is_websocket(),
+            ServerProtocol::Http2 => !asked.is_tunnel(),
         };
         let spare = message.as_ref().filter(|_| may_be_wanted).map(spare);
-        let wanted = asked.is_websocket().then(|| match backend.settings.protocol {
+        let wanted = asked.is_tunnel().then(|| match backend.settings.protocol {
             ServerProtocol::Http1 => Wanted::Connection(connection.tunnel()),
             ServerProtocol::Http2 => Wanted::Stream(accept.clone()),
         });

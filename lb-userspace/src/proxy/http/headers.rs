@@ -43,6 +43,8 @@ pub(super) struct Present(u16);
 
 impl Present {
     pub(super) const TRANSFER_ENCODING: u16 = 1 << 3;
+    pub(super) const PROXY_AUTHORIZATION: u16 = 1 << 6;
+    pub(super) const PROXY_AUTHENTICATE: u16 = 1 << 7;
     pub(super) const CONTENT_LENGTH: u16 = 1 << 8;
     pub(super) const EXPECT: u16 = 1 << 9;
     /// A field in which a client says who it is and how it came, that is not written anew.
@@ -56,8 +58,8 @@ impl Present {
             "transfer-encoding" => Self::TRANSFER_ENCODING,
             "upgrade" => 1 << 4,
             "te" => 1 << 5,
-            "proxy-authorization" => 1 << 6,
-            "proxy-authenticate" => 1 << 7,
+            "proxy-authorization" => Self::PROXY_AUTHORIZATION,
+            "proxy-authenticate" => Self::PROXY_AUTHENTICATE,
             "content-length" => Self::CONTENT_LENGTH,
             "expect" => Self::EXPECT,
             "forwarded" | "x-forwarded-port" | "x-real-ip" => Self::CLAIM,

@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use hyper::{
-    Request, Response, Uri, Version,
+    Request, Response, StatusCode, Uri, Version,
     body::{Body, Incoming},
     header::{HOST, HeaderValue, SEC_WEBSOCKET_KEY},
     http::{request, uri::Scheme},
@@ -20,11 +20,16 @@ use super::{
 use crate::{
     model::backend::ServerProtocol,
     proxy::{
+        outcome::{Cause, Phase},
         plan::BackendPlan,
         rules::Edits,
         upstream::{Checkout, Introduction},
     },
 };
+
+/// For a `CONNECT` where servers speak HTTP/2.
+const NO_CONNECT: Failure =
+    Failure::new(StatusCode::NOT_IMPLEMENTED, Cause::Policy, Phase::Request, "connect_to_http2");
 
 /// A request that is ready to go to a server of its backend, and what comes of that. It stays
 /// where it is until it is sent, and so does the response until it is passed on: both are
@@ -59,8 +64,16 @@ impl Prepared {
         let (mut parts, incoming) = request.into_parts();
         parts.extensions.clear();
         exchange.own = persist::own_server(&backend, &mut parts.headers);
-        edit(&mut parts, edits)?;
-        if incoming.is_end_stream() && !asked.is_websocket() {
+        let place = (asked == Asked::Connect).then(|| parts.headers.get(HOST).cloned()).flatten();
+        edit(&mut parts, edits, asked)?;
+        if let Some(place) = place {
+            if backend.settings.protocol == ServerProtocol::Http2 {
+                return Err(NO_CONNECT);
+            }
+            // Whatever rules say: two names of one place would be read in two ways.
+            parts.headers.insert(HOST, place);
+        }
+        if incoming.is_end_stream() && !asked.is_tunnel() {
             mirror::send_copies(exchange, &parts, &edits.mirrors);
         }
         // On a stream of HTTP/2 there is no key.
@@ -83,9 +96,9 @@ impl Prepared {
     }
 }
 
-/// The request as rules change it.
-fn edit(parts: &mut request::Parts, edits: &Edits) -> Result<(), Failure> {
-    if let Some(target) = edits.path_and_query()? {
+/// The request as rules change it. There is no path where a host is the target.
+fn edit(parts: &mut request::Parts, edits: &Edits, asked: Asked) -> Result<(), Failure> {
+    if let Some(target) = edits.path_and_query()?.filter(|_| asked != Asked::Connect) {
         parts.uri = Uri::from(target);
     }
     edits.apply_to_request(&mut parts.headers);

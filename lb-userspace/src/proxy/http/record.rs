@@ -242,8 +242,11 @@ struct Target<'a>(&'a Uri);
 impl Target<'_> {
     fn write_to(&self, to: &mut impl Write) -> fmt::Result {
         if let Some(authority) = self.0.authority() {
-            to.write_str(self.0.scheme_str().unwrap_or_default())?;
-            to.write_str("://")?;
+            // Alone it is the target of a CONNECT.
+            if let Some(scheme) = self.0.scheme_str() {
+                to.write_str(scheme)?;
+                to.write_str("://")?;
+            }
             Escaped::push(authority.as_str(), to)?;
         }
         let target = self.0.path_and_query().map_or("", |path| path.as_str());

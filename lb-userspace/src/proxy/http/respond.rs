@@ -146,6 +146,7 @@ impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
         let (status, cause, why) = match refused {
             Refused::Connect => (StatusCode::METHOD_NOT_ALLOWED, Cause::Policy, "connect"),
+            Refused::ConnectContent => (StatusCode::BAD_REQUEST, Cause::Client, "connect_content"),
             Refused::Protocol => (StatusCode::NOT_IMPLEMENTED, Cause::Policy, "protocol"),
             Refused::Target => (StatusCode::BAD_REQUEST, Cause::Client, "request_target"),
             Refused::TargetTooLong => (StatusCode::URI_TOO_LONG, Cause::Policy, "uri_bytes"),

@@ -144,7 +144,7 @@ fn is_refused(error: &hyper::Error) -> bool {
     })
 }
 
-/// How a server gives its stream if it agrees on a WebSocket.
+/// How a server gives its stream if it agrees on a tunnel.
 pub(super) enum Wanted {
     /// HTTP/1.1: in place of the connection.
     Connection(oneshot::Receiver<Tunnel>),
@@ -157,7 +157,7 @@ fn bad(why: &'static str) -> Failure {
 }
 
 /// Judges the header of a response and makes it the client's; `wanted` if the request was for
-/// a WebSocket, which is returned if the server has agreed on it.
+/// a tunnel, which is returned if the server has agreed on it.
 pub(super) async fn answer(
     response: &mut Response<Incoming>,
     wanted: Option<Wanted>,
@@ -177,17 +177,18 @@ pub(super) async fn answer(
     };
     match (judge(response, exchange, asked)?, tunnel) {
         (Switch::None, _) => Ok(None),
-        (Switch::WebSocket, Some(tunnel)) => {
+        (Switch::Agreed, Some(tunnel)) => {
             tunnel.await.map(Some).map_err(|_| bad("response_missing"))
         }
-        (Switch::WebSocket | Switch::Other, _) => Err(bad("unexpected_101")),
+        (Switch::Agreed | Switch::Other, _) => Err(bad("unexpected_101")),
     }
 }
 
 /// What a response changes the protocol to.
 enum Switch {
     None,
-    WebSocket,
+    /// What was asked for.
+    Agreed,
     Other,
 }
 
@@ -197,9 +198,15 @@ fn judge(
     asked: Asked,
 ) -> Result<Switch, Failure> {
     let status = response.status();
+    let is_connect = asked == Asked::Connect;
+    if is_connect && status == StatusCode::NO_CONTENT {
+        // A success as any other, but hyper keeps the connection for itself.
+        return Err(bad("unexpected_204"));
+    }
     let switch = match status == StatusCode::SWITCHING_PROTOCOLS {
+        false if is_connect && status.is_success() => Switch::Agreed,
         false => Switch::None,
-        true if headers::is_websocket(response.headers()) => Switch::WebSocket,
+        true if !is_connect && headers::is_websocket(response.headers()) => Switch::Agreed,
         true => Switch::Other,
     };
     let switches = !matches!(switch, Switch::None);
@@ -210,6 +217,10 @@ fn judge(
     if status == StatusCode::NO_CONTENT || switches {
         fields.remove(CONTENT_LENGTH);
         present = present.without(Present::CONTENT_LENGTH);
+    }
+    if is_connect {
+        // The proxy that wants to know who asks is the server.
+        present = present.without(Present::PROXY_AUTHENTICATE);
     }
     length::judge(fields, present, !has_none && status != StatusCode::NO_CONTENT).map_err(bad)?;
     if !headers::strip_response(fields, present) {

@@ -1,5 +1,6 @@
 //! Requests for a WebSocket: by `Upgrade` (RFC 6455, 4.1), or by extended CONNECT on a stream
 //! of HTTP/2 (RFC 8441). Rules see both as the first, and servers as is usual in their version.
+//! And `CONNECT` as such (RFC 9110, 9.3.6), for servers that are forward proxies.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use hyper::{
@@ -27,19 +28,27 @@ pub(super) enum Asked {
     Upgrade,
     /// A WebSocket in place of a stream.
     Stream,
+    /// A tunnel to where the server is to connect, in place of the connection, or of a stream.
+    Connect,
     /// Another protocol, which is not spoken here.
     Other,
 }
 
 impl Asked {
-    pub(super) fn by(request: &Request<Incoming>) -> Self {
+    /// `takes_connect`: `CONNECT` is taken.
+    pub(super) fn by(request: &Request<Incoming>, takes_connect: bool) -> Self {
         let fields = request.headers();
+        let is_connect = takes_connect && request.method() == Method::CONNECT;
         if request.version() == Version::HTTP_2 {
             return match request.extensions().get::<Protocol>() {
+                None if is_connect => Self::Connect,
                 None => Self::Nothing,
                 Some(protocol) if protocol.as_str() == "websocket" => Self::Stream,
                 Some(_) => Self::Other,
             };
+        }
+        if is_connect {
+            return Self::Connect;
         }
         if request.method() != Method::CONNECT && !fields.contains_key(UPGRADE) {
             return Self::Nothing;
@@ -54,6 +63,11 @@ impl Asked {
 
     pub(super) fn is_websocket(self) -> bool {
         matches!(self, Self::Upgrade | Self::Stream)
+    }
+
+    /// Whether what comes after success is not HTTP.
+    pub(super) fn is_tunnel(self) -> bool {
+        self.is_websocket() || self == Self::Connect
     }
 }
 
@@ -92,18 +106,23 @@ pub(super) fn agree(
     mut exchange: Box<Exchange>,
     server: Tunnel,
     on_stream: Option<OnUpgrade>,
+    asked: Asked,
 ) -> Response<ResponseBody> {
     let Some(on_stream) = on_stream else {
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        if asked.is_websocket() {
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        }
         let client = std::rc::Rc::clone(&exchange.client);
         client.open_tunnel(exchange, server);
         return Response::from_parts(parts, ResponseBody::Empty);
     };
-    parts.status = StatusCode::OK;
-    exchange.status = Some(parts.status);
-    // The key was ours.
-    parts.headers.remove::<HeaderName>(SEC_WEBSOCKET_ACCEPT);
+    if asked.is_websocket() {
+        parts.status = StatusCode::OK;
+        exchange.status = Some(parts.status);
+        // The key was ours.
+        parts.headers.remove::<HeaderName>(SEC_WEBSOCKET_ACCEPT);
+    }
     task::spawn_local(async move {
         // If it does not come about the client has left, which the exchange says when it is
         // dropped.
