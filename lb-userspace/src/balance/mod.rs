@@ -23,6 +23,7 @@ mod breaker;
 mod budget;
 mod choose;
 pub mod cookie;
+mod copies;
 mod counters;
 pub mod key;
 pub mod lease;
@@ -39,6 +40,7 @@ mod tier;
 mod timings;
 mod view;
 
+pub use copies::{Copied, CopyCounters};
 pub use counters::{Counters, Done, Fault, Refused, Totals};
 pub use lease::{Abandoned, Lease, Outcome, Ticket};
 pub use member::Member;

@@ -268,6 +268,7 @@ fn frontends(control: &Control, proxy: &ProxyReport) -> Vec<FrontendReading> {
             refused: now.totals.refused,
             requests: requests(&now.totals),
             timings: now.timings,
+            copies: now.copies,
         }
     };
     views.map(reading).collect()

@@ -100,6 +100,9 @@ pub struct FrontendReading {
     pub requests: Requests,
     /// How long they took.
     pub timings: TimingTotals,
+    /// What became of copies of its requests, sent, for too large a body, for too many on their
+    /// way, for want of a server, for a body that broke off.
+    pub copies: [u64; 5],
 }
 
 /// Requests and sessions of the proxy that are over.

@@ -92,6 +92,7 @@ fn reading() -> Reading {
             refused: [3, 1],
             requests,
             timings,
+            copies: [9, 8, 7, 6, 5],
         }],
         backends: vec![BackendReading {
             name: name("pg"),
@@ -190,6 +191,7 @@ fn samples_say_what_was_read() {
             "pointsman_frontend_requests_total{frontend=\"web\",code=\"none\"} 1",
             "pointsman_frontend_accepted_connections_total{frontend=\"web\"} 40",
             "pointsman_frontend_refused_connections_total{frontend=\"web\",reason=\"limit\"} 1",
+            "pointsman_frontend_copies_total{frontend=\"web\",result=\"too_large\"} 8",
             "pointsman_frontend_errors_total{frontend=\"web\",cause=\"policy\"} 3",
             "pointsman_frontend_request_duration_seconds_bucket{frontend=\"web\",le=\"0.001\"} 5",
             "pointsman_frontend_request_duration_seconds_bucket{frontend=\"web\",le=\"0.25\"} 15",

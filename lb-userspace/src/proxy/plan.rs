@@ -20,7 +20,7 @@ use super::{
     worker::Shared,
 };
 use crate::{
-    balance::{Counters, KnownServer, Pool, Pools, Timings, pools::KnownBackend},
+    balance::{CopyCounters, Counters, KnownServer, Pool, Pools, Timings, pools::KnownBackend},
     model::{
         access_log::AccessLog,
         backend::ProxySettings,
@@ -68,6 +68,8 @@ pub struct HttpPlan {
     pub counters: Arc<Counters>,
     /// How long they took.
     pub timings: Arc<Timings>,
+    /// What became of copies of its requests; they outlive reloads.
+    pub copies: Arc<CopyCounters>,
     /// Who may be its client.
     pub gate: Gate,
     /// Where it listens, and what a connection has to pass there.
@@ -144,6 +146,7 @@ impl Plan {
                 connections: old.map_or_else(Arc::default, |old| Arc::clone(&old.connections)),
                 counters: old.map_or_else(Arc::default, |old| Arc::clone(&old.counters)),
                 timings: old.map_or_else(Arc::default, |old| Arc::clone(&old.timings)),
+                copies: old.map_or_else(Arc::default, |old| Arc::clone(&old.copies)),
                 gate: Gate::new(Arc::clone(&shared.gate), name.clone()),
                 doors: doors(config, material),
             };

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use super::plan::Plan;
 use crate::{
-    balance::{MemberReport, Pools, Totals},
+    balance::{Copied, MemberReport, Pools, Totals},
     model::{histogram::TimingTotals, name::Name},
 };
 
@@ -26,6 +26,8 @@ pub struct FrontendReport {
     pub totals: Totals,
     /// How long they took.
     pub timings: TimingTotals,
+    /// What became of copies of its requests, in the order of [`Copied::ALL`].
+    pub copies: [u64; Copied::ALL.len()],
 }
 
 /// How one backend is doing.
@@ -45,13 +47,13 @@ pub struct BackendReport {
 pub(super) fn report(plan: &Plan, pools: &Pools, names: &[Name]) -> ProxyReport {
     let http = plan.http.iter().map(|(name, http)| {
         let (connections, totals) = (http.connections.total(), http.counters.totals());
-        let timings = http.timings.totals();
-        (name.clone(), FrontendReport { connections, totals, timings })
+        let (timings, copies) = (http.timings.totals(), http.copies.totals());
+        (name.clone(), FrontendReport { connections, totals, timings, copies })
     });
     let tcp = plan.tcp.frontends.iter().map(|(name, tcp)| {
         let (connections, totals) = (tcp.connections.total(), tcp.counters.totals());
         let timings = tcp.timings.totals();
-        (name.clone(), FrontendReport { connections, totals, timings })
+        (name.clone(), FrontendReport { connections, totals, timings, ..Default::default() })
     });
     let now = Instant::now();
     let backends = names.iter().filter_map(|name| {

@@ -11,6 +11,7 @@ mod http2;
 mod https;
 mod introductions;
 mod messages;
+mod mirrors;
 mod operation;
 #[path = "../ports/mod.rs"]
 mod ports;

@@ -160,9 +160,9 @@ impl<'a> Resolver<'a> {
     fn edit(&mut self, raw: RawEdit) -> Option<Edit> {
         match raw {
             RawEdit::Ready(edit) => Some(edit),
-            RawEdit::Mirror(RawMirror { backend, basis_points, max_concurrent }) => {
+            RawEdit::Mirror(RawMirror { backend, basis_points, max_concurrent, body_bytes }) => {
                 let backend = self.backend(&backend)?;
-                Some(Edit::Mirror(Mirror { backend, basis_points, max_concurrent }))
+                Some(Edit::Mirror(Mirror { backend, basis_points, max_concurrent, body_bytes }))
             }
         }
     }

@@ -9,6 +9,7 @@ use super::{
         duration::Period,
         fault::{Located, Refusal},
         schema::{Integer, Key, Nested, Presence, Section, Shape, Text},
+        size::Size,
     },
     shape::{ByName, Percent, Placed},
 };
@@ -153,13 +154,16 @@ pub(super) struct RawMirror {
     pub(super) backend: Located<Name>,
     pub(super) basis_points: u16,
     pub(super) max_concurrent: u32,
+    pub(super) body_bytes: u32,
 }
 
 static MIRROR_SECTION: Section = Section {
     path: "frontends.NAME.rules[N].mirror",
-    doc: "Copies of requests. They are best effort and never delay the client. Requests with a \
-          body, and those for a WebSocket, are not copied.",
-    keys: &[&MIRROR_BACKEND, &MIRROR_PERCENTAGE, &MAX_CONCURRENT],
+    doc: "Copies of requests. They are best effort and never delay the client. One with a body is \
+          sent once all of that has come, without trailers. Requests for a WebSocket and \
+          `CONNECT` are not copied. What became of copies is in \
+          `pointsman_frontend_copies_total`.",
+    keys: &[&MIRROR_BACKEND, &MIRROR_PERCENTAGE, &MAX_CONCURRENT, &MIRROR_BODY],
     unbuilt: &[],
 };
 
@@ -184,6 +188,14 @@ static MAX_CONCURRENT: Key<Integer<u32>> = Key {
     doc: "Most copies on their way at once, on each core; requests beyond are not copied.",
 };
 
+static MIRROR_BODY: Key<Size> = Key {
+    name: "body_bytes",
+    shape: Size { min: 0, max: 1 << 20 },
+    presence: Presence::Default("64KiB"),
+    doc: "Largest body of a request that is copied, beside all others on their way; requests with \
+          a larger one are not. 0: only requests without a body.",
+};
+
 /// A name or a mapping.
 pub(super) struct MirrorShape;
 
@@ -203,10 +215,12 @@ impl Shape for MirrorShape {
         };
         let (basis_points, max_concurrent) =
             (entries.get(&MIRROR_PERCENTAGE), entries.get(&MAX_CONCURRENT));
+        let body_bytes = entries.get(&MIRROR_BODY);
         Some(RawMirror {
             backend: backend?,
             basis_points: basis_points?,
             max_concurrent: max_concurrent?,
+            body_bytes: u32::try_from(body_bytes?).ok()?,
         })
     }
 

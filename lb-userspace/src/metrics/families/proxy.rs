@@ -17,6 +17,9 @@ pub(super) const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"
 /// Words for who is to blame.
 const CAUSES: [&str; 4] = ["client", "server", "proxy", "policy"];
 
+/// Words for what became of copies.
+const COPIED: [&str; 5] = ["sent", "too_large", "busy", "no_server", "incomplete"];
+
 pub(super) static GROUP: Group = Group {
     title: "Frontends and backends",
     doc: "Frontends of `mode: http` and `mode: tcp`, and of `mode: l4` where there is no data \
@@ -63,6 +66,24 @@ pub(super) static GROUP: Group = Group {
                     let (name, [source, limit]) = (frontend.name.as_str(), frontend.refused);
                     out.put(&[name, "source"], source)?;
                     out.put(&[name, "limit"], limit)
+                })
+            },
+        },
+        Family {
+            name: "pointsman_frontend_copies",
+            kind: Kind::Counter,
+            unit: None,
+            labels: &["frontend", "result"],
+            help: "Copies of requests for other backends (mirror), once there are any: sent, or not: \
+                   too_large, the body; busy, too many on their way; no_server with room; \
+                   incomplete, the body did not come to its end.",
+            samples: |reading, out| {
+                let copying = |one: &&FrontendReading| one.copies.iter().any(|count| *count > 0);
+                reading.frontends.iter().filter(copying).try_for_each(|frontend| {
+                    let mut counts = COPIED.into_iter().zip(frontend.copies);
+                    counts.try_for_each(|(result, count)| {
+                        out.put(&[frontend.name.as_str(), result], count)
+                    })
                 })
             },
         },

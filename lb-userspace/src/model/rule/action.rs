@@ -90,8 +90,7 @@ pub enum TimeoutKind {
     Tunnel,
 }
 
-/// A copy of requests for another backend, whose answers go nowhere. Requests with a body are
-/// not copied.
+/// A copy of requests for another backend, whose answers go nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
     /// Where it goes.
@@ -100,6 +99,9 @@ pub struct Mirror {
     pub basis_points: u16,
     /// Most copies on their way at once from one worker; more are not made.
     pub max_concurrent: u32,
+    /// Most bytes of a body; requests with a larger one are not copied, and with 0 none that has
+    /// one.
+    pub body_bytes: u32,
 }
 
 /// What a client gets in place of an answer of the proxy.

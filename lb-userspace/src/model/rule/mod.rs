@@ -97,7 +97,8 @@ mod tests {
     #[test]
     fn a_rule_tells_every_backend_it_names() {
         let servers = Test::UsableServers { backend: name("c"), at_least: 1, at_most: 2 };
-        let mirror = Mirror { backend: name("m"), basis_points: 1, max_concurrent: 1 };
+        let mirror =
+            Mirror { backend: name("m"), basis_points: 1, max_concurrent: 1, body_bytes: 0 };
         let weights = vec![(name("a"), 1), (name("b"), 0)];
         let rule = Rule {
             name: None,

@@ -14,7 +14,7 @@ use hyper::{
     body::{Body, Bytes, Frame, Incoming, SizeHint},
 };
 
-use super::{exchange::Exchange, headers};
+use super::{exchange::Exchange, headers, mirror::Copies};
 use crate::proxy::{
     outcome::{Cause, Outcome, Phase, Side},
     timer::Deadline,
@@ -140,10 +140,22 @@ pub(crate) struct RelayedRequest {
     /// Since when the client is waited for, and how long it was before.
     waiting_since: Option<Instant>,
     waited: Duration,
+    /// For other backends; none once they were sent.
+    copies: Option<Box<Copies>>,
 }
 
 impl RequestBody {
-    pub(super) fn relayed(incoming: Incoming, upload: Rc<Upload>, limits: UploadLimits) -> Self {
+    /// What has come already.
+    pub(super) fn whole(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::Empty } else { Self::Again(Box::new(bytes)) }
+    }
+
+    pub(super) fn relayed(
+        incoming: Incoming,
+        upload: Rc<Upload>,
+        limits: UploadLimits,
+        copies: Option<Box<Copies>>,
+    ) -> Self {
         Self::Relayed(Box::new(RelayedRequest {
             incoming,
             upload,
@@ -151,6 +163,7 @@ impl RequestBody {
             deadline: Deadline::default(),
             waiting_since: None,
             waited: Duration::ZERO,
+            copies,
         }))
     }
 }
@@ -179,6 +192,7 @@ impl RelayedRequest {
         match item {
             None => {
                 self.upload.is_complete.set(true);
+                self.copy_is_whole();
                 Poll::Ready(None)
             }
             Some(Err(_)) => self.fail(UploadFailure::Broken),
@@ -193,14 +207,27 @@ impl RelayedRequest {
                     if self.is_too_slow(bytes) {
                         return self.fail(UploadFailure::TooSlow);
                     }
+                    if let Some(copies) = &mut self.copies {
+                        copies.see(data);
+                    }
                 } else if let Some(trailers) = frame.trailers_mut() {
                     headers::strip_trailers(trailers);
                     // Bytes alone are kept.
                     self.upload.kept.take();
                 }
-                self.upload.is_complete.set(self.incoming.is_end_stream());
+                let is_complete = self.incoming.is_end_stream();
+                self.upload.is_complete.set(is_complete);
+                if is_complete {
+                    self.copy_is_whole();
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
+        }
+    }
+
+    fn copy_is_whole(&mut self) {
+        if let Some(copies) = self.copies.take() {
+            copies.send();
         }
     }
 

@@ -13,7 +13,8 @@ use super::{
     body::{RequestBody, Upload, UploadLimits},
     choose,
     exchange::Exchange,
-    mirror, persist,
+    mirror::{self, Copies},
+    persist,
     respond::Failure,
     upgrade::{self, Asked},
 };
@@ -73,9 +74,10 @@ impl Prepared {
             // Whatever rules say: two names of one place would be read in two ways.
             parts.headers.insert(HOST, place);
         }
-        if incoming.is_end_stream() && !asked.is_tunnel() {
-            mirror::send_copies(exchange, &parts, &edits.mirrors);
-        }
+        let copies = match asked.is_tunnel() || edits.mirrors.is_empty() {
+            true => None,
+            false => mirror::copy(exchange, &parts, &edits.mirrors, &incoming),
+        };
         // On a stream of HTTP/2 there is no key.
         let key = (asked == Asked::Upgrade).then(|| parts.headers.get(SEC_WEBSOCKET_KEY));
         let accept = key.flatten().map(upgrade::accept);
@@ -89,7 +91,7 @@ impl Prepared {
             &client.owner,
             &client.worker.upstreams,
         );
-        let body = body(exchange, incoming, &backend);
+        let body = body(exchange, incoming, &backend, copies);
         let message = Some(Request::from_parts(parts, body));
         let (connection, response) = (None, None);
         Ok(Self { message, connection, response, backend, hash, introduction, accept, asked })
@@ -136,7 +138,12 @@ fn with_authority(target: &Uri, scheme: Scheme, host: Option<&HeaderValue>) -> U
 }
 
 /// The body, which is watched on its way.
-fn body(exchange: &mut Exchange, incoming: Incoming, backend: &BackendPlan) -> RequestBody {
+fn body(
+    exchange: &mut Exchange,
+    incoming: Incoming,
+    backend: &BackendPlan,
+    copies: Option<Box<Copies>>,
+) -> RequestBody {
     if incoming.is_end_stream() {
         return RequestBody::Empty;
     }
@@ -151,5 +158,5 @@ fn body(exchange: &mut Exchange, incoming: Incoming, backend: &BackendPlan) -> R
         silence: exchange.timeouts.client(&config.timeouts),
         rate: config.limits.body_rate,
     };
-    RequestBody::relayed(incoming, upload, limits)
+    RequestBody::relayed(incoming, upload, limits, copies)
 }

@@ -148,7 +148,7 @@ fn every_edit_comes_out_in_its_order() {
          set_request_header: {X-A: \"${client.address}\", Host: b.test}, \
          set_variable: {v: x}, \
          rewrite: {query: \"\", prefix: {from: /api/, to: /}}, \
-         mirror: {backend: shadow, percentage: 5, max_concurrent: 7}, \
+         mirror: {backend: shadow, percentage: 5, max_concurrent: 7, body_bytes: 1KiB}, \
          set_timeout: {server: 5m}, \
          error_pages: [{status: [502, 503], body: sorry}]",
     );
@@ -163,7 +163,12 @@ fn every_edit_comes_out_in_its_order() {
         Edit::ResponseHeader(HeaderEdit::Remove(header::SERVER)),
         Edit::ResponseHeader(HeaderEdit::Add(header::VIA, template("1.1 edge"))),
         Edit::Timeout(TimeoutKind::Server, Duration::from_secs(300)),
-        Edit::Mirror(Mirror { backend: name("shadow"), basis_points: 500, max_concurrent: 7 }),
+        Edit::Mirror(Mirror {
+            backend: name("shadow"),
+            basis_points: 500,
+            max_concurrent: 7,
+            body_bytes: 1024,
+        }),
     ];
     assert_eq!(rule.edits[..9], expected);
     let Edit::ErrorPages(pages) = &rule.edits[9] else { panic!("{:?}", rule.edits[9]) };

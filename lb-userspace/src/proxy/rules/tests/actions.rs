@@ -230,7 +230,7 @@ fn timeouts_pages_and_mirrors_accumulate() {
     let (unavailable, gateway) = (StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_GATEWAY);
     let mirror = |basis_points| {
         let backend = name("shadow");
-        Mirror { backend, basis_points, max_concurrent: 1 }
+        Mirror { backend, basis_points, max_concurrent: 1, body_bytes: 0 }
     };
     let rules = RuleSet::new(&[
         edit(Edit::Timeout(TimeoutKind::Server, Duration::from_secs(1))),
