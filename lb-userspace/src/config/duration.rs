@@ -110,6 +110,25 @@ impl Shape for Period {
     }
 }
 
+/// The shape of a duration, or of none: `off`.
+pub(super) struct PeriodOrOff(pub(super) Period);
+
+impl Shape for PeriodOrOff {
+    /// None for `off`.
+    type Output = Option<Duration>;
+
+    fn describe(&self) -> String {
+        format!("{}, or `off`", self.0.describe())
+    }
+
+    fn decode(&self, cursor: &Cursor<'_>) -> Option<Option<Duration>> {
+        if cursor.text(true).as_deref() == Some("off") {
+            return Some(None);
+        }
+        self.0.decode(cursor).map(Some)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     decode::Entries,
-    duration::Period,
+    duration::{Period, PeriodOrOff},
     schema::{Key, Nested, Presence, Section},
 };
 use crate::model::{backend::ServerTimeouts, frontend::ClientTimeouts};
@@ -20,7 +20,8 @@ pub(super) struct RawTimeouts {
     keep_alive: Option<Duration>,
     queue: Option<Duration>,
     tunnel: Option<Duration>,
-    total: Option<Duration>,
+    /// None if nothing is said, and in that none for no limit.
+    total: Option<Option<Duration>>,
 }
 
 impl RawTimeouts {
@@ -31,7 +32,7 @@ impl RawTimeouts {
             http_request: self.http_request.or(defaults.http_request)?,
             keep_alive: self.keep_alive.or(defaults.keep_alive)?,
             tunnel: self.tunnel.or(defaults.tunnel)?,
-            total: self.total.or(defaults.total),
+            total: self.total.or(defaults.total)?,
         })
     }
 
@@ -74,14 +75,14 @@ static QUEUE: [Key<Period>; 2] = pair("queue", "30s", "Waiting for a server with
 static TUNNEL: [Key<Period>; 2] =
     pair("tunnel", "1h", "Silence of both sides of an upgraded or TCP connection.");
 
-const fn total(absent: &'static str) -> Key<Period> {
+const fn total(presence: Presence) -> Key<PeriodOrOff> {
     let doc = "`mode: http`: a whole request, from the end of its header to that of its response; not \
                of upgraded connections. 504, or the response is broken off.";
-    Key { name: "total", shape: TIMEOUT, presence: Presence::Optional(absent), doc }
+    Key { name: "total", shape: PeriodOrOff(TIMEOUT), presence, doc }
 }
 
-static TOTAL: [Key<Period>; 2] =
-    [total("no such limit: the others hold"), total("as in `defaults.timeouts`")];
+static TOTAL: [Key<PeriodOrOff>; 2] =
+    [total(Presence::Default("24h")), total(Presence::Optional("as in `defaults.timeouts`"))];
 
 /// `defaults.timeouts`.
 pub(super) const DEFAULTS: Nested<RawTimeouts> =

@@ -156,8 +156,8 @@ pub struct ClientTimeouts {
     pub keep_alive: Duration,
     /// Silence of both sides of an upgraded or TCP connection; 1 h by default.
     pub tunnel: Duration,
-    /// A whole request of `mode: http`, from the end of its header to that of its response;
-    /// none for no such limit.
+    /// A whole request of `mode: http`, from the end of its header to that of its response; 24 h
+    /// by default, none for no such limit.
     pub total: Option<Duration>,
 }
 

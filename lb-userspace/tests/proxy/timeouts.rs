@@ -1,8 +1,12 @@
 //! Whoever keeps the proxy waiting is told so, or cut off, and is named in the log.
 
-use std::time::Duration;
+use std::{
+    io::Write,
+    thread,
+    time::{Duration, Instant},
+};
 
-use crate::rig::{OK, Rig, Server, free};
+use crate::rig::{OK, PATIENCE, Rig, Server, free};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -210,4 +214,55 @@ fn pages_of_rules_for_all_are_also_for_what_comes_to_no_rule() {
         "HTTP/1.1 408 Request Timeout\r\ncontent-type: text/html\r\ncontent-length: 8\r\n\
          connection: close\r\n\r\n<p>sorry"
     );
+}
+
+#[test]
+fn a_long_limit_for_the_whole_request_needs_no_timer() {
+    // Sixteen times what any single wait may take.
+    let timeouts = "limits: {body_rate: 0B}, timeouts: {client: 150ms, total: 2400ms}";
+    let backend = |server: &Server| {
+        let times = "timeouts: {connect: 150ms, server: 150ms, queue: 150ms}";
+        format!("{times}, servers: {{s1: \"{}\"}}", server.address)
+    };
+    let pause = Duration::from_millis(20);
+    // The server always has more to say.
+    let response = thread::spawn(move || {
+        let server = Server::new();
+        let rig = Rig::with(timeouts, &backend(&server));
+        let mut client = rig.connect();
+        client.send(GET.as_bytes());
+        let began = Instant::now();
+        let mut connection = server.accept();
+        connection.until("\r\n\r\n");
+        connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n");
+        while connection.0.write_all(b"x").is_ok() {
+            thread::sleep(pause);
+            assert!(began.elapsed() < PATIENCE, "it has no end");
+        }
+        assert!(client.rest().ends_with("x<reset>"));
+        let line = rig.logged("{total_timeout}");
+        assert!(line.contains(" sD-- "), "{line}");
+        began.elapsed()
+    });
+    // The client always has more to say, and the server does not answer.
+    let server = Server::new();
+    let rig = Rig::with(timeouts, &backend(&server));
+    let mut client = rig.connect();
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    let began = Instant::now();
+    let mut writer = client.0.try_clone().expect("a descriptor is left");
+    let sending = thread::spawn(move || {
+        while writer.write_all(b"x").is_ok() && began.elapsed() < PATIENCE {
+            thread::sleep(pause);
+        }
+    });
+    let answer = client.until("\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 408 ") || answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    let took = [began.elapsed(), response.join().expect("it is cut off")];
+    drop(client);
+    sending.join().expect("it ends");
+    assert!(rig.logged("{total_timeout}").contains("H-- "));
+    for took in took {
+        assert!(took >= Duration::from_millis(2300), "{took:?}");
+    }
 }

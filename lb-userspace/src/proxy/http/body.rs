@@ -325,7 +325,7 @@ pub(crate) struct RelayedResponse {
     /// Set while the server is waited for; none before it was.
     deadline: Option<Deadline>,
     silence: Duration,
-    /// For the request as a whole, if there is a limit.
+    /// For the request as a whole, if its limit has a timer.
     total: Option<Deadline>,
 }
 
@@ -361,7 +361,8 @@ impl RelayedResponse {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.total.as_ref().is_some_and(|total| total.poll(cx).is_ready()) {
+        let is_over = self.total.as_ref().is_some_and(|total| total.poll(cx).is_ready());
+        if is_over || self.rest.as_ref().is_some_and(|(exchange, _)| exchange.is_overdue()) {
             // Set, it is the server that is waited for.
             let side = if self.waits_for_server() { Side::Server } else { Side::Client };
             self.end(Outcome::total_timeout(side, Phase::Data));

@@ -28,6 +28,10 @@ use crate::{
     },
 };
 
+/// A limit for the request as a whole needs no timer of its own if it is so many times what any
+/// single wait may take: late by one of these, it is not late by much.
+const TIMELESS: u32 = 16;
+
 /// One request and its response. Dropped before [`Self::end`], the client has left.
 #[derive(Debug)]
 pub(crate) struct Exchange {
@@ -126,10 +130,30 @@ impl Exchange {
         Facts { addresses: self.addresses.in_one_family(), sni: None, tls, unique_id: None }
     }
 
-    /// What is left of the time for the request as a whole; none if that has no limit.
+    /// What is left of the time for the request as a whole, for a timer; none if that has no
+    /// limit, or one so long that whoever has waited for something else looks at it
+    /// ([`Self::is_overdue`]).
     pub(super) fn left(&self) -> Option<Duration> {
-        let total = self.timeouts.total(&self.frontend.config.timeouts)?;
+        let (rules, backend) = (&self.timeouts, self.backend.as_ref()?);
+        let config = &self.frontend.config.timeouts;
+        let total = rules.total(config)?;
+        let waits = [
+            rules.client(config),
+            rules.connect(backend),
+            rules.server(backend),
+            rules.queue(backend),
+        ];
+        if waits.into_iter().all(|wait| total / TIMELESS >= wait) {
+            return None;
+        }
         Some(total.saturating_sub(self.received.elapsed()))
+    }
+
+    /// Whether the time for the request as a whole is over, to a tick.
+    pub(super) fn is_overdue(&self) -> bool {
+        let total = self.timeouts.total(&self.frontend.config.timeouts);
+        let taken = || timer::coarse_now().saturating_duration_since(self.received);
+        total.is_some_and(|total| taken() >= total)
     }
 
     /// Keeps what the access log wants of a server's response.

@@ -26,7 +26,7 @@ use super::{
     prepare::Prepared,
     respond::{self, Failure},
     route::{Destination, Route},
-    send::{Wanted, answer, begun, is_repeatable, spare},
+    send::{Wanted, answer, begun, is_repeatable, spare, too_long},
     upgrade::{self, Asked},
 };
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
     model::backend::ServerProtocol,
     proxy::{
         far_end::Tunnel,
-        outcome::{Cause, Outcome, Phase, Side},
+        outcome::{Cause, Outcome, Phase},
         plan::BackendPlan,
         rules::{Answer, Edits},
         timer::{RETRY_PAUSE, within},
@@ -260,7 +260,7 @@ fn relay(
     Response::from_parts(parts, body)
 }
 
-/// [`forward`], within the time for the request as a whole, if that has a limit.
+/// [`forward`], within the time for the request as a whole, if that needs a timer.
 async fn in_time(
     exchange: &mut Exchange,
     prepared: &mut Prepared,
@@ -271,19 +271,6 @@ async fn in_time(
         Some(done) => done,
         None => Err(too_long(exchange)),
     }
-}
-
-/// The time for the request as a whole is over; whoever was waited for last is told so.
-fn too_long(exchange: &Exchange) -> Failure {
-    let upload = exchange.upload.as_deref();
-    let (status, side) = match upload.is_some_and(|upload| upload.waits_for_client.get()) {
-        true => (StatusCode::REQUEST_TIMEOUT, Side::Client),
-        false => (StatusCode::GATEWAY_TIMEOUT, Side::Server),
-    };
-    let outcome = Outcome::total_timeout(side, exchange.phase.get());
-    let failure = Failure { status, outcome, closes: false };
-    // The rest of a body is no request.
-    if exchange.upload_is_complete() { failure } else { failure.closing() }
 }
 
 /// Gets a response from a server, and the stream if it has changed the protocol.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::proxy::{
     far_end::{FarEnd, Tunnel},
-    outcome::{Cause, Phase},
+    outcome::{Cause, Outcome, Phase, Side},
     plan::BackendPlan,
     server_io,
     timer::Deadline,
@@ -97,6 +97,9 @@ pub(super) async fn begun(
             if deadline.poll(cx).is_pending() {
                 return Poll::Pending;
             }
+            if exchange.is_overdue() {
+                return Poll::Ready(Err(Failed::by(too_long(exchange))));
+            }
             let upload = exchange.upload.as_deref();
             let moves =
                 |upload: &Upload| upload.waits_for_client.get() || upload.bytes.get() != sent;
@@ -110,6 +113,19 @@ pub(super) async fn begun(
     .await;
     deadline.clear();
     done
+}
+
+/// The time for the request as a whole is over; whoever was waited for last is told so.
+pub(super) fn too_long(exchange: &Exchange) -> Failure {
+    let upload = exchange.upload.as_deref();
+    let (status, side) = match upload.is_some_and(|upload| upload.waits_for_client.get()) {
+        true => (StatusCode::REQUEST_TIMEOUT, Side::Client),
+        false => (StatusCode::GATEWAY_TIMEOUT, Side::Server),
+    };
+    let outcome = Outcome::total_timeout(side, exchange.phase.get());
+    let failure = Failure { status, outcome, closes: false };
+    // The rest of a body is no request.
+    if exchange.upload_is_complete() { failure } else { failure.closing() }
 }
 
 fn broken(exchange: &Exchange, mut error: TrySendError<Request<RequestBody>>) -> Failed {
