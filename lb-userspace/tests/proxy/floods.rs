@@ -208,3 +208,42 @@ fn what_is_no_http2_is_the_clients_fault_in_the_log() {
     let line = rig.logged("{malformed}");
     assert!(line.contains(" CR-- ") && line.contains("\"<BADREQ> / HTTP/2.0\""), "{line}");
 }
+
+#[test]
+fn a_stream_that_its_client_resets_is_in_the_log() {
+    let server = Server::new();
+    let rig = Rig::new("", server.address);
+    let cancel = |stream| frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
+    let get = |stream| frame(HEADERS, END_STREAM | END_HEADERS, stream, GET);
+    let mut client = rig.connect();
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    client.send(&frame(SETTINGS, 0, 0, &[]));
+    // While the server has it.
+    client.send(&get(1));
+    let mut connection = server.accept();
+    connection.until("\r\n\r\n");
+    client.send(&cancel(1));
+    let line = rig.logged(" -1 0 - - ");
+    assert!(
+        line.contains(" CH-- ") && line.contains("{client_left} \"GET http://a/ HTTP/2.0\""),
+        "{line}"
+    );
+    assert_eq!(connection.rest(), "", "nobody waits for its answer");
+    // While the response is under way.
+    client.send(&get(3));
+    let mut connection = server.accept();
+    connection.until("\r\n\r\n");
+    connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello");
+    let (mut seen, mut byte) = (Vec::new(), [0]);
+    while !seen.ends_with(b"hello") {
+        std::io::Read::read_exact(&mut client.0, &mut byte).expect("it comes");
+        seen.extend(byte);
+    }
+    client.send(&cancel(3));
+    let line = rig.logged(" 200 5 - - ");
+    assert!(line.contains(" CD-- ") && line.contains("{client_left}"), "{line}");
+    // At once, before anybody has looked at it.
+    client.send(&[get(5), cancel(5)].concat());
+    let line = rig.logged(" CC-- ");
+    assert!(line.contains(" -1 0 - - ") && line.contains("{client_left}"), "{line}");
+}

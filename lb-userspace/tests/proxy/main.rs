@@ -21,5 +21,6 @@ mod rig;
 mod site;
 mod streams;
 mod timeouts;
+mod trailers;
 mod tunnels;
 mod websockets;
