@@ -1,12 +1,14 @@
 //! What lines of the access log for requests and for sessions have in common.
 
-use crate::model::address::ServerAddress;
 use std::{fmt, net::SocketAddr, time::SystemTime};
 
 use super::outcome::Outcome;
 use crate::{
     clock,
-    model::access_log::{Escaped, LogField, show},
+    model::{
+        access_log::{Escaped, LogField, show},
+        address::ServerAddress,
+    },
 };
 
 /// The fields that both kinds of lines have.
@@ -44,9 +46,9 @@ impl Common<'_> {
             LogField::Time => show(line, Some(clock::rfc3339(self.time))),
             LogField::TimeClf => show(line, Some(clock::clf_date(self.time))),
             LogField::TimeUnix => show(line, Some(clock::unix_ms(self.time))),
-            LogField::ClientAddress => show(line, Some(self.client.ip().to_canonical())),
+            LogField::ClientAddress => End(self.client).show_address(line),
             LogField::ClientPort => show(line, Some(self.client.port())),
-            LogField::LocalAddress => show(line, Some(self.destination.ip().to_canonical())),
+            LogField::LocalAddress => End(self.destination).show_address(line),
             LogField::LocalPort => show(line, Some(self.destination.port())),
             LogField::Frontend => show(line, Some(self.frontend)),
             LogField::Backend => show(line, self.backend),
@@ -92,6 +94,29 @@ impl Common<'_> {
             | LogField::End
             | LogField::TcpState => {}
         }
+    }
+}
+
+/// What stands for an end that is a unix socket, in the form of HAProxy, which has the number of
+/// its listener there.
+const UNIX: &str = "unix:0";
+
+/// One end of a client's connection, as lines have it.
+pub(super) struct End(pub(super) SocketAddr);
+
+impl End {
+    /// The address without its port.
+    fn show_address(&self, line: &mut String) {
+        match self.0.ip().to_canonical() {
+            address if address.is_unspecified() => line.push_str("unix"),
+            address => show(line, Some(address)),
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.ip().is_unspecified() { f.write_str(UNIX) } else { self.0.fmt(f) }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     },
     proxy::{
         outcome::Outcome,
-        record::{Common, Timer},
+        record::{Common, End, Timer},
         tls::facts::TlsFacts,
     },
 };
@@ -151,8 +151,9 @@ impl Record<'_> {
 
     fn json(&self, line: &mut String) -> fmt::Result {
         write!(line, r#"{{"time":"{}""#, clock::rfc3339(self.received))?;
-        write!(line, r#","frontend":"{}","client":"{}""#, self.frontend, self.client)?;
-        write!(line, r#","destination":"{}","tls":{}"#, self.destination, self.tls.is_some())?;
+        write!(line, r#","frontend":"{}","client":"{}""#, self.frontend, End(self.client))?;
+        let destination = End(self.destination);
+        write!(line, r#","destination":"{destination}","tls":{}"#, self.tls.is_some())?;
         if let Some(backend) = self.backend {
             write!(line, r#","backend":"{backend}""#)?;
         }
@@ -197,9 +198,12 @@ impl Record<'_> {
     }
 }
 
-/// An address with its port, as `Display` has it.
+/// An end with its port, as `Display` has it.
 fn push_address(line: &mut String, address: SocketAddr) -> fmt::Result {
-    let SocketAddr::V4(address) = address else { return write!(line, "{address}") };
+    let address = match address {
+        SocketAddr::V4(address) if !address.ip().is_unspecified() => address,
+        other => return write!(line, "{}", End(other)),
+    };
     for (octet, after) in address.ip().octets().into_iter().zip(['.', '.', '.', ':']) {
         push_number(line, octet.into());
         line.push(after);
@@ -425,6 +429,27 @@ mod tests {
         let mut line = String::new();
         record(&uri, &TLS, Some(&captured)).write(&log, &mut line);
         assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn a_client_of_a_unix_socket_has_no_address() {
+        let uri = Uri::from_static("/");
+        let mut record = record(&uri, &TLS, None);
+        let none = crate::proxy::socket::Addresses::NONE;
+        (record.client, record.destination) = (none.source, none.destination);
+        let template = "${client.address} ${client.port} ${local.address} ${local.port}";
+        let http = LogTemplate::parse(LineKind::Http, template).unwrap();
+        let templates = LogTemplates { http: Some(http), ..LogTemplates::default() };
+        let json = AccessLog { format: AccessFormat::Json, ..AccessLog::default() };
+        for (log, part) in [
+            (AccessLog::default(), "unix:0 ["),
+            (json, r#""client":"unix:0","destination":"unix:0","#),
+            (AccessLog { templates, ..AccessLog::default() }, "unix 0 unix 0"),
+        ] {
+            let mut line = String::new();
+            record.write(&log, &mut line);
+            assert!(line.contains(part), "{line}");
+        }
     }
 
     fn capturing(format: AccessFormat) -> AccessLog {

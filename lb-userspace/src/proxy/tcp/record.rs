@@ -14,7 +14,7 @@ use crate::{
     },
     proxy::{
         outcome::Outcome,
-        record::{Common, Timer},
+        record::{Common, End, Timer},
     },
 };
 
@@ -90,7 +90,7 @@ impl fmt::Display for Record {
         let server = self.server.as_ref().map_or(NO_SERVER, Name::as_str);
         let [process, frontend, of_backend, of_server] = self.connections;
         let [server_queue, backend_queue] = self.queued;
-        write!(f, "{} [{}]", self.client, clock::HaproxyDate(self.accepted))?;
+        write!(f, "{} [{}]", End(self.client), clock::HaproxyDate(self.accepted))?;
         write!(f, " {}{tilde} {backend}/{server}", self.frontend)?;
         let (queue, connect) =
             (Timer(self.queue_ms.map(u128::from)), Timer(self.connect_ms.map(u128::from)));
@@ -185,8 +185,10 @@ struct Json<'a> {
     time: String,
     mode: &'static str,
     frontend: &'a Name,
-    client: SocketAddr,
-    destination: SocketAddr,
+    #[serde(serialize_with = "as_text")]
+    client: End,
+    #[serde(serialize_with = "as_text")]
+    destination: End,
     tls: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     sni: Option<&'a str>,
@@ -206,8 +208,8 @@ struct Json<'a> {
     retries: u32,
 }
 
-fn as_text<S: Serializer>(outcome: &Outcome, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(outcome)
+fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 impl<'a> From<&'a Record> for Json<'a> {
@@ -216,8 +218,8 @@ impl<'a> From<&'a Record> for Json<'a> {
             time: rfc3339(record.accepted),
             mode: "tcp",
             frontend: &record.frontend,
-            client: record.client,
-            destination: record.destination,
+            client: End(record.client),
+            destination: End(record.destination),
             tls: record.is_tls,
             sni: record.sni.as_deref(),
             backend: record.backend.as_ref(),
@@ -315,6 +317,15 @@ mod tests {
         let expected = "10.0.1.2:33312 [06/Feb/2009:12:12:51.443] fnt~ fnt/<NOSRV> -1/-1/5007 212 \
                         CR 4/3/2/1/3 0/0\n";
         assert_eq!(line(&refused, AccessFormat::Text), expected);
+    }
+
+    #[test]
+    fn a_client_of_a_unix_socket_has_no_address() {
+        let none = crate::proxy::socket::Addresses::NONE;
+        let record = Record { client: none.source, destination: none.destination, ..record() };
+        assert!(line(&record, AccessFormat::Text).starts_with("unix:0 ["));
+        let json = line(&record, AccessFormat::Json);
+        assert!(json.contains(r#""client":"unix:0","destination":"unix:0","#), "{json}");
     }
 
     #[test]
