@@ -62,6 +62,8 @@ pub fn port(number: u32) -> u16 {
 
 const CLIENTS: u32 = 0x6440_0000;
 const NEW_CLIENTS: u32 = 0x6480_0000;
+/// Those of a flood: flows that it leaves half open are nobody else's.
+const FLOOD_CLIENTS: u32 = 0x64a0_0000;
 const DENIED_CLIENTS: u32 = 0x64c0_0000;
 const SERVERS_BASE: u32 = 0x0a01_0001;
 const ELSEWHERE: u32 = 0x0808_0808;
@@ -329,7 +331,9 @@ impl Scenario {
             Self::Nat6TcpHit => Packet::tcp(client(true, 0), vip(true)),
             Self::Nat4UdpHit => Packet::udp(client(false, 0), vip(false)).payload(&[0; 18]),
             Self::Nat4TcpNew | Self::SynCookie4 | Self::SynFlood4 => {
-                let from = SocketAddr::new(address(false, NEW_CLIENTS), FIRST_NEW_PORT);
+                let floods = self == Self::SynFlood4;
+                let clients = if floods { FLOOD_CLIENTS } else { NEW_CLIENTS };
+                let from = SocketAddr::new(address(false, clients), FIRST_NEW_PORT);
                 Packet::tcp(from, vip(false)).flags(flag::SYN)
             }
             Self::Deny4 => {

@@ -4,7 +4,8 @@
 //! the tuple of another flow ([`testbed::bench::datapath::flood`]). What is forwarded leaves by a
 //! virtual link and is counted and dropped at its far end. Generator, data plane, link and far end share
 //! the core; `generate_drop` and `generate_send` are what is there without a data plane.
-//! Verdicts and counters are checked packet by packet before anything is timed.
+//! Verdicts and counters are checked packet by packet before anything is timed. Scenarios take
+//! turns, round by round, so that what the machine does meanwhile meets all of them.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 mod figure;
@@ -18,6 +19,7 @@ use testbed::{
     bench::{
         core::pin,
         datapath::{
+            flood::Burst,
             measure::Loop,
             scenario::{Scenario, TCP},
             tables::Tables,
@@ -32,8 +34,9 @@ use figure::Figure;
 /// Flows that a flood opens in turn, many times what is half open at a time.
 const FLOOD_FLOWS: u32 = 1_000_000;
 
-/// What is measured, and how the flows of the IPv4 table reach their servers meanwhile. The
-/// flood is last: it leaves the table of half-open flows full.
+/// What is measured, and how the flows of the IPv4 table reach their servers meanwhile, in the
+/// order of a round. The flood is last: it leaves the table of half-open flows full, which no
+/// other scenario looks at.
 const SCENARIOS: [(Forward, Scenario); 11] = [
     (Forward::Nat, Scenario::GenerateDrop),
     (Forward::Nat, Scenario::GenerateSend),
@@ -54,10 +57,13 @@ struct Options {
     /// Write the figures to this file as a JSON array
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Seconds for each scenario
+    /// Seconds for each scenario, over all rounds
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Packets of each burst, of which a figure is the median
+    /// Rounds, in each of which every scenario has its turn; figures are medians of them
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Packets of each burst, of which a turn has one or more
     #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u32).range(1000..=8_000_000))]
     packets: u32,
     /// Only this scenario; may be repeated
@@ -83,8 +89,8 @@ fn main() -> Result<()> {
     let namespace = Namespace::create("flood")?;
     object.connect(&namespace)?;
     println!(
-        "core {core}, {} flows, bursts of {} packets, {} s each\n",
-        options.flows, options.packets, options.seconds
+        "core {core}, {} flows, bursts of {} packets, {} s each in {} rounds\n",
+        options.flows, options.packets, options.seconds, options.rounds
     );
     println!("{}", figure::HEADING);
     // Interfaces are those of the thread.
@@ -97,30 +103,69 @@ fn main() -> Result<()> {
 
 fn measure(object: &mut Loop, options: &Options) -> Result<Vec<Figure>> {
     let mut tables = Tables::open(object, false)?;
-    let mut figures = Vec::new();
-    for (forward, scenario) in SCENARIOS {
-        if !options.only.is_empty() && !options.only.iter().any(|name| name == scenario.name()) {
-            continue;
+    let mut courses: Vec<Course> = SCENARIOS
+        .into_iter()
+        .filter(|(_, scenario)| {
+            options.only.is_empty() || options.only.iter().any(|name| name == scenario.name())
+        })
+        .map(|(forward, scenario)| Course::new(forward, scenario, options))
+        .collect();
+    for Course { forward, scenario, flows, .. } in &courses {
+        tables.fill(TCP, *forward, options.flows)?;
+        object.verify(*scenario, *flows, &mut tables).with_context(|| scenario.name())?;
+    }
+    for _ in 0..options.rounds {
+        for course in &mut courses {
+            tables.fill(TCP, course.forward, options.flows)?;
+            tables.switch(course.scenario)?;
+            course.take_turn(object, options)?;
         }
-        tables.fill(TCP, forward, options.flows)?;
+    }
+    let figures = courses.iter().map(|course| {
+        let figure = Figure::of(course.scenario, course.flows, &course.rounds)?;
+        println!("{figure}");
+        Ok(figure)
+    });
+    figures.collect()
+}
+
+/// One scenario and its turns so far.
+struct Course {
+    forward: Forward,
+    scenario: Scenario,
+    flows: u32,
+    /// Bursts so far, those that do not count among them: each goes on where the one before
+    /// stopped.
+    bursts: u32,
+    /// Those that count, by round.
+    rounds: Vec<Vec<Burst>>,
+}
+
+impl Course {
+    fn new(forward: Forward, scenario: Scenario, options: &Options) -> Self {
         let floods = scenario == Scenario::SynFlood4;
         let flows = if floods { FLOOD_FLOWS } else { options.flows };
-        object.verify(scenario, flows, &mut tables).with_context(|| scenario.name())?;
-        let until = Instant::now() + Duration::try_from_secs_f64(options.seconds)?;
-        let mut bursts = Vec::new();
-        // The first warms the caches, and fills the table that a flood is to find full.
-        for burst in 0.. {
-            let done = object.flood(scenario, flows, burst, options.packets)?;
-            if burst > 0 {
-                bursts.push(done);
-            }
-            if burst > 0 && Instant::now() >= until {
-                break;
-            }
-        }
-        let figure = Figure::of(scenario, flows, &bursts)?;
-        println!("{figure}");
-        figures.push(figure);
+        Self { forward, scenario, flows, bursts: 0, rounds: Vec::new() }
     }
-    Ok(figures)
+
+    /// The bursts of a round.
+    fn take_turn(&mut self, object: &mut Loop, options: &Options) -> Result<()> {
+        let turn = Duration::try_from_secs_f64(options.seconds / f64::from(options.rounds))?;
+        // The first warms the caches, which other scenarios had meanwhile, and fills the table
+        // that a flood is to find full.
+        self.burst(object, options)?;
+        let until = Instant::now() + turn;
+        let mut bursts = vec![self.burst(object, options)?];
+        while Instant::now() < until {
+            bursts.push(self.burst(object, options)?);
+        }
+        self.rounds.push(bursts);
+        Ok(())
+    }
+
+    fn burst(&mut self, object: &mut Loop, options: &Options) -> Result<Burst> {
+        let burst = object.flood(self.scenario, self.flows, self.bursts, options.packets)?;
+        self.bursts += 1;
+        Ok(burst)
+    }
 }
