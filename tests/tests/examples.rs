@@ -131,6 +131,32 @@ fn only_the_office_reaches_the_database_that_is_guarded() -> Result<()> {
     })
 }
 
+#[test]
+fn servers_that_lack_the_vip_are_found_by_the_way_of_traffic() -> Result<()> {
+    let bed = Example::build("direct-return-checks.yaml")?;
+    let servers = bed.far.as_ref().context("servers are behind eth1")?;
+    let vip: SocketAddr = "203.0.113.10:80".parse()?;
+    // Their answers to the client go through the balancer's kernel, the only router here.
+    servers.ip(&["route", "add", "default", "via", "10.0.1.1"])?;
+    bed.bed.balancer.run(|| {
+        write_sysctl("net/ipv4/ip_forward", "1")?;
+        ["all", "eth1"]
+            .iter()
+            .try_for_each(|name| write_sysctl(&format!("net/ipv4/conf/{name}/rp_filter"), "0"))
+    })?;
+    bed.serve(|example| {
+        // They run, and answer at their own addresses.
+        example.wait_for_servers(ServerState::Down)?;
+        servers.ip(&["addr", "add", "203.0.113.10/32", "dev", "lo"])?;
+        servers.run(|| start_server(vip, "downloads/both"))?;
+        example.wait_for_servers(ServerState::Up)?;
+        let answers = example.answers(vip, false)?;
+        ensure!(answers.keys().eq(["downloads/both"]), "{answers:?}");
+        servers.ip(&["addr", "del", "203.0.113.10/32", "dev", "lo"])?;
+        example.wait_for_servers(ServerState::Down)
+    })
+}
+
 /// Traffic through every VIP.
 fn every_vip(served: &Served<'_>) -> Result<()> {
     served.exchange()
@@ -256,6 +282,19 @@ impl Served<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Waits until all servers are in a state.
+    fn wait_for_servers(&self, state: ServerState) -> Result<()> {
+        let waited = wait_until("every server to be so", PATIENCE, || {
+            for backend in self.agent.status()?.backends {
+                for server in backend.servers {
+                    ensure!(server.state == state, "{}: {server:?}, not {state:?}", backend.name);
+                }
+            }
+            Ok(())
+        });
+        waited.map(drop)
     }
 
     fn answers(&self, vip: SocketAddr, is_udp: bool) -> Result<BTreeMap<String, usize>> {
