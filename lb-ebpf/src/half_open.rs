@@ -136,8 +136,10 @@ pub fn claim<F: Family>(
         return Some(Claim::Known);
     }
     let found = Found { bucket: pointer, way };
-    if old != new && leads_to_client::<F>(old, &flow.from_client, now) {
-        found.withdraw(flow);
+    if old != new
+        && leads_to_client::<F>(old, &flow.from_client, now)
+        && found.give_way::<F>(flow, old, now)
+    {
         // SAFETY: as above.
         unsafe { atomic::replace32(hint, new, old) };
         return Some(Claim::Known);
@@ -300,6 +302,29 @@ impl<A: Address> Found<A> {
         }
         unlock(bucket);
         there
+    }
+
+    /// Frees a place that was just claimed if a hint still leads to another one of its client;
+    /// whether it does.
+    ///
+    /// The hint may be what the last flow of this tuple has left, and be right again by chance:
+    /// then whoever wrote the flow there has yet to exchange it, and gives way as well. Under the
+    /// lock, one of the two finds the other one gone, before a packet can have been noted here.
+    #[inline(always)]
+    fn give_way<F: Family<Address = A>>(
+        &self,
+        flow: &HalfOpenFlow<A>,
+        hint: u32,
+        now: Now,
+    ) -> bool {
+        let way = self.way % WAYS;
+        let Some(bucket) = lock(self.bucket) else { return true };
+        let gives_way = leads_to_client::<F>(hint, &flow.from_client, now);
+        if gives_way && is_same(bucket, way, flow) {
+            bucket.tags[way] = 0;
+        }
+        unlock(bucket);
+        gives_way
     }
 
     /// Frees a place that was just claimed.
