@@ -85,7 +85,7 @@ fn open<F: Family>(ctx: Context, segment: &Segment<F>, vip: &VipEntry) -> Result
         selected.map_err(|reason| no_server(segment, vip, vip_handle, progress, reason))?;
     let hop = if forward.is_one_way() {
         one_way::check(segment.ip_bytes(), server, forward)?;
-        one_way::hop(server)
+        transmit::hop_to(server)
     } else {
         hit::server_hop::<F>(ctx, server).map_err(Step::Settled)?
     };

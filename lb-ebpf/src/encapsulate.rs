@@ -27,7 +27,7 @@ use network_types::{
 
 use crate::{
     context::Context,
-    one_way::{self, Way},
+    one_way::Way,
     packet::Packet,
     parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, UDP},
     transmit,
@@ -98,7 +98,7 @@ pub fn encapsulate(
                 check: [0; 2],
             };
         }
-        Some(transmit::send(ctx, ethernet, &one_way::hop(server)))
+        Some(transmit::send(ctx, ethernet, &transmit::hop_to(server)))
     }
 }
 

@@ -77,7 +77,7 @@ pub fn hit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
                 if let Err(step) = one_way::check(segment.ip_bytes(), server, forward) {
                     return step;
                 }
-                one_way::hop(server)
+                transmit::hop_to(server)
             } else {
                 match hit::server_hop::<F>(ctx, server) {
                     Ok(hop) => hop,

@@ -311,7 +311,7 @@ fn forward_one_way<F: Family>(
     if !forward.encapsulates() {
         // SAFETY: the parser checked the bounds; nothing else refers to these bytes.
         F::decrement_ttl(unsafe { &mut *segment.ip });
-        return Step::Settled(transmit::transmit(ctx, segment, &one_way::hop(server)));
+        return Step::Settled(transmit::transmit(ctx, segment, &transmit::hop_to(server)));
     }
     let hash = if one_way::spreads(forward, server) { hash::tuple_hash(&segment.key) } else { 0 };
     Step::OneWay(Way::new(entry.server, forward, hash))
@@ -383,7 +383,7 @@ pub fn server_hop<F: Family>(ctx: Context, server: &ServerEntry) -> Result<Hop, 
     if server.ifindex == 0 {
         return transmit::resolve::<F>(ctx, server);
     }
-    Ok(one_way::hop(server))
+    Ok(transmit::hop_to(server))
 }
 
 /// Sends replies after the client when its packets arrive from another last hop: routers
@@ -391,7 +391,7 @@ pub fn server_hop<F: Family>(ctx: Context, server: &ServerEntry) -> Result<Hop, 
 #[inline(always)]
 fn follow_client<F: Family>(ctx: Context, segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) {
     let hop = transmit::arrival_hop(ctx, segment);
-    if hop == entry.client_hop {
+    if transmit::is_same(&hop, &entry.client_hop) {
         return;
     }
     entry.client_hop = hop;

@@ -13,7 +13,7 @@
 use lb_common::{
     abi,
     drop_reason::DropReason,
-    flow::{Handle, Hop},
+    flow::Handle,
     forward::{self, Forward},
     server::{ServerEntry, flag},
 };
@@ -140,14 +140,7 @@ fn try_send(ctx: Context, way: Way) -> Option<Verdict> {
     };
     if !way.forward().encapsulates() {
         // SAFETY: as above.
-        return Some(unsafe { transmit::send(ctx, link.ethernet, &hop(server)) });
+        return Some(unsafe { transmit::send(ctx, link.ethernet, &transmit::hop_to(server)) });
     }
     encapsulate::encapsulate(ctx, &packet, link.offset, &inner, way, server)
-}
-
-/// The agent's next hop towards a server.
-#[inline(always)]
-#[must_use]
-pub const fn hop(server: &ServerEntry) -> Hop {
-    Hop { neighbour: server.neighbour, own: server.own, ifindex: server.ifindex }
 }

@@ -15,7 +15,6 @@ use lb_common::{
     address::{Address, Address4, Address6},
     checksum,
     drop_reason::DropReason,
-    flow::Hop,
     icmp,
     token_bucket::{self, Rate},
 };
@@ -79,9 +78,7 @@ fn try_answer<F: Answer>(ctx: Context, packet: &Packet, link: &Link, most: u32) 
     // SAFETY: `at` and `link` checked the bounds.
     let (client, vip, hop) = unsafe {
         let (client, vip) = F::addresses(&*header);
-        let EthHdr { src_addr, dst_addr, .. } = *link.ethernet;
-        let ifindex = ctx.ingress_ifindex();
-        (client, vip, Hop { neighbour: src_addr, own: dst_addr, ifindex })
+        (client, vip, transmit::hop_of(ctx, link.ethernet))
     };
     let sum = sum_of(quoted);
     let payload = (icmp::HEADER_BYTES + size_of::<F::Quoted>()) as u16;

@@ -1,4 +1,9 @@
 //! Sending a packet out: to a known hop, or to the one the kernel's FIB knows.
+//!
+//! MAC addresses move as words. Arrays of octets, which they are everywhere, have no alignment,
+//! so the compiler copies them octet by octet, or calls `memmove` (0043 in docs/decisions).
+
+use core::mem;
 
 use aya_ebpf::{
     bindings::{bpf_fib_lookup as FibLookup, xdp_action},
@@ -23,10 +28,11 @@ pub fn transmit<F: Family>(ctx: Context, segment: &Segment<F>, hop: &Hop) -> Ver
 /// `ethernet` points to a whole Ethernet header.
 #[inline(always)]
 pub unsafe fn send(ctx: Context, ethernet: *mut EthHdr, hop: &Hop) -> Verdict {
-    // SAFETY: the caller's promise.
+    let [start, rest] = words_of(hop);
+    // SAFETY: the caller's promise; both addresses are the first twelve octets.
     unsafe {
-        (*ethernet).dst_addr = hop.neighbour;
-        (*ethernet).src_addr = hop.own;
+        ethernet.cast::<u64>().write_unaligned(start);
+        ethernet.cast::<u64>().add(1).cast::<u32>().write_unaligned(rest as u32);
     }
     if ctx.ingress_ifindex() == hop.ifindex {
         return Verdict::Send(xdp_action::XDP_TX);
@@ -48,14 +54,55 @@ pub fn arrival_hop<F: Family>(ctx: Context, segment: &Segment<F>) -> Hop {
 /// `ethernet` points to a whole Ethernet header.
 #[inline(always)]
 pub unsafe fn hop_of(ctx: Context, ethernet: *const EthHdr) -> Hop {
-    // SAFETY: the caller's promise.
-    unsafe {
-        Hop {
-            neighbour: (*ethernet).src_addr,
-            own: (*ethernet).dst_addr,
-            ifindex: ctx.ingress_ifindex(),
-        }
+    // SAFETY: the caller's promise; both addresses are the first twelve octets.
+    let (start, rest) = unsafe {
+        let start = ethernet.cast::<u64>().read_unaligned();
+        (start, ethernet.cast::<u64>().add(1).cast::<u32>().read_unaligned())
+    };
+    let (own, neighbour) = (start & ADDRESS, start >> 48 | u64::from(rest) << 16);
+    new_hop(neighbour, own, ctx.ingress_ifindex())
+}
+
+/// A MAC address in the low six octets of a word.
+const ADDRESS: u64 = (1 << 48) - 1;
+
+/// The agent's next hop towards a server.
+#[inline(always)]
+#[must_use]
+pub fn hop_to(server: &ServerEntry) -> Hop {
+    const {
+        assert!(mem::offset_of!(ServerEntry, neighbour) == 8);
+        assert!(mem::offset_of!(ServerEntry, own) == 16);
     }
+    // SAFETY: an entry is eight words of plain integers.
+    let (neighbour, own) = unsafe {
+        let words = (&raw const *server).cast::<u64>();
+        (*words.add(1), *words.add(2))
+    };
+    new_hop(neighbour & ADDRESS, own, server.ifindex)
+}
+
+/// Both addresses are in memory order, in the low octets; what is above those of `own` is cut off.
+#[inline(always)]
+fn new_hop(neighbour: u64, own: u64, ifindex: u32) -> Hop {
+    const { assert!(cfg!(target_endian = "little"), "the first octet is the lowest") };
+    let rest = own >> 16 & 0xffff_ffff | u64::from(ifindex) << 32;
+    // SAFETY: a hop is two addresses and a number, of which every pattern is valid.
+    unsafe { mem::transmute::<[u64; 2], Hop>([neighbour | own << 48, rest]) }
+}
+
+/// Both addresses as a frame starts with them, then the interface.
+#[inline(always)]
+fn words_of(hop: &Hop) -> [u64; 2] {
+    // SAFETY: sixteen octets without padding.
+    unsafe { mem::transmute::<Hop, [u64; 2]>(*hop) }
+}
+
+/// Whether two hops are the same.
+#[inline(always)]
+#[must_use]
+pub fn is_same(one: &Hop, other: &Hop) -> bool {
+    words_of(one) == words_of(other)
 }
 
 /// Asks the kernel for the next hop towards a server of this family.
