@@ -1,10 +1,9 @@
 //! What became of the copies of requests that rules want (`mirror`), counted for each frontend,
-//! in lines of the workers' own as [`Counters`](super::Counters) are.
+//! in lines of the workers' own ([`Teller`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Lines of counters; workers beyond share them.
-const LINES: usize = 8;
+use super::teller::{LINES, Teller};
 
 /// What became of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,9 +37,9 @@ pub struct CopyCounters {
 struct Line([AtomicU64; Copied::ALL.len()]);
 
 impl CopyCounters {
-    /// Counts a copy; `worker` is the number of who counts.
-    pub fn count(&self, worker: usize, copied: Copied) {
-        self.lines[worker % LINES].0[copied as usize].fetch_add(1, Ordering::Relaxed);
+    /// Counts a copy.
+    pub fn count(&self, teller: Teller, copied: Copied) {
+        teller.add(&teller.line(&self.lines).0[copied as usize], 1);
     }
 
     /// All lines together, in the order of [`Copied::ALL`].
@@ -65,9 +64,9 @@ mod tests {
         let counters = CopyCounters::default();
         for (worker, copied) in Copied::ALL.into_iter().enumerate() {
             assert_eq!(copied as usize, worker);
-            counters.count(worker, copied);
+            counters.count(Teller::new(worker, LINES + 3), copied);
         }
-        counters.count(LINES + 2, Copied::Busy);
+        counters.count(Teller::new(LINES + 2, LINES + 3), Copied::Busy);
         assert_eq!(counters.totals(), [1, 1, 2, 1, 1]);
     }
 }

@@ -1,12 +1,10 @@
 //! What requests came to, counted: of a frontend, a backend, a server.
 //!
-//! Workers count in lines of their own, so that two cores do not pass one cache line back
-//! and forth for every request.
+//! Workers count in lines of their own ([`Teller`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Lines of counters; workers beyond share them.
-const LINES: usize = 8;
+use super::teller::{LINES, Teller};
 
 /// Counters of requests that are over. They outlive reloads.
 #[derive(Debug, Default)]
@@ -86,38 +84,38 @@ pub struct Totals {
 }
 
 impl Counters {
-    /// Counts a request; `worker` is the number of who counts.
-    pub fn count(&self, worker: usize, done: &Done) {
-        let line = &self.lines[worker % LINES];
+    /// Counts a request.
+    pub fn count(&self, teller: Teller, done: &Done) {
+        let line = teller.line(&self.lines);
         let class = done.status.map_or(0, |status| usize::from(status / 100).min(5));
-        line.requests[class].fetch_add(1, Ordering::Relaxed);
+        teller.add(&line.requests[class], 1);
         if done.bytes_in > 0 {
-            line.bytes_in.fetch_add(done.bytes_in, Ordering::Relaxed);
+            teller.add(&line.bytes_in, done.bytes_in);
         }
         if done.bytes_out > 0 {
-            line.bytes_out.fetch_add(done.bytes_out, Ordering::Relaxed);
+            teller.add(&line.bytes_out, done.bytes_out);
         }
         if done.retries > 0 {
-            line.retries.fetch_add(done.retries.into(), Ordering::Relaxed);
+            teller.add(&line.retries, done.retries.into());
         }
         if let Some(fault) = done.fault {
-            line.faults[fault as usize].fetch_add(1, Ordering::Relaxed);
+            teller.add(&line.faults[fault as usize], 1);
         }
     }
 
     /// Counts a try, at the server where it was in vain, that another one follows.
-    pub fn count_retry(&self, worker: usize) {
-        self.lines[worker % LINES].retries.fetch_add(1, Ordering::Relaxed);
+    pub fn count_retry(&self, teller: Teller) {
+        teller.add(&teller.line(&self.lines).retries, 1);
     }
 
     /// Counts a connection of a client.
-    pub fn count_connection(&self, worker: usize) {
-        self.lines[worker % LINES].connections.fetch_add(1, Ordering::Relaxed);
+    pub fn count_connection(&self, teller: Teller) {
+        teller.add(&teller.line(&self.lines).connections, 1);
     }
 
     /// Counts a connection that is not let in; it was counted as one.
-    pub fn count_refused(&self, worker: usize, why: Refused) {
-        self.lines[worker % LINES].refused[why as usize].fetch_add(1, Ordering::Relaxed);
+    pub fn count_refused(&self, teller: Teller, why: Refused) {
+        teller.add(&teller.line(&self.lines).refused[why as usize], 1);
     }
 
     /// All lines together.
@@ -152,12 +150,13 @@ mod tests {
         let counters = Counters::default();
         for (worker, status) in [(0, Some(200)), (1, Some(204)), (9, Some(503)), (2, None)] {
             let fault = (worker == 9).then_some(Fault::Server);
-            counters.count(worker, &Done { status, bytes_in: 1, bytes_out: 10, retries: 2, fault });
-            counters.count_connection(worker);
-            counters.count_retry(worker);
+            let teller = Teller::new(worker, 10);
+            counters.count(teller, &Done { status, bytes_in: 1, bytes_out: 10, retries: 2, fault });
+            counters.count_connection(teller);
+            counters.count_retry(teller);
         }
-        counters.count_refused(1, Refused::Limit);
-        counters.count_refused(9, Refused::Source);
+        counters.count_refused(Teller::new(1, 10), Refused::Limit);
+        counters.count_refused(Teller::new(9, 10), Refused::Source);
         let totals = counters.totals();
         assert_eq!(totals.requests, [1, 0, 2, 0, 0, 1]);
         assert_eq!((totals.bytes_in, totals.bytes_out, totals.retries), (4, 40, 12));

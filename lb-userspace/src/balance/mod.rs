@@ -13,6 +13,7 @@
 //! | `choose`, `schedule` | the algorithms; turns by weight |
 //! | [`key`] | what hashing algorithms hash |
 //! | `counters`, `timings` | what requests came to, and how long they took |
+//! | `teller` | who counts, in lines of its own |
 //! | [`member`], `shared` | one server's counters; what those of a pool share |
 //! | [`lease`], `queue` | a place at a server; those who wait for one |
 //! | `breaker`, `slow_start`, `budget` | failures seen on traffic; coming back; retries |
@@ -34,6 +35,7 @@ mod queue;
 mod schedule;
 mod shared;
 pub(crate) mod slow_start;
+mod teller;
 #[cfg(test)]
 mod tests;
 mod tier;
@@ -46,4 +48,6 @@ pub use lease::{Abandoned, Lease, Outcome, Ticket};
 pub use member::Member;
 pub use pool::{KnownServer, MemberReport, PickError, PickFacts, Picked, Pool};
 pub use pools::Pools;
+pub(crate) use teller::LINES;
+pub use teller::Teller;
 pub use timings::{Durations, Timings};

@@ -32,6 +32,8 @@ use super::{lease::Ticket, member::Member, shared::Shared};
 pub(super) struct Queue {
     /// Requests that wait for any server.
     waiting: AtomicU32,
+    /// All that wait. Changed under the lock, read without it: every request is logged with it.
+    length: AtomicU32,
     lines: Mutex<Lines>,
 }
 
@@ -53,8 +55,6 @@ struct Lines {
     any: Line,
     /// By the id of the server.
     own: HashMap<u64, Line>,
-    /// All that wait.
-    length: u32,
     next: u64,
     /// The round of the request served last.
     round: u64,
@@ -102,7 +102,7 @@ pub(super) struct Place {
 impl Queue {
     /// Requests that wait, for any server or for one.
     pub(super) fn length(&self) -> u32 {
-        self.lines().length
+        self.length.load(Ordering::Relaxed)
     }
 
     /// Whether any request waits for just any server.
@@ -156,7 +156,7 @@ impl Queue {
                 waiter
             }
         };
-        lines.forget(waiter.client);
+        self.forget(lines, waiter.client);
         Some((order, waiter))
     }
 
@@ -176,7 +176,7 @@ impl Queue {
         let Some(line) = lines.own.remove(&member.id()) else { return };
         for waiter in line.into_values() {
             member.waiting.fetch_sub(1, Ordering::SeqCst);
-            lines.forget(waiter.client);
+            self.forget(&mut lines, waiter.client);
         }
     }
 
@@ -185,8 +185,14 @@ impl Queue {
         let mut lines = self.lines();
         for waiter in std::mem::take(&mut lines.any).into_values() {
             self.waiting.fetch_sub(1, Ordering::SeqCst);
-            lines.forget(waiter.client);
+            self.forget(&mut lines, waiter.client);
         }
+    }
+
+    /// One request less, of this client.
+    fn forget(&self, lines: &mut Lines, client: Option<u64>) {
+        self.length.fetch_sub(1, Ordering::Relaxed);
+        lines.forget(client);
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
@@ -216,7 +222,6 @@ impl Lines {
 
     /// One request of this client less.
     fn forget(&mut self, client: Option<u64>) {
-        self.length -= 1;
         let Some(client) = client else { return };
         if let Some(rounds) = self.clients.get_mut(&client) {
             rounds.waiting -= 1;
@@ -240,11 +245,11 @@ pub(super) fn enter(
     let queue = &shared.queue;
     let (sender, receiver) = oneshot::channel();
     let mut lines = queue.lines();
-    if lines.length >= most {
+    if queue.length() >= most {
         return Err(Full);
     }
     let order = lines.order(entrant);
-    lines.length += 1;
+    queue.length.fetch_add(1, Ordering::Relaxed);
     let waiter = Waiter { sender, client: entrant.client };
     match own {
         Some(member) => {

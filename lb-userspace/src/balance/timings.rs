@@ -1,6 +1,6 @@
 //! How long requests took, in few classes: of a frontend, or of a backend.
 //!
-//! Workers count in lines of their own, as [`Counters`](super::Counters) are. A request costs two
+//! Workers count in lines of their own ([`Teller`]). A request costs two
 //! additions for each duration that it has.
 
 use std::{
@@ -8,10 +8,8 @@ use std::{
     time::Duration,
 };
 
+use super::teller::{LINES, Teller};
 use crate::model::histogram::{BOUNDS_US, Histogram, TimingTotals};
-
-/// Lines of counters; workers beyond share them.
-const LINES: usize = 8;
 
 /// Durations of requests, or of sessions of `mode: tcp`, that are over. They outlive reloads.
 #[derive(Debug, Default)]
@@ -49,18 +47,18 @@ pub struct Durations {
 }
 
 impl Timings {
-    /// Counts one that is over; `worker` is the number of who counts.
-    pub fn count(&self, worker: usize, durations: &Durations) {
-        let line = &self.lines[worker % LINES];
+    /// Counts one that is over.
+    pub fn count(&self, teller: Teller, durations: &Durations) {
+        let line = teller.line(&self.lines);
         let of = |classes: &Classes, duration: Option<Duration>| {
             if let Some(duration) = duration {
-                classes.count(duration);
+                classes.count(teller, duration);
             }
         };
         of(&line.queue, durations.queue);
         of(&line.connect, durations.connect);
         of(&line.response, durations.response);
-        line.total.count(durations.total);
+        line.total.count(teller, durations.total);
     }
 
     /// All lines together.
@@ -78,11 +76,11 @@ impl Timings {
 }
 
 impl Classes {
-    fn count(&self, duration: Duration) {
+    fn count(&self, teller: Teller, duration: Duration) {
         let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let class = BOUNDS_US.iter().take_while(|bound| us > **bound).count();
-        self.counts[class].fetch_add(1, Ordering::Relaxed);
-        self.sum_us.fetch_add(us, Ordering::Relaxed);
+        teller.add(&self.counts[class], 1);
+        teller.add(&self.sum_us, us);
     }
 
     fn add_to(&self, histogram: &mut Histogram) {
@@ -105,7 +103,7 @@ mod tests {
         for (worker, total) in bounds.into_iter().enumerate() {
             let connect = (worker == 3).then_some(us(7));
             let durations = Durations { connect, total: us(total), ..Durations::default() };
-            timings.count(4 * worker, &durations);
+            timings.count(Teller::new(4 * worker, 24), &durations);
         }
         let totals = timings.totals();
         assert_eq!(totals.total.counts, [2, 1, 0, 0, 0, 0, 0, 0, 1, 2]);

@@ -254,14 +254,15 @@ fn workers() -> usize {
 }
 
 fn start_workers(shared: &Arc<Shared>) -> Result<Vec<Worker>, ProxyError> {
+    let count = workers();
     let start = |index| {
         let (messages, told) = mpsc::unbounded_channel();
         let shared = Arc::clone(shared);
         let thread = thread::Builder::new()
             .name(format!("proxy-{index}"))
-            .spawn(move || worker::run(index, shared, told))
+            .spawn(move || worker::run((index, count), shared, told))
             .map_err(ProxyError::Thread)?;
         Ok(Worker { messages, thread })
     };
-    (0..workers()).map(start).collect()
+    (0..count).map(start).collect()
 }

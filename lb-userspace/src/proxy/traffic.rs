@@ -1,6 +1,6 @@
 //! What VIPs and servers of layer 4 in user space have carried, in the data plane's terms.
 //!
-//! Workers count in lines of their own. Bytes are those of payload: user space does not see
+//! Workers count in lines of their own ([`Teller`]). Bytes are those of payload: user space does not see
 //! headers. Of TCP, which is a stream here, packets are not known.
 
 use std::{
@@ -14,14 +14,12 @@ use std::{
 
 use lb_common::counters::TrafficCounters;
 
+use crate::balance::{LINES, Teller};
 use crate::model::{
     address::ServerAddress,
     name::Name,
     snapshot::{Bind, Snapshot},
 };
-
-/// Lines of counters; workers beyond share them.
-const LINES: usize = 8;
 
 /// What one VIP or one server has carried.
 #[derive(Debug, Default)]
@@ -41,12 +39,12 @@ struct Line {
 }
 
 impl Traffic {
-    /// Counts what has come since the last time; `worker` is the number of who counts.
-    pub fn add(&self, worker: usize, more: &TrafficCounters) {
-        let line = &self.lines[worker % LINES];
+    /// Counts what has come since the last time.
+    pub fn add(&self, teller: Teller, more: &TrafficCounters) {
+        let line = teller.line(&self.lines);
         let add = |counter: &AtomicU64, more: u64| {
             if more > 0 {
-                counter.fetch_add(more, Ordering::Relaxed);
+                teller.add(counter, more);
             }
         };
         add(&line.flows, more.flows);
@@ -149,14 +147,17 @@ mod tests {
         let vip = frontend.bind[0];
         let ledger = Ledger::default();
         let one = TrafficCounters { flows: 1, reply_bytes: 7, ..TrafficCounters::default() };
+        let teller = |worker| Teller::new(worker, LINES + 1);
         for worker in [0, 1, LINES] {
-            ledger.vip(vip).add(worker, &one);
+            ledger.vip(vip).add(teller(worker), &one);
         }
         let gone = Bind { protocol: Protocol::Udp, ..vip };
-        ledger.vip(gone).add(0, &one);
+        ledger.vip(gone).add(teller(0), &one);
         let server = (fixture::name("pg"), "10.0.1.20:5432".parse().unwrap());
-        ledger.server(server.clone()).add(0, &one);
-        ledger.server((fixture::name("pg"), "10.0.1.21:5432".parse().unwrap())).add(0, &one);
+        ledger.server(server.clone()).add(teller(0), &one);
+        ledger
+            .server((fixture::name("pg"), "10.0.1.21:5432".parse().unwrap()))
+            .add(teller(0), &one);
         ledger.configure(&snapshot);
         let three = TrafficCounters { flows: 3, reply_bytes: 21, ..TrafficCounters::default() };
         assert_eq!(ledger.vips(), [(vip, three)].into());

@@ -38,6 +38,7 @@ use super::{
     udp::worker::Datagrams,
     upstream::Upstreams,
 };
+use crate::balance::Teller;
 use crate::model::{
     access_log::AccessLog,
     flow::{Best, Selection},
@@ -98,7 +99,9 @@ pub(crate) struct Worker {
     pub(crate) sessions: Sessions,
     pub(crate) datagrams: Datagrams,
     /// Its number, from 0.
-    pub(crate) index: usize,
+    index: usize,
+    /// It as it counts.
+    pub(crate) teller: Teller,
     lines: RefCell<Lines>,
     log: RefCell<Option<Arc<AccessLog>>>,
     slots: RefCell<BTreeMap<Name, Rc<FrontendSlot>>>,
@@ -190,9 +193,13 @@ impl FrontendSlot {
     }
 }
 
-/// The thread of a worker. Ends when it was told to and nothing is left, or when nobody can
+/// The thread of worker `index` of so many. Ends when it was told to and nothing is left, or when nobody can
 /// tell it anything any more.
-pub fn run(index: usize, shared: Arc<Shared>, messages: mpsc::UnboundedReceiver<Message>) {
+pub fn run(
+    (index, workers): (usize, usize),
+    shared: Arc<Shared>,
+    messages: mpsc::UnboundedReceiver<Message>,
+) {
     pin_to_core(index);
     let mut runtime = runtime::Builder::new_current_thread();
     let runtime = match runtime.enable_all().build_local(LocalOptions::default()) {
@@ -208,6 +215,7 @@ pub fn run(index: usize, shared: Arc<Shared>, messages: mpsc::UnboundedReceiver<
         sessions: Sessions::default(),
         datagrams: Datagrams::default(),
         index,
+        teller: Teller::new(index, workers),
         lines: RefCell::default(),
         log: RefCell::default(),
         slots: RefCell::default(),

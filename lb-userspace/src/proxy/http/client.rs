@@ -339,7 +339,7 @@ impl Client {
         };
         let status = status.map(|status| status.as_u16());
         let fault = outcome.cause.fault();
-        plan.counters.count(self.worker.index, &Done { status, fault, ..Done::default() });
+        plan.counters.count(self.worker.teller, &Done { status, fault, ..Done::default() });
         self.worker.log(|log, line| record.write(log, line));
     }
 

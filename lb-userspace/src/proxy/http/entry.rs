@@ -71,9 +71,9 @@ async fn enter(
         Client::new(worker, slot, addresses, None, judged).log_refused(why, status);
     };
     let limits = &plan.config.connections;
-    plan.counters.count_connection(worker.index);
+    plan.counters.count_connection(worker.teller);
     let too_many = |error: TooMany, socket: &Socket, addresses: Addresses| {
-        plan.counters.count_refused(worker.index, Refused::Limit);
+        plan.counters.count_refused(worker.teller, Refused::Limit);
         tracing::debug!(frontend = %plan.name, source = %addresses.source, "refused: {error}");
         refuse(addresses, Outcome::new(Cause::Policy, Phase::Request, error.reason()), None);
         socket.abort_on_close();
@@ -97,7 +97,7 @@ async fn enter(
     };
     let source = addresses.source.ip();
     if let Err(reason) = plan.gate.judge(addresses.peer()) {
-        plan.counters.count_refused(worker.index, Refused::Source);
+        plan.counters.count_refused(worker.teller, Refused::Source);
         refuse(addresses, Outcome::new(Cause::Policy, Phase::Request, reason.name()), None);
         socket.abort_on_close();
         return None;

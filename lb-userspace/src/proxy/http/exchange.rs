@@ -172,14 +172,14 @@ impl Exchange {
     pub(super) fn retry(&mut self) {
         self.retries += 1;
         if let Some(lease) = &self.lease {
-            lease.server().counters().count_retry(self.client.worker.index);
+            lease.server().counters().count_retry(self.client.worker.teller);
         }
     }
 
     /// The same after this server, which it did not get to.
     pub(super) fn retry_after(&mut self, server: &Member) {
         self.retries += 1;
-        server.counters().count_retry(self.client.worker.index);
+        server.counters().count_retry(self.client.worker.teller);
     }
 
     /// Why the request's body was given up.
@@ -206,7 +206,7 @@ impl Exchange {
     }
 
     fn count(&self, outcome: Outcome, now: Instant) {
-        let worker = self.client.worker.index;
+        let teller = self.client.worker.teller;
         let some = |time: Option<Duration>| time.filter(|time| !time.is_zero());
         let durations = Durations {
             queue: some(self.queue_time),
@@ -221,16 +221,16 @@ impl Exchange {
             retries: self.retries,
             fault: outcome.cause.fault(),
         };
-        self.frontend.counters.count(worker, &done);
+        self.frontend.counters.count(teller, &done);
         // Whom it waited for and connected to is the backend's.
         let seen = Durations { queue: None, connect: None, ..durations };
-        self.frontend.timings.count(worker, &seen);
+        self.frontend.timings.count(teller, &seen);
         if let Some(backend) = &self.backend {
-            backend.pool.counters().count(worker, &done);
-            backend.pool.timings().count(worker, &durations);
+            backend.pool.counters().count(teller, &done);
+            backend.pool.timings().count(teller, &durations);
         }
         if let Some(lease) = &self.lease {
-            lease.server().counters().count(worker, &Done { retries: 0, ..done });
+            lease.server().counters().count(teller, &Done { retries: 0, ..done });
         }
     }
 

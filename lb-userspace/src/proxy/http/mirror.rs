@@ -17,7 +17,7 @@ use tokio::task;
 
 use super::{body::RequestBody, exchange::Exchange, prepare::prepare};
 use crate::{
-    balance::{Copied, Lease, Outcome, PickFacts, Picked},
+    balance::{Copied, Lease, Outcome, PickFacts, Picked, Teller},
     model::rule::action::Mirror,
     proxy::{
         outcome::Cause,
@@ -41,7 +41,7 @@ pub(super) fn copy(
     body: &Incoming,
 ) -> Option<Box<Copies>> {
     let worker = &exchange.client.worker;
-    let count = |copied| exchange.frontend.copies.count(worker.index, copied);
+    let count = |copied| exchange.frontend.copies.count(worker.teller, copied);
     let is_empty = body.is_end_stream();
     let least = body.size_hint().lower();
     let mut copies = Vec::new();
@@ -72,8 +72,8 @@ pub(super) fn copy(
     if copies.is_empty() {
         return None;
     }
-    let (worker, frontend) = (worker.index, Arc::clone(&exchange.frontend));
-    let copies = Copies { copies, body: Vec::new(), worker, frontend };
+    let (teller, frontend) = (worker.teller, Arc::clone(&exchange.frontend));
+    let copies = Copies { copies, body: Vec::new(), teller, frontend };
     if is_empty {
         copies.send();
         return None;
@@ -87,7 +87,7 @@ pub(super) struct Copies {
     copies: Vec<Ready>,
     /// What has come of it so far.
     body: Vec<u8>,
-    worker: usize,
+    teller: Teller,
     frontend: Arc<HttpPlan>,
 }
 
@@ -104,7 +104,7 @@ struct Ready {
 
 impl Copies {
     fn count(&self, copied: Copied, copies: usize) {
-        (0..copies).for_each(|_| self.frontend.copies.count(self.worker, copied));
+        (0..copies).for_each(|_| self.frontend.copies.count(self.teller, copied));
     }
 
     /// Shows them another piece of the body, of which they keep no more than they may.

@@ -102,7 +102,7 @@ fn serve(worker: &Rc<Worker>, slot: &Slot, accepted: Accepted) {
         for_log.log(|log, line| record.write(log, line));
     };
     let own = session::Worker {
-        index: worker.index,
+        teller: worker.teller,
         pipes: worker.sessions.pipes.clone(),
         live: worker.sessions.live.clone(),
         sessions: worker.shared.count(),

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::proxy::stream::Stream;
 use crate::{
-    balance::{self, Lease, Member, PickError, PickFacts, Picked, Pool, key},
+    balance::{self, Lease, Member, PickError, PickFacts, Picked, Pool, Teller, key},
     model::{
         address::ServerAddress,
         backend::SendProxy,
@@ -139,8 +139,8 @@ pub(super) struct Reached {
 /// What reaching a server has come to so far, for the log.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// The number of the worker, which counts.
-    pub(super) worker: usize,
+    /// Who counts.
+    pub(super) teller: Teller,
     pub(super) server: Option<Arc<Member>>,
     pub(super) queue: Option<Duration>,
     /// It was not let through at once.
@@ -186,7 +186,7 @@ pub(super) async fn reach(
         if !is_servers || progress.retries >= attempts || !backend.pool.may_retry(now) {
             return Err(failure);
         }
-        server.counters().count_retry(progress.worker);
+        server.counters().count_retry(progress.teller);
         tried.push(server.id());
         progress.retries += 1;
     }

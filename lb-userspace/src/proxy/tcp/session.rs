@@ -25,7 +25,7 @@ use super::{
 };
 use crate::proxy::stream::Stream;
 use crate::{
-    balance::{Counters, Done, Durations, Lease, Refused, Timings},
+    balance::{Counters, Done, Durations, Lease, Refused, Teller, Timings},
     clock::Moment,
     model::{
         backend::SendProxy,
@@ -88,8 +88,8 @@ pub struct Layer4 {
 /// What a worker gives its sessions.
 #[derive(Clone)]
 pub struct Worker {
-    /// Its number, from 0.
-    pub index: usize,
+    /// It as it counts.
+    pub teller: Teller,
     /// Its pipes.
     pub pipes: Pipes,
     /// Its sessions of layer 4.
@@ -116,7 +116,7 @@ pub async fn serve(accepted: Accepted, site: Arc<Site>, worker: Worker, stop: Ca
         sni: None,
         unique_id: None,
         backend: None,
-        progress: Progress { worker: worker.index, ..Progress::default() },
+        progress: Progress { teller: worker.teller, ..Progress::default() },
         connect: None,
         bytes: (0, 0),
     };
@@ -163,7 +163,7 @@ impl Session {
         held: &mut Held,
     ) -> Outcome {
         let stopped = |phase| Outcome::new(Cause::Stopped, phase, "stopped");
-        let received = self.receive(socket, site, worker.index, held);
+        let received = self.receive(socket, site, worker.teller, held);
         let (mut client, first) = match stop.run_until_cancelled(received).await {
             Some(Ok(received)) => received,
             Some(Err(outcome)) => return outcome,
@@ -230,12 +230,12 @@ impl Session {
         &mut self,
         mut socket: Socket,
         site: &Site,
-        worker: usize,
+        teller: Teller,
         held: &mut Held,
     ) -> Result<(Stream, Vec<u8>), Outcome> {
-        site.counters.count_connection(worker);
+        site.counters.count_connection(teller);
         let too_many = |error: TooMany, socket: &Socket| {
-            site.counters.count_refused(worker, Refused::Limit);
+            site.counters.count_refused(teller, Refused::Limit);
             if site.layer_4.is_some() {
                 site.gate.count(match error {
                     TooMany::InAll(_) => DropReason::FlowTableFull,
@@ -247,7 +247,7 @@ impl Session {
         };
         let refused = |reason: DropReason, socket: &Socket| {
             site.counters.count_refused(
-                worker,
+                teller,
                 match reason {
                     DropReason::NewRate => Refused::Limit,
                     _ => Refused::Source,
@@ -324,9 +324,9 @@ impl Session {
     ) -> Option<Listed> {
         let address = self.progress.server.as_ref()?.address();
         let one = TrafficCounters { flows: 1, ..TrafficCounters::default() };
-        layer_4.traffic.add(worker.index, &one);
+        layer_4.traffic.add(worker.teller, &one);
         let backend = self.backend.clone()?;
-        layer_4.ledger.server((backend, address)).add(worker.index, &one);
+        layer_4.ledger.server((backend, address)).add(worker.teller, &one);
         let ends = Ends {
             client: self.addresses.source,
             vip: self.addresses.destination,
@@ -338,7 +338,7 @@ impl Session {
     }
 
     /// Counts a session that is over as the data plane would a flow.
-    fn count_flow(&self, worker: usize, site: &Site, outcome: Outcome) {
+    fn count_flow(&self, teller: Teller, site: &Site, outcome: Outcome) {
         let Some(Layer4 { traffic, ledger }) = &site.layer_4 else { return };
         let server = self.progress.server.as_ref().filter(|_| self.connect.is_some());
         let is_refused = outcome.cause != Cause::Policy && server.is_none();
@@ -348,14 +348,14 @@ impl Session {
             resets: u64::from(is_refused || outcome.cause == Cause::ServerDown),
             ..TrafficCounters::default()
         };
-        traffic.add(worker, &carried);
+        traffic.add(teller, &carried);
         match outcome.reason {
             "no_server" => site.gate.count(DropReason::NoServer),
             "queue_full" => site.gate.count(DropReason::ServerFull),
             _ => {}
         }
         if let Some((server, backend)) = server.zip(self.backend.clone()) {
-            ledger.server((backend, server.address())).add(worker, &carried);
+            ledger.server((backend, server.address())).add(teller, &carried);
         }
     }
 
@@ -398,19 +398,19 @@ impl Session {
             retries: self.progress.retries,
             fault: outcome.cause.fault(),
         };
-        site.counters.count(worker.index, &done);
+        site.counters.count(worker.teller, &done);
         let total = self.started.elapsed();
         let seen = Durations { total, ..Durations::default() };
-        site.timings.count(worker.index, &seen);
-        self.count_flow(worker.index, site, outcome);
+        site.timings.count(worker.teller, &seen);
+        self.count_flow(worker.teller, site, outcome);
         if let Some((_, backend)) = &held.backend {
-            backend.pool.counters().count(worker.index, &done);
+            backend.pool.counters().count(worker.teller, &done);
             let queue = self.progress.queue.filter(|_| self.progress.has_waited);
             let durations = Durations { queue, connect: self.connect, ..seen };
-            backend.pool.timings().count(worker.index, &durations);
+            backend.pool.timings().count(worker.teller, &durations);
         }
         if let Some(server) = server {
-            server.counters().count(worker.index, &Done { retries: 0, ..done });
+            server.counters().count(worker.teller, &Done { retries: 0, ..done });
         }
         (worker.log)(Record {
             client: self.addresses.source,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{plan::Site, room::Stay};
 use crate::{
-    balance::{Done, Lease},
+    balance::{Done, Lease, Teller},
     model::{flow, index::common_address, snapshot::Protocol},
     proxy::{limits::Admission, tcp::reach::Counted, traffic::Traffic},
 };
@@ -55,7 +55,7 @@ impl Flow {
     }
 
     /// Counts datagrams to the server.
-    pub(super) fn count_forward(&mut self, worker: usize, packets: u64, bytes: u64) {
+    pub(super) fn count_forward(&mut self, teller: Teller, packets: u64, bytes: u64) {
         self.carried.forward_packets += packets;
         self.carried.forward_bytes += bytes;
         let more = TrafficCounters {
@@ -63,11 +63,11 @@ impl Flow {
             forward_bytes: bytes,
             ..TrafficCounters::default()
         };
-        self.count(worker, &more);
+        self.count(teller, &more);
     }
 
     /// Counts datagrams from the server.
-    pub(super) fn count_reply(&mut self, worker: usize, packets: u64, bytes: u64) {
+    pub(super) fn count_reply(&mut self, teller: Teller, packets: u64, bytes: u64) {
         self.carried.reply_packets += packets;
         self.carried.reply_bytes += bytes;
         let more = TrafficCounters {
@@ -75,17 +75,17 @@ impl Flow {
             reply_bytes: bytes,
             ..TrafficCounters::default()
         };
-        self.count(worker, &more);
+        self.count(teller, &more);
     }
 
     /// Counts for the VIP and the server.
-    pub(super) fn count(&self, worker: usize, more: &TrafficCounters) {
-        self.site.traffic.add(worker, more);
-        self.traffic.add(worker, more);
+    pub(super) fn count(&self, teller: Teller, more: &TrafficCounters) {
+        self.site.traffic.add(teller, more);
+        self.traffic.add(teller, more);
     }
 
     /// Counts the flow itself, which is over.
-    pub(super) fn count_end(&self, worker: usize) {
+    pub(super) fn count_end(&self, teller: Teller) {
         let done = Done {
             status: None,
             bytes_in: self.carried.forward_bytes,
@@ -93,9 +93,9 @@ impl Flow {
             retries: 0,
             fault: None,
         };
-        self.site.counters.count(worker, &done);
-        self.site.backend.pool.counters().count(worker, &done);
-        self.lease.server().counters().count(worker, &done);
+        self.site.counters.count(teller, &done);
+        self.site.backend.pool.counters().count(teller, &done);
+        self.lease.server().counters().count(teller, &done);
     }
 
     /// Its line in the access log, as the data plane would report it; `cause` is one of

@@ -70,7 +70,7 @@ impl Engine {
             created_ns: host.now_ns,
             carried: Carried::default(),
         };
-        flow.count(host.worker, &TrafficCounters { flows: 1, ..TrafficCounters::default() });
+        flow.count(host.teller, &TrafficCounters { flows: 1, ..TrafficCounters::default() });
         Ok(self.table.insert(key, flow, host.now_ns))
     }
 

@@ -122,7 +122,7 @@ impl Engine {
         let sent = first..places.start;
         if sent.start < sent.end {
             let bytes = self.inward.length(sent.clone());
-            flow.count_forward(host.worker, sent.len() as u64, bytes);
+            flow.count_forward(host.teller, sent.len() as u64, bytes);
             self.table.touch(id, false, host.now_ns);
         }
         error
@@ -164,7 +164,7 @@ impl Engine {
             flow.lease.report(Outcome::Success, Instant::now());
         }
         let bytes = self.replies.batch.length(places.clone());
-        flow.count_reply(host.worker, count as u64, bytes);
+        flow.count_reply(host.teller, count as u64, bytes);
         self.replies.batch.address_to(places.clone(), client);
         self.replies.count = places.end;
         self.table.touch(id, true, host.now_ns);

@@ -25,6 +25,7 @@ use super::{
     table::{Id, Key, Queue, TURNS, Table},
 };
 use crate::{
+    balance::Teller,
     clock::Moment,
     model::flow::{Best, Selection},
     proxy::{listen::SocketKey, log::LineSink, traffic::Ledger, worker::Worker},
@@ -43,7 +44,7 @@ pub(crate) struct Datagrams(RefCell<Option<Engine>>);
 /// What a worker has for its flows.
 pub(super) struct Host<'a> {
     /// Its number, from 0.
-    pub(super) worker: usize,
+    pub(super) teller: Teller,
     pub(super) ledger: &'a Ledger,
     /// Where lines of the access log go; none if there is no log.
     pub(super) sink: Option<&'a dyn LineSink>,
@@ -184,7 +185,7 @@ impl Worker {
     fn hosting<T>(&self, act: impl FnOnce(&Host<'_>) -> T) -> T {
         let sink: &dyn LineSink = &*self.shared.sink;
         act(&Host {
-            worker: self.index,
+            teller: self.teller,
             ledger: &self.shared.ledger,
             sink: self.has_log().then_some(sink),
             now_ns: Moment::now().monotonic_ns,
@@ -308,7 +309,7 @@ impl Engine {
     pub(super) fn end(&mut self, id: Id, cause: u8, host: &Host<'_>) {
         let Some(Key { client, .. }) = self.table.key(id) else { return };
         let Some(flow) = self.table.remove(id) else { return };
-        flow.count_end(host.worker);
+        flow.count_end(host.teller);
         if let Some(sink) = host.sink {
             let record: FlowEnd = flow.record(client, host.now_ns, cause);
             sink.flow(record);

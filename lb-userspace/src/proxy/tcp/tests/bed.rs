@@ -28,7 +28,7 @@ use super::super::{
     session::{Site, Worker, serve},
 };
 use crate::{
-    balance::{KnownServer, Pool},
+    balance::{KnownServer, Pool, Teller},
     model::{
         balance::{Balance, Balancing, Queue, QueueOrder, Retries, RetryStatuses},
         frontend::{ConnectionLimits, SniPattern},
@@ -149,7 +149,13 @@ impl Bed {
         let log = move |record| drop(sender.send(record));
         let sessions = Arc::new(AtomicU32::new(0));
         let live = Live::default();
-        let worker = Worker { index: 0, pipes: pipes.clone(), live, sessions, log: Rc::new(log) };
+        let worker = Worker {
+            teller: Teller::default(),
+            pipes: pipes.clone(),
+            live,
+            sessions,
+            log: Rc::new(log),
+        };
         let stop = CancellationToken::new();
         let (site, stopping) = (Arc::new(site), stop.clone());
         task::spawn_local(async move {
