@@ -148,12 +148,14 @@ impl Member {
                 return false;
             }
         }
+        self.shared.active.fetch_add(1, Ordering::Relaxed);
         self.total.fetch_add(1, Ordering::Relaxed);
         true
     }
 
     /// Gives a slot back. Whoever waits for it must be told: see `queue`.
     pub(super) fn put_back(&self) {
+        self.shared.active.fetch_sub(1, Ordering::Relaxed);
         self.active.fetch_sub(1, Ordering::SeqCst);
     }
 

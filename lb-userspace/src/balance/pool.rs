@@ -270,10 +270,11 @@ impl Pool {
         view.members.iter().find(|member| member.name() == name).cloned()
     }
 
-    /// Requests that its servers have.
+    /// Requests that its servers have. Counted once more, not summed up: each line of the
+    /// access log has it, and there may be thousands of servers.
     #[must_use]
     pub fn active(&self) -> u32 {
-        self.view.load().members.iter().map(|member| member.active()).sum()
+        self.shared.active.load(Ordering::Relaxed)
     }
 
     /// How many servers take requests, those that step in as backups included.

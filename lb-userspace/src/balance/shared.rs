@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -22,6 +22,8 @@ pub(super) struct Shared {
     balancing: ArcSwap<Balancing>,
     /// What requests say of servers matters ([`Balancing::passive`]).
     is_watched: AtomicBool,
+    /// Requests that its servers have, those that are not used any more included.
+    pub(super) active: AtomicU32,
     pub(super) queue: Queue,
     pub(super) share: Share,
     /// Traffic took a server out and the pool has not looked since.
@@ -37,6 +39,7 @@ impl Shared {
             epoch,
             is_watched: AtomicBool::new(balancing.passive.is_some()),
             balancing: ArcSwap::from_pointee(balancing),
+            active: AtomicU32::new(0),
             queue: Queue::default(),
             share: Share::default(),
             changed: AtomicBool::new(false),
