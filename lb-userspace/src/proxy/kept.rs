@@ -6,17 +6,10 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::{BTreeMap, BTreeSet, VecDeque},
     rc::{Rc, Weak},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{
-    plan::BackendPlan,
-    timer::coarse_now,
-    tls::encryption::Encryption,
-    upstream::{Handover, Sender, Upstreams},
-};
-use crate::model::backend::ServerProtocol;
+use super::{link::Link, plan::BackendPlan, timer::coarse_now, upstream::Upstreams};
 
 /// The connections of one worker that no request has, and those of HTTP/2, which many may
 /// have.
@@ -42,10 +35,7 @@ struct OfServer {
 /// One of them.
 #[derive(Debug)]
 pub(super) struct Idle {
-    pub(super) sender: Sender,
-    pub(super) handover: Handover,
-    /// The TLS it was made with: another configuration does not get it.
-    pub(super) encryption: Option<Arc<Encryption>>,
+    pub(super) link: Box<Link>,
     /// The PROXY header it began with: one client connection may have several, behind which
     /// are different clients.
     pub(super) introduction: Option<Rc<[u8]>>,
@@ -56,8 +46,7 @@ pub(super) struct Idle {
 /// One that a request gets.
 #[derive(Debug)]
 pub(super) struct Lent {
-    pub(super) sender: Sender,
-    pub(super) handover: Handover,
+    pub(super) link: Box<Link>,
     /// How long nobody had it.
     pub(super) idle: Duration,
 }
@@ -105,11 +94,14 @@ impl Kept {
         let kept = all.get_mut(&server)?;
         let Some((owner, header)) = introduced else {
             while let Some(idle) = kept.shared.pop_back() {
-                let (lent, rest) = idle.lend(backend);
-                kept.shared.extend(rest);
-                if lent.is_some() {
-                    return lent;
+                if !idle.link.is_usable(backend) {
+                    continue;
                 }
+                let (lent, stays) = idle.lend();
+                if let Some(stays) = stays {
+                    kept.shared.push_back(stays);
+                }
+                return Some(lent);
             }
             return None;
         };
@@ -118,13 +110,14 @@ impl Kept {
         let places: Vec<_> = like.map(|(place, _)| *place).collect();
         for place in places {
             let Some(idle) = kept.remove(place) else { continue };
-            let (lent, rest) = idle.lend(backend);
-            if let Some(rest) = rest {
-                kept.insert(place, rest);
+            if !idle.link.is_usable(backend) {
+                continue;
             }
-            if lent.is_some() {
-                return lent;
+            let (lent, stays) = idle.lend();
+            if let Some(stays) = stays {
+                kept.insert(place, stays);
             }
+            return Some(lent);
         }
         None
     }
@@ -159,7 +152,7 @@ impl Kept {
     pub(super) fn evict(&self) {
         let now = coarse_now();
         let stays = |idle: &Idle| {
-            !idle.is_closed() && now.saturating_duration_since(idle.since) < idle.timeout
+            !idle.link.is_closed() && now.saturating_duration_since(idle.since) < idle.timeout
         };
         self.by_server.borrow_mut().retain(|_, kept| {
             kept.shared.retain(stays);
@@ -210,40 +203,17 @@ impl OfServer {
 }
 
 impl Idle {
-    fn is_closed(&self) -> bool {
-        match &self.sender {
-            Sender::Http1(sender) => sender.is_closed(),
-            Sender::Http2(sender) => sender.is_closed(),
+    /// What a request gets that can have it now, and what stays for others meanwhile.
+    fn lend(self) -> (Lent, Option<Self>) {
+        match self.link.shared() {
+            None => {
+                let idle = coarse_now().saturating_duration_since(self.since);
+                (Lent { link: self.link, idle }, None)
+            }
+            Some(link) => {
+                let stays = Self { since: coarse_now(), ..self };
+                (Lent { link, idle: Duration::ZERO }, Some(stays))
+            }
         }
-    }
-
-    /// What a request to `backend` gets, unless it can not have it now, and what stays for
-    /// others meanwhile.
-    fn lend(self, backend: &BackendPlan) -> (Option<Lent>, Option<Self>) {
-        if !self.is_usable(backend) {
-            return (None, None);
-        }
-        let Sender::Http2(shared) = &self.sender else {
-            let idle = coarse_now().saturating_duration_since(self.since);
-            return (Some(Lent { sender: self.sender, handover: self.handover, idle }), None);
-        };
-        let sender = Sender::Http2(shared.clone());
-        let lent = Lent { sender, handover: self.handover.clone(), idle: Duration::ZERO };
-        (Some(lent), Some(Self { since: coarse_now(), ..self }))
-    }
-
-    /// Whether a request to `backend` can have it now.
-    fn is_usable(&self, backend: &BackendPlan) -> bool {
-        let is_same = match (&self.encryption, &backend.encryption) {
-            (None, None) => true,
-            (Some(own), Some(wanted)) => Arc::ptr_eq(own, wanted),
-            _ => false,
-        };
-        let is_ready = match (&self.sender, backend.settings.protocol) {
-            (Sender::Http1(sender), ServerProtocol::Http1) => sender.is_ready(),
-            (Sender::Http2(sender), ServerProtocol::Http2) => sender.is_ready(),
-            _ => false,
-        };
-        is_same && is_ready
     }
 }

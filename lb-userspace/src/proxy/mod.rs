@@ -15,7 +15,7 @@
 //! | `tcp` | joined connections |
 //! | `udp` | datagrams, where there is no data plane |
 //! | `gate`, `traffic` | what the data plane would refuse, and count, of layer 4 |
-//! | `upstream`, `kept`, `server_io`, `far_end` | connections to servers: made; kept; as hyper, and as tunnels see them |
+//! | `upstream`, `link`, `kept`, `server_io`, `far_end` | connections to servers: made; handed on; kept; as hyper, and as tunnels see them |
 //! | `listen`, `socket`, `stream`, `tls`, `proxy_protocol`, `sni` | bytes and who is at the other end |
 //! | `outcome`, `record` | how a request or a session ended; what the log shows of either |
 //! | `report` | how it is doing, for the operator |
@@ -27,6 +27,7 @@ pub mod gate;
 pub(crate) mod http;
 mod kept;
 pub mod limits;
+mod link;
 pub mod listen;
 pub mod log;
 pub mod material;

@@ -4,12 +4,10 @@
 //! up one on which a server says more than it was asked, and one it gave up is not lent.
 
 use std::{
-    cell::RefCell,
     future::poll_fn,
     io,
     pin::Pin,
     rc::{Rc, Weak},
-    sync::Arc,
     time::Duration,
 };
 
@@ -26,15 +24,16 @@ use super::{
     far_end::{FarEnd, Tunnel},
     http::body::RequestBody,
     kept::{Idle, Kept, Lent, Owner, Owning},
+    link::{Handover, Link, Sender},
     outcome::{Cause, Outcome, Phase},
     plan::BackendPlan,
     proxy_protocol::{self, Facts},
-    server_io::{Awaited, ServerIo},
-    settings::{Settings, UNTOLD_STREAMS},
+    server_io::ServerIo,
+    settings::UNTOLD_STREAMS,
     socket::Socket,
     stream::Stream,
     timer::{coarse_now, within},
-    tls::{encryption::Encryption, error::HandshakeError},
+    tls::error::HandshakeError,
 };
 use crate::{
     balance::Member,
@@ -60,30 +59,11 @@ pub(crate) struct Introduction {
     owner: Weak<Owning>,
 }
 
-#[derive(Debug)]
-pub(super) enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
-    /// Shared by all requests of the worker to this server.
-    Http2(http2::SendRequest<RequestBody>),
-}
-
-/// What the requests of a connection have in common with its task.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Handover {
-    /// Whom to give the stream to if the server changes the protocol.
-    to: Rc<RefCell<Option<oneshot::Sender<Tunnel>>>>,
-    awaited: Awaited,
-    /// Of a server of HTTP/2.
-    settings: Settings,
-}
-
 /// A connection that a request has.
 #[derive(Debug)]
 pub(crate) struct Checkout {
-    sender: Sender,
-    handover: Handover,
+    link: Box<Link>,
     upstreams: Rc<Upstreams>,
-    encryption: Option<Arc<Encryption>>,
     server: u64,
     limits: IdleConnections,
     introduction: Option<Introduction>,
@@ -140,7 +120,7 @@ impl Upstreams {
         backend: &BackendPlan,
         introduction: Option<&Introduction>,
     ) -> Option<Checkout> {
-        let Lent { sender, handover, idle } = match introduction {
+        let Lent { link, idle } = match introduction {
             Some(it) if it.is_unique => return None,
             Some(it) => {
                 let owner = it.owner.upgrade()?;
@@ -149,7 +129,7 @@ impl Upstreams {
             None => self.kept.take(member.id(), backend, None)?,
         };
         let introduction = introduction.cloned();
-        Some(self.lend(member, backend, (sender, handover), introduction, Some(idle)))
+        Some(self.lend(member, backend, link, introduction, Some(idle)))
     }
 
     /// A new connection, unless it takes longer than `after`; TLS has its own limit.
@@ -167,11 +147,11 @@ impl Upstreams {
             ServerProtocol::Http2 => http2_connection(stream, &handover).await,
         };
         let sender = sender.map_err(ConnectError::Handshake)?;
-        if let Sender::Http2(shared) = &sender {
-            let shared = (Sender::Http2(shared.clone()), handover.clone());
+        let link = Box::new(Link { sender, handover, encryption: backend.encryption.clone() });
+        if let Some(shared) = link.shared() {
             self.lend(member, backend, shared, introduction.clone(), None).keep();
         }
-        Ok(self.lend(member, backend, (sender, handover), introduction, None))
+        Ok(self.lend(member, backend, link, introduction, None))
     }
 
     /// Closes connections that have been idle for too long, or were given up.
@@ -183,15 +163,13 @@ impl Upstreams {
         self: &Rc<Self>,
         member: &Member,
         backend: &BackendPlan,
-        (sender, handover): (Sender, Handover),
+        link: Box<Link>,
         introduction: Option<Introduction>,
         idle: Option<Duration>,
     ) -> Checkout {
         Checkout {
-            sender,
-            handover,
+            link,
             upstreams: Rc::clone(self),
-            encryption: backend.encryption.clone(),
             server: member.id(),
             limits: backend.settings.idle,
             introduction,
@@ -230,9 +208,9 @@ impl Checkout {
     /// Not an `async fn`: its future would have room for the request, which is large, and a
     /// request is moved into it and out again.
     pub(crate) fn send(&mut self, request: Request<RequestBody>) -> impl Sending + use<> {
-        match &mut self.sender {
+        match &mut self.link.sender {
             Sender::Http1(sender) => {
-                self.handover.awaited.begin();
+                self.link.handover.awaited.begin();
                 Either::Left(sender.try_send_request(request))
             }
             Sender::Http2(sender) => Either::Right(sender.try_send_request(request)),
@@ -241,18 +219,18 @@ impl Checkout {
 
     /// Whether nothing at all has come for a request that was sent.
     pub(crate) fn is_unheard(&self) -> bool {
-        self.handover.awaited.is_silent()
+        self.link.handover.awaited.is_silent()
     }
 
     /// The header of the response is there, or none will come.
     pub(crate) fn answered(&self) {
-        self.handover.awaited.end();
+        self.link.handover.awaited.end();
     }
 
     /// The response has come in full: the connection is there for others.
     pub(crate) fn give_back(self) {
-        if matches!(&self.sender, Sender::Http1(kept) if !kept.is_closed()) {
-            self.handover.to.take();
+        if matches!(&self.link.sender, Sender::Http1(kept) if !kept.is_closed()) {
+            self.link.handover.to.take();
             self.keep();
         }
     }
@@ -264,9 +242,7 @@ impl Checkout {
             owner => owner.flatten(),
         };
         let idle = Idle {
-            sender: self.sender,
-            handover: self.handover,
-            encryption: self.encryption,
+            link: self.link,
             introduction: self.introduction.map(|it| it.header),
             since: coarse_now(),
             timeout: self.limits.timeout,
@@ -281,15 +257,15 @@ impl Checkout {
     /// The stream, once the server has changed the protocol.
     pub(crate) fn tunnel(&self) -> oneshot::Receiver<Tunnel> {
         let (sender, receiver) = oneshot::channel();
-        *self.handover.to.borrow_mut() = Some(sender);
+        *self.link.handover.to.borrow_mut() = Some(sender);
         receiver
     }
 
     /// Whether the server can be asked for a WebSocket. One of HTTP/2 says so in its settings
     /// (RFC 8441, 3), which are waited for, but not for long. None if the connection has ended.
     pub(crate) async fn takes_websockets(&self) -> Option<bool> {
-        let Sender::Http2(sender) = &self.sender else { return Some(true) };
-        self.handover.settings.takes_websockets(|| sender.is_closed()).await
+        let Sender::Http2(sender) = &self.link.sender else { return Some(true) };
+        self.link.handover.settings.takes_websockets(|| sender.is_closed()).await
     }
 }
 
