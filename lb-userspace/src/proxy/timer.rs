@@ -15,7 +15,8 @@ use std::{
 use pin_project_lite::pin_project;
 
 /// How often deadlines are looked at.
-pub const TICK: Duration = Duration::from_millis(100);
+pub const TICK: Duration = Duration::from_millis(TICK_MS);
+const TICK_MS: u64 = 100;
 
 /// Longest wait before a server is connected to again that has just failed, if there is no
 /// other; it may be starting. As long as HAProxy waits.
@@ -31,6 +32,7 @@ thread_local! {
         started: Instant::now(),
         wall: Cell::new((Instant::now(), SystemTime::now())),
         now_ms: Cell::new(0),
+        coarse: Cell::new(Instant::now()),
         entries: RefCell::default(),
         free: RefCell::default(),
     };
@@ -43,6 +45,8 @@ struct Wheel {
     wall: Cell<(Instant, SystemTime)>,
     /// As of the last tick.
     now_ms: Cell<u64>,
+    /// The same as a moment.
+    coarse: Cell<Instant>,
     entries: RefCell<Vec<Rc<Entry>>>,
     /// Those that nobody has, the last one used last: it is still in the caches.
     free: RefCell<Vec<Rc<Entry>>>,
@@ -86,8 +90,9 @@ impl Deadline {
     /// Sets it to `after` from now.
     pub fn set(&self, after: Duration) {
         // The clock may be a tick behind, and a part of a millisecond is a whole one.
-        let after = after.saturating_add(TICK).as_millis();
-        let after = u64::try_from(after).unwrap_or(NEVER);
+        let after =
+            after.as_secs().saturating_mul(1000).saturating_add(after.subsec_millis().into());
+        let after = after.saturating_add(TICK_MS);
         self.0.at.set(WHEEL.with(|wheel| wheel.now_ms.get()).saturating_add(after));
     }
 
@@ -155,7 +160,7 @@ impl<F: Future> Future for Within<F> {
 /// The time as of the last tick, at most [`TICK`] ago: for what need not be exact.
 #[must_use]
 pub fn coarse_now() -> Instant {
-    WHEEL.with(|wheel| wheel.started + Duration::from_millis(wheel.now_ms.get()))
+    WHEEL.with(|wheel| wheel.coarse.get())
 }
 
 /// The wall time of a moment that was not long ago. It may lag behind a clock that is set
@@ -186,6 +191,7 @@ impl Wheel {
         self.wall.set((Instant::now(), SystemTime::now()));
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(NEVER - 1);
         self.now_ms.set(now);
+        self.coarse.set(self.started + Duration::from_millis(now));
         let mut due = Vec::new();
         self.forget_half();
         self.entries.borrow_mut().retain(|entry| {

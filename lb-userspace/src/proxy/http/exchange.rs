@@ -201,18 +201,20 @@ impl Exchange {
         if let Some(lease) = &self.lease {
             lease.report(blame(outcome, self.status), now);
         }
-        self.count(outcome, now);
-        self.client.worker.log(|log, line| self.record(outcome, now).write(log, line));
+        // From the first byte of its header.
+        let total = (now - self.received) + self.header_time.unwrap_or_default();
+        self.count(outcome, total);
+        self.client.worker.log(|log, line| self.record(outcome, total).write(log, line));
     }
 
-    fn count(&self, outcome: Outcome, now: Instant) {
+    fn count(&self, outcome: Outcome, total: Duration) {
         let teller = self.client.worker.teller;
         let some = |time: Option<Duration>| time.filter(|time| !time.is_zero());
         let durations = Durations {
             queue: some(self.queue_time),
             connect: some(self.connect_time),
             response: self.response_time,
-            total: self.total_time(now),
+            total,
         };
         let done = Done {
             status: self.status.map(|status| status.as_u16()),
@@ -234,12 +236,7 @@ impl Exchange {
         }
     }
 
-    /// From the first byte of its header.
-    fn total_time(&self, now: Instant) -> Duration {
-        (now - self.received) + self.header_time.unwrap_or_default()
-    }
-
-    fn record(&self, outcome: Outcome, now: Instant) -> Record<'_> {
+    fn record(&self, outcome: Outcome, total_time: Duration) -> Record<'_> {
         let server = self.lease.as_ref().map(Lease::server);
         Record {
             client: self.addresses.source,
@@ -253,7 +250,7 @@ impl Exchange {
             queue_time: self.queue_time,
             connect_time: self.connect_time,
             response_time: self.response_time,
-            total_time: self.total_time(now),
+            total_time,
             status: self.status,
             bytes_in: self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
             bytes_out: self.bytes_out,
