@@ -48,9 +48,9 @@ fn a_request_has_one_form_for_servers() {
          Keep-Alive: 5\r\nTE: gzip\r\nUpgrade: h2c\r\nProxy-Connection: close\r\n\
          X-Forwarded-For: 1.1.1.1\r\nForwarded: for=1.1.1.1\r\nX-Forwarded-Proto: https\r\n\
          X-Real-IP: 1.1.1.1\r\n\r\n",
-        // Replaced where they stood: the order of fields with different names is free.
-        "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-proto: http\r\n\
-         x-forwarded-for: 127.0.0.1\r\nx-forwarded-host: a\r\n\r\n",
+        // The order of fields with different names is free.
+        "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 127.0.0.1\r\n\
+         x-forwarded-proto: http\r\nx-forwarded-host: a\r\n\r\n",
     );
 }
 

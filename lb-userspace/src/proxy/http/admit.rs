@@ -47,13 +47,15 @@ pub(super) enum Refused {
     Expectation,
 }
 
-/// Judges a request and gives it its form: a path, or, if it is a `CONNECT` that is taken, a host
-/// with its port. What is returned is what it had before that.
+/// Judges a request, of which it is known what is `present`, and gives it its form: a path, or, if
+/// it is a `CONNECT` that is taken, a host with its port. What is returned is its `Host`, if it
+/// has one.
 pub(super) fn admit(
     request: &mut Request<Incoming>,
+    mut present: Present,
     limits: &HttpLimits,
     asked: Asked,
-) -> Result<Present, Refused> {
+) -> Result<Option<HeaderValue>, Refused> {
     let is_http2 = request.version() == Version::HTTP_2;
     let is_connect = asked == Asked::Connect;
     if request.method() == Method::CONNECT {
@@ -79,7 +81,6 @@ pub(super) fn admit(
     if target > limits.uri_bytes as usize {
         return Err(Refused::TargetTooLong);
     }
-    let mut present = Present::of(request.headers());
     if is_connect {
         if !is_place(request.uri()) {
             return Err(Refused::Target);
@@ -96,7 +97,7 @@ pub(super) fn admit(
         }
         request.headers_mut().remove(EXPECT);
     }
-    give_one_host(request, is_http2)?;
+    let host = give_one_host(request, present, is_http2)?;
     if !is_connect {
         give_path(request)?;
     }
@@ -110,14 +111,16 @@ pub(super) fn admit(
         }
     }
     let fields = request.headers_mut();
-    if is_http2 {
+    if is_http2 && present.has(Present::REPEATED) {
         join_cookies(fields);
+    }
+    if is_http2 && present.has(Present::TRANSFER_ENCODING) {
         fields.remove(TRANSFER_ENCODING);
     }
     if !headers::strip_request(fields, present) {
         return Err(Refused::Connection);
     }
-    Ok(present)
+    Ok(host)
 }
 
 fn has_space_around(value: &HeaderValue) -> bool {
@@ -130,15 +133,22 @@ fn is_continue(value: &HeaderValue) -> bool {
 }
 
 /// One `Host`, that of the target if the target has one.
-fn give_one_host(request: &mut Request<Incoming>, is_http2: bool) -> Result<(), Refused> {
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let (first, more) = (hosts.next(), hosts.next());
-    if more.is_some() {
+fn give_one_host(
+    request: &mut Request<Incoming>,
+    present: Present,
+    is_http2: bool,
+) -> Result<Option<HeaderValue>, Refused> {
+    let fields = request.headers();
+    if present.has(Present::REPEATED) && fields.get_all(HOST).iter().nth(1).is_some() {
         return Err(Refused::Host);
     }
+    let first = present.has(Present::HOST).then(|| fields.get(HOST)).flatten();
     match (first, request.uri().authority()) {
-        (Some(host), None) => is_host(host.as_bytes()).then_some(()).ok_or(Refused::Host),
-        (None, None) if request.version() == Version::HTTP_10 => Ok(()),
+        (Some(host), None) => match is_host(host.as_bytes()) {
+            true => Ok(Some(host.clone())),
+            false => Err(Refused::Host),
+        },
+        (None, None) if request.version() == Version::HTTP_10 => Ok(None),
         // HTTP/1.1 demands the field even with a URL; HTTP/2 has `:authority` in its place.
         (None, _) if !is_http2 && request.version() != Version::HTTP_10 => Err(Refused::Host),
         (None, None) => Err(Refused::Host),
@@ -153,8 +163,8 @@ fn give_one_host(request: &mut Request<Incoming>, is_http2: bool) -> Result<(), 
                 return Err(Refused::OtherHost);
             }
             let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refused::Host)?;
-            request.headers_mut().insert(HOST, host);
-            Ok(())
+            request.headers_mut().insert(HOST, host.clone());
+            Ok(Some(host))
         }
     }
 }
@@ -227,17 +237,17 @@ fn is_host(text: &[u8]) -> bool {
             }
             None => return false,
         },
-        None => match text.iter().position(|byte| *byte == b':') {
-            Some(colon) => text.split_at(colon),
-            None => (text, &b""[..]),
-        },
+        None => {
+            let end = text.iter().position(|byte| !IS_OF_NAME[usize::from(*byte)]);
+            text.split_at(end.unwrap_or(text.len()))
+        }
     };
     let is_port = match port {
         [] => true,
         [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
         _ => false,
     };
-    !host.is_empty() && host.iter().all(|byte| IS_OF_NAME[usize::from(*byte)]) && is_port
+    !host.is_empty() && is_port
 }
 
 /// Whether a `Host` and the host of a target are the same, the port of the scheme, or that of

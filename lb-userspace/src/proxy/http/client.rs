@@ -9,10 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use hyper::{
-    HeaderMap, StatusCode, Uri, Version,
-    header::{HOST, HeaderValue},
-};
+use hyper::{HeaderMap, StatusCode, Uri, Version, header::HeaderValue};
 use lb_common::drop_reason::DropReason;
 
 use super::{
@@ -182,18 +179,23 @@ impl Client {
     }
 
     /// Says who it is in the fields of a request that was judged; `present` is what it had.
-    pub(super) fn introduce(&self, fields: &mut HeaderMap, present: Present) {
+    pub(super) fn introduce(
+        &self,
+        fields: &mut HeaderMap,
+        present: Present,
+        host: Option<HeaderValue>,
+    ) {
         let (address, is_tls) = (&self.address_field, self.is_tls());
         match self.is_trusted() {
-            true => forwarded::extend(fields, address, is_tls),
-            false => forwarded::set(fields, address, is_tls, present.has(Present::CLAIM)),
+            true => forwarded::extend(fields, address, is_tls, host),
+            false => forwarded::set(fields, address, is_tls, host, present.has(Present::CLAIM)),
         }
     }
 
     /// Whether a request belongs on a connection of its own, by its `Host`.
-    pub(super) fn is_misdirected(&self, fields: &HeaderMap) -> bool {
+    pub(super) fn is_misdirected(&self, host: Option<&HeaderValue>) -> bool {
         let (Some(tls), Some(termination)) = (&self.tls, &self.termination) else { return false };
-        let Some(host) = fields.get(HOST) else { return false };
+        let Some(host) = host else { return false };
         let host = host.to_str().unwrap_or_default().to_ascii_lowercase();
         let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _port)| name);
         termination.is_misdirected(tls.sni.as_deref(), name.strip_suffix('.').unwrap_or(name))

@@ -11,7 +11,6 @@ use std::{
     future::pending,
     pin::{Pin, pin},
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -22,6 +21,7 @@ use super::{
     choose,
     client::Client,
     exchange::Exchange,
+    headers::Present,
     persist,
     prepare::Prepared,
     respond::{self, Failure},
@@ -45,7 +45,6 @@ use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::{Body, Incoming},
     header::{CONNECTION, HeaderValue},
-    upgrade::OnUpgrade,
 };
 
 /// A connection that was idle for longer may be closed by its server just now.
@@ -89,72 +88,68 @@ impl Future for Serving {
 
 /// Answers one request.
 pub(super) fn serve(client: &Rc<Client>, mut request: Request<Incoming>) -> Serving {
-    let frontend = client.frontend.plan();
-    let mut exchange = Exchange::new(client, Arc::clone(&frontend), &request);
+    let mut exchange = Exchange::new(client, client.frontend.plan(), &request);
     let is_http1 = request.version() < Version::HTTP_2;
-    let asked = Asked::by(&request, frontend.config.takes_connect);
+    let present = Present::of(request.headers());
+    let asked = Asked::by(&request, present, exchange.frontend.config.takes_connect);
     if asked == Asked::Other {
         client.decide(false);
     }
     let is_stream = asked == Asked::Stream || asked == Asked::Connect && !is_http1;
     let on_stream = is_stream.then(|| hyper::upgrade::on(&mut request));
-    let judged = match (client.expelled(), admit(&mut request, &frontend.config.limits, asked)) {
+    let limits = &exchange.frontend.config.limits;
+    let judged = match (client.expelled(), admit(&mut request, present, limits, asked)) {
         (Some(reason), _) => Err(Failure::expelled(reason)),
         // Where a tunnel leads is not what this connection is for.
-        (None, Ok(_)) if asked != Asked::Connect && client.is_misdirected(request.headers()) => {
+        (None, Ok(host)) if asked != Asked::Connect && client.is_misdirected(host.as_ref()) => {
             Err(MISDIRECTED)
         }
         (None, judged) => judged.map_err(Failure::from),
     };
     let Route { to, edits } = match judged {
-        Ok(present) => {
+        Ok(host) => {
             // Rules see what is true of the client, and not what it says.
             exchange.learn_source(request.headers());
-            client.introduce(request.headers_mut(), present);
+            client.introduce(request.headers_mut(), present, host);
             if asked == Asked::Stream {
                 // As they see it on HTTP/1.1.
                 *request.method_mut() = Method::GET;
             }
-            Route::of(&frontend, &mut exchange, &request, asked.is_websocket())
+            Route::of(&mut exchange, &request, asked.is_websocket())
         }
-        Err(failure) => Route::failing(&frontend, failure),
+        Err(failure) => Route::failing(&exchange.frontend, failure),
     };
-    let response = match to {
+    let (mut response, edits) = match to {
         Destination::Backend(backend) => {
-            match Prepared::new(&mut exchange, request, backend, &edits, asked) {
-                Ok(prepared) => {
-                    let way = Box::new(Way { prepared, edits, on_stream });
-                    return Serving::Waiting(Box::pin(send(exchange, way)));
+            match Prepared::new(&mut exchange, request, backend, edits, asked) {
+                Ok(mut prepared) => {
+                    prepared.on_stream = on_stream;
+                    return Serving::Waiting(Box::pin(send(exchange, prepared)));
                 }
-                Err(failure) => respond(exchange, failure, &edits),
+                Err(refused) => {
+                    let (failure, edits) = *refused;
+                    (respond(exchange, failure, &edits), edits)
+                }
             }
         }
-        Destination::Answer(answer) => give(exchange, answer, &edits, asked),
-        Destination::Failure(failure) => respond(exchange, failure, &edits),
+        Destination::Answer(answer) => (give(exchange, answer, &edits, asked), edits),
+        Destination::Failure(failure) => (respond(exchange, failure, &edits), edits),
     };
-    Serving::Done(Some(Box::new(last(client, (asked, is_http1), false, response, &edits))))
-}
-
-/// What a request needs that goes to a server.
-struct Way {
-    prepared: Prepared,
-    edits: Edits,
-    on_stream: Option<OnUpgrade>,
+    last(client, (asked, is_http1), false, &mut response, &edits);
+    Serving::Done(Some(Box::new(response)))
 }
 
 /// The response of a server, or ours if none is to be had.
-async fn send(mut exchange: Box<Exchange>, mut way: Box<Way>) -> Response<ResponseBody> {
-    let done = in_time(&mut exchange, &mut way.prepared).await;
-    let Way { prepared, edits, on_stream } = &mut *way;
+async fn send(mut exchange: Box<Exchange>, mut prepared: Box<Prepared>) -> Response<ResponseBody> {
+    let done = in_time(&mut exchange, &mut prepared).await;
     let client = Rc::clone(&exchange.client);
     let is_http1 = exchange.version < Version::HTTP_2;
-    let (has_tunnel, response) = match done {
-        Ok(tunnel) => {
-            (tunnel.is_some(), relay(exchange, prepared, tunnel, on_stream.take(), edits))
-        }
-        Err(failure) => (false, respond(exchange, failure, edits)),
+    let (has_tunnel, mut response) = match done {
+        Ok(tunnel) => (tunnel.is_some(), relay(exchange, &mut prepared, tunnel)),
+        Err(failure) => (false, respond(exchange, failure, &prepared.edits)),
     };
-    last(&client, (prepared.asked, is_http1), has_tunnel, response, edits)
+    last(&client, (prepared.asked, is_http1), has_tunnel, &mut response, &prepared.edits);
+    response
 }
 
 /// The last that is done to any response.
@@ -162,9 +157,9 @@ fn last(
     client: &Client,
     (asked, is_http1): (Asked, bool),
     has_tunnel: bool,
-    mut response: Response<ResponseBody>,
+    response: &mut Response<ResponseBody>,
     edits: &Edits,
-) -> Response<ResponseBody> {
+) {
     match asked {
         Asked::Upgrade if !has_tunnel => client.decide(false),
         _ => {}
@@ -175,13 +170,9 @@ fn last(
     if is_in_doubt {
         client.linger();
     }
-    let is_last = is_in_doubt || client.is_leaving() && is_http1 && !has_tunnel;
-    if is_last { closing(response) } else { response }
-}
-
-fn closing(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    response
+    if is_in_doubt || client.is_leaving() && is_http1 && !has_tunnel {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 /// The answer of a rule.
@@ -227,12 +218,10 @@ fn relay(
     mut exchange: Box<Exchange>,
     prepared: &mut Prepared,
     tunnel: Option<Tunnel>,
-    on_stream: Option<OnUpgrade>,
-    edits: &Edits,
 ) -> Response<ResponseBody> {
     let (Some(response), Some(connection)) = (prepared.response.take(), prepared.connection.take())
     else {
-        return respond(exchange, CLOSED_AT_ONCE, edits);
+        return respond(exchange, CLOSED_AT_ONCE, &prepared.edits);
     };
     let (mut parts, incoming) = response.into_parts();
     parts.version = Version::HTTP_11;
@@ -242,7 +231,7 @@ fn relay(
     exchange.status = Some(parts.status);
     exchange.phase.set(Phase::Data);
     if let Some(tunnel) = tunnel {
-        return upgrade::agree(parts, exchange, tunnel, on_stream, prepared.asked);
+        return upgrade::agree(parts, exchange, tunnel, prepared.on_stream.take(), prepared.asked);
     }
     let silence = exchange.backend.as_ref().map(|backend| exchange.timeouts.server(backend));
     let body = match silence {
@@ -278,9 +267,8 @@ async fn forward(
     exchange: &mut Exchange,
     prepared: &mut Prepared,
 ) -> Result<Option<Tunnel>, Failure> {
-    let Prepared { message, connection, response, backend, hash, introduction, accept, asked } =
-        prepared;
-    let (asked, hash) = (*asked, *hash);
+    let Prepared { message, connection, response, backend, introduction, accept, .. } = prepared;
+    let (asked, hash) = (prepared.asked, prepared.hash);
     let mut tried = Vec::new();
     let (mut only_new, mut is_again, mut was_refused) = (false, false, false);
     // The clock is read where there was something to wait for.
@@ -450,6 +438,8 @@ mod tests {
     #[test]
     fn what_a_request_needs_is_small() {
         assert!(size_of::<Serving>() <= 16);
-        assert!(size(send) <= 1024 && size_of::<Way>() <= 1024 && size_of::<Exchange>() <= 1024);
+        assert!(
+            size(send) <= 1024 && size_of::<Prepared>() <= 1024 && size_of::<Exchange>() <= 1024
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use hyper::{
     HeaderMap,
-    header::{FORWARDED, HOST, HeaderName, HeaderValue},
+    header::{FORWARDED, HeaderName, HeaderValue},
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -47,7 +47,13 @@ fn address(text: &str) -> Option<IpAddr> {
 
 /// Says who the client is and how it connected, in place of what it says of itself. `claims`:
 /// it may say so in fields that are not written here.
-pub(super) fn set(fields: &mut HeaderMap, client: &HeaderValue, is_tls: bool, claims: bool) {
+pub(super) fn set(
+    fields: &mut HeaderMap,
+    client: &HeaderValue,
+    is_tls: bool,
+    host: Option<HeaderValue>,
+    claims: bool,
+) {
     if claims {
         for name in [FORWARDED, X_FORWARDED_PORT, X_REAL_IP] {
             fields.remove(name);
@@ -55,7 +61,7 @@ pub(super) fn set(fields: &mut HeaderMap, client: &HeaderValue, is_tls: bool, cl
     }
     fields.insert(X_FORWARDED_FOR, client.clone());
     fields.insert(X_FORWARDED_PROTO, scheme(is_tls));
-    match fields.get(HOST).cloned() {
+    match host {
         Some(host) => fields.insert(X_FORWARDED_HOST, host),
         None => fields.remove(X_FORWARDED_HOST),
     };
@@ -63,7 +69,12 @@ pub(super) fn set(fields: &mut HeaderMap, client: &HeaderValue, is_tls: bool, cl
 
 /// Adds the client to what it says, as a proxy that is trusted, of who is behind it.
 /// `Forwarded` (RFC 7239) is carried on, not begun.
-pub(super) fn extend(fields: &mut HeaderMap, client: &HeaderValue, is_tls: bool) {
+pub(super) fn extend(
+    fields: &mut HeaderMap,
+    client: &HeaderValue,
+    is_tls: bool,
+    host: Option<HeaderValue>,
+) {
     append(fields, &X_FORWARDED_FOR, client.as_bytes());
     let scheme = scheme(is_tls);
     if fields.contains_key(FORWARDED) {
@@ -75,7 +86,7 @@ pub(super) fn extend(fields: &mut HeaderMap, client: &HeaderValue, is_tls: bool)
         append(fields, &FORWARDED, format!("for={client};proto={scheme}").as_bytes());
     }
     fields.entry(X_FORWARDED_PROTO).or_insert(scheme);
-    if let Some(host) = fields.get(HOST).cloned() {
+    if let Some(host) = host {
         fields.entry(X_FORWARDED_HOST).or_insert(host);
     }
 }
@@ -96,6 +107,8 @@ fn append(fields: &mut HeaderMap, name: &HeaderName, item: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HOST;
+
     use super::*;
 
     fn fields(lines: &[(&str, &str)]) -> HeaderMap {
@@ -150,10 +163,10 @@ mod tests {
             let value = HeaderValue::from_bytes(b"\xff").unwrap();
             let client = HeaderValue::from_static("10.0.0.9");
             let mut fields = HeaderMap::from_iter([(name.clone(), value)]);
-            extend(&mut fields, &client, false);
+            extend(&mut fields, &client, false, None);
             let last = fields.get(X_FORWARDED_FOR).unwrap().as_bytes();
             assert!(last.ends_with(b"10.0.0.9"), "{name}");
-            set(&mut fields, &client, false, true);
+            set(&mut fields, &client, false, None, true);
             assert!(fields.values().all(|value| value.to_str().is_ok()), "{fields:?}");
         }
     }
@@ -169,8 +182,9 @@ mod tests {
             ("x-real-ip", "1.1.1.1"),
             ("forwarded", "for=1.1.1.1"),
         ]);
-        request.insert(HOST, HeaderValue::from_static("a"));
-        set(&mut request, &HeaderValue::from_static("10.0.0.9"), false, true);
+        let host = HeaderValue::from_static("a");
+        request.insert(HOST, host.clone());
+        set(&mut request, &HeaderValue::from_static("10.0.0.9"), false, Some(host), true);
         let expected = fields(&[
             ("host", "a"),
             ("x-forwarded-for", "10.0.0.9"),
@@ -190,7 +204,8 @@ mod tests {
             ("x-real-ip", "192.0.2.1"),
             ("forwarded", "for=192.0.2.1"),
         ]);
-        extend(&mut request, &HeaderValue::from_static("2001:db8::9"), false);
+        let host = request.get(HOST).cloned();
+        extend(&mut request, &HeaderValue::from_static("2001:db8::9"), false, host);
         let expected = fields(&[
             ("host", "a"),
             ("x-forwarded-for", "192.0.2.1, 192.0.2.2, 2001:db8::9"),
@@ -201,7 +216,7 @@ mod tests {
         ]);
         assert_eq!(request, expected);
         let mut bare = fields(&[]);
-        extend(&mut bare, &HeaderValue::from_static("10.0.0.9"), true);
+        extend(&mut bare, &HeaderValue::from_static("10.0.0.9"), true, None);
         let expected = fields(&[("x-forwarded-for", "10.0.0.9"), ("x-forwarded-proto", "https")]);
         assert_eq!(bare, expected);
     }

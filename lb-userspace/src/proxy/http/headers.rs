@@ -42,30 +42,38 @@ const RESPONSE_ONLY: u16 = 1 << 7;
 pub(super) struct Present(u16);
 
 impl Present {
+    const CONNECTION: u16 = 1;
     pub(super) const TRANSFER_ENCODING: u16 = 1 << 3;
+    pub(super) const UPGRADE: u16 = 1 << 4;
+    const TE: u16 = 1 << 5;
     pub(super) const PROXY_AUTHORIZATION: u16 = 1 << 6;
     pub(super) const PROXY_AUTHENTICATE: u16 = 1 << 7;
     pub(super) const CONTENT_LENGTH: u16 = 1 << 8;
     pub(super) const EXPECT: u16 = 1 << 9;
     /// A field in which a client says who it is and how it came, that is not written anew.
     pub(super) const CLAIM: u16 = 1 << 10;
+    pub(super) const HOST: u16 = 1 << 11;
+    /// Some field, whichever, is there more than once.
+    pub(super) const REPEATED: u16 = 1 << 12;
 
     pub(super) fn of(fields: &HeaderMap) -> Self {
         let bit = |name: &HeaderName| match name.as_str() {
-            "connection" => 1,
+            "connection" => Self::CONNECTION,
             "keep-alive" => 1 << 1,
             "proxy-connection" => 1 << 2,
             "transfer-encoding" => Self::TRANSFER_ENCODING,
-            "upgrade" => 1 << 4,
-            "te" => 1 << 5,
+            "upgrade" => Self::UPGRADE,
+            "te" => Self::TE,
             "proxy-authorization" => Self::PROXY_AUTHORIZATION,
             "proxy-authenticate" => Self::PROXY_AUTHENTICATE,
             "content-length" => Self::CONTENT_LENGTH,
             "expect" => Self::EXPECT,
+            "host" => Self::HOST,
             "forwarded" | "x-forwarded-port" | "x-real-ip" => Self::CLAIM,
             _ => 0,
         };
-        Self(fields.keys().map(bit).fold(0, |all, bit| all | bit))
+        let repeated = if fields.len() > fields.keys_len() { Self::REPEATED } else { 0 };
+        Self(fields.keys().map(bit).fold(repeated, |all, bit| all | bit))
     }
 
     /// The same, these taken off.
@@ -79,16 +87,26 @@ impl Present {
     }
 }
 
-/// Takes off those of `found`, and the fields that `Connection` names. False if that is not
-/// done because the message makes no sense.
-fn strip(fields: &mut HeaderMap, found: u16) -> bool {
-    if found & 1 != 0 {
-        let Some(nominated) = nominated(fields) else { return false };
-        for name in nominated {
+/// Takes off those that are `present` and not of `kept`, and the fields that `Connection` names.
+/// False if that is not done because the message makes no sense.
+fn strip(fields: &mut HeaderMap, present: Present, kept: u16) -> bool {
+    let found = present.0 & ANY_OF_CONNECTION & !kept;
+    if found & Present::CONNECTION != 0 {
+        let names = match present.has(Present::REPEATED) {
+            // There may be several of it.
+            true => {
+                let names = nominated(fields.get_all(CONNECTION));
+                fields.remove(CONNECTION);
+                names
+            }
+            false => nominated(fields.remove(CONNECTION).as_ref()),
+        };
+        let Some(names) = names else { return false };
+        for name in names {
             fields.remove(name);
         }
     }
-    for (bit, name) in OF_CONNECTION.iter().enumerate() {
+    for (bit, name) in OF_CONNECTION.iter().enumerate().skip(1) {
         if found >> bit & 1 != 0 {
             fields.remove(name);
         }
@@ -104,8 +122,9 @@ pub(super) fn strip_request(fields: &mut HeaderMap, present: Present) -> bool {
     if !present.has(ANY_OF_CONNECTION) {
         return true;
     }
-    let wants_trailers = fields.get(TE).is_some_and(|te| list(te).any(|item| item == "trailers"));
-    if !strip(fields, present.0 & ANY_OF_CONNECTION & !RESPONSE_ONLY) {
+    let te = present.has(Present::TE).then(|| fields.get(TE)).flatten();
+    let wants_trailers = te.is_some_and(|te| list(te).any(|item| item == "trailers"));
+    if !strip(fields, present, RESPONSE_ONLY) {
         return false;
     }
     if wants_trailers {
@@ -117,7 +136,7 @@ pub(super) fn strip_request(fields: &mut HeaderMap, present: Present) -> bool {
 /// The same for responses.
 #[must_use]
 pub(super) fn strip_response(fields: &mut HeaderMap, present: Present) -> bool {
-    strip(fields, present.0 & ANY_OF_CONNECTION & !REQUEST_ONLY)
+    strip(fields, present, REQUEST_ONLY)
 }
 
 /// Takes off what a trailer must not say (RFC 9110, 6.5.1), or could say to a reader that
@@ -165,10 +184,10 @@ pub(super) fn is_websocket(fields: &HeaderMap) -> bool {
     only.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// The fields that `Connection` names; none if it can not be read.
-fn nominated(fields: &HeaderMap) -> Option<Vec<HeaderName>> {
+/// The fields that values of `Connection` name; none if they can not be read.
+fn nominated<'v>(values: impl IntoIterator<Item = &'v HeaderValue>) -> Option<Vec<HeaderName>> {
     let mut names = Vec::new();
-    for value in fields.get_all(CONNECTION) {
+    for value in values {
         // What nearly all say, as nearly all write it.
         if matches!(value.as_bytes(), b"keep-alive" | b"close") {
             continue;

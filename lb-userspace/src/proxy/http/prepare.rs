@@ -7,6 +7,7 @@ use hyper::{
     body::{Body, Incoming},
     header::{HOST, HeaderValue, SEC_WEBSOCKET_KEY},
     http::{request, uri::Scheme},
+    upgrade::OnUpgrade,
 };
 
 use super::{
@@ -49,30 +50,31 @@ pub(super) struct Prepared {
     /// What a client that asks for a WebSocket is told of its key.
     pub(super) accept: Option<HeaderValue>,
     pub(super) asked: Asked,
+    /// What rules want, for the response as well.
+    pub(super) edits: Edits,
+    /// The stream of HTTP/2 that is to become a WebSocket.
+    pub(super) on_stream: Option<OnUpgrade>,
 }
 
 impl Prepared {
     /// The request as rules change it and as the backend gets it; copies of it are sent where
     /// rules want them.
+    ///
+    /// # Errors
+    /// Why not, and what rules want for the answer that says so.
     pub(super) fn new(
         exchange: &mut Exchange,
         request: Request<Incoming>,
         backend: Arc<BackendPlan>,
-        edits: &Edits,
+        edits: Edits,
         asked: Asked,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Box<Self>, Box<(Failure, Edits)>> {
         exchange.backend = Some(Arc::clone(&backend));
         let (mut parts, incoming) = request.into_parts();
         parts.extensions.clear();
         exchange.own = persist::own_server(&backend, &mut parts.headers);
-        let place = (asked == Asked::Connect).then(|| parts.headers.get(HOST).cloned()).flatten();
-        edit(&mut parts, edits, asked)?;
-        if let Some(place) = place {
-            if backend.settings.protocol == ServerProtocol::Http2 {
-                return Err(NO_CONNECT);
-            }
-            // Whatever rules say: two names of one place would be read in two ways.
-            parts.headers.insert(HOST, place);
+        if let Err(failure) = edit(&mut parts, &backend, &edits, asked) {
+            return Err(Box::new((failure, edits)));
         }
         let copies = match asked.is_tunnel() || edits.mirrors.is_empty() {
             true => None,
@@ -93,17 +95,40 @@ impl Prepared {
         );
         let body = body(exchange, incoming, &backend, copies);
         let message = Some(Request::from_parts(parts, body));
-        let (connection, response) = (None, None);
-        Ok(Self { message, connection, response, backend, hash, introduction, accept, asked })
+        Ok(Box::new(Self {
+            message,
+            connection: None,
+            response: None,
+            backend,
+            hash,
+            introduction,
+            accept,
+            asked,
+            edits,
+            on_stream: None,
+        }))
     }
 }
 
 /// The request as rules change it. There is no path where a host is the target.
-fn edit(parts: &mut request::Parts, edits: &Edits, asked: Asked) -> Result<(), Failure> {
+fn edit(
+    parts: &mut request::Parts,
+    backend: &BackendPlan,
+    edits: &Edits,
+    asked: Asked,
+) -> Result<(), Failure> {
+    let place = (asked == Asked::Connect).then(|| parts.headers.get(HOST).cloned()).flatten();
     if let Some(target) = edits.path_and_query()?.filter(|_| asked != Asked::Connect) {
         parts.uri = Uri::from(target);
     }
     edits.apply_to_request(&mut parts.headers);
+    if let Some(place) = place {
+        if backend.settings.protocol == ServerProtocol::Http2 {
+            return Err(NO_CONNECT);
+        }
+        // Whatever rules say: two names of one place would be read in two ways.
+        parts.headers.insert(HOST, place);
+    }
     Ok(())
 }
 

@@ -35,16 +35,16 @@ impl Route {
     /// The way of a request that was judged and has its form. `is_upgrade`: it asked for a
     /// WebSocket in fields that were taken off.
     pub(super) fn of(
-        frontend: &HttpPlan,
         exchange: &mut Exchange,
         request: &Request<Incoming>,
         is_upgrade: bool,
     ) -> Self {
-        if frontend.rules.is_empty() {
-            let to = Destination::Backend(Arc::clone(&frontend.backend));
+        if exchange.frontend.rules.is_empty() {
+            let to = Destination::Backend(Arc::clone(&exchange.frontend.backend));
             return Self { to, edits: Edits::default() };
         }
-        let Decision { end, rule, edits } = decide(frontend, exchange, request, is_upgrade);
+        let frontend = Arc::clone(&exchange.frontend);
+        let Decision { end, rule, edits } = decide(&frontend, exchange, request, is_upgrade);
         exchange.rule = rule;
         exchange.timeouts = RuleTimeouts::of(&edits);
         if exchange.version < Version::HTTP_2 {

@@ -17,7 +17,12 @@ use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
 use tokio::task;
 
-use super::{body::ResponseBody, exchange::Exchange, headers, tunnel};
+use super::{
+    body::ResponseBody,
+    exchange::Exchange,
+    headers::{self, Present},
+    tunnel,
+};
 use crate::proxy::far_end::Tunnel;
 
 /// What a request asks for besides a response.
@@ -35,8 +40,8 @@ pub(super) enum Asked {
 }
 
 impl Asked {
-    /// `takes_connect`: `CONNECT` is taken.
-    pub(super) fn by(request: &Request<Incoming>, takes_connect: bool) -> Self {
+    /// `present` is what it has; `takes_connect`: `CONNECT` is taken.
+    pub(super) fn by(request: &Request<Incoming>, present: Present, takes_connect: bool) -> Self {
         let fields = request.headers();
         let is_connect = takes_connect && request.method() == Method::CONNECT;
         if request.version() == Version::HTTP_2 {
@@ -50,7 +55,7 @@ impl Asked {
         if is_connect {
             return Self::Connect;
         }
-        if request.method() != Method::CONNECT && !fields.contains_key(UPGRADE) {
+        if request.method() != Method::CONNECT && !present.has(Present::UPGRADE) {
             return Self::Nothing;
         }
         let is_websocket = request.version() == Version::HTTP_11
