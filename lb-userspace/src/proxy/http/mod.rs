@@ -7,7 +7,7 @@
 //! | `client`, `client_io` | a connection as its requests see it; its socket |
 //! | `guard` | messages with two meanings, before hyper repairs them |
 //! | `frames` | frames of HTTP/2 that lead nowhere |
-//! | `forward` | the way of a request |
+//! | `forward`, `reach` | the way of a request; to a server, with what is tried again |
 //! | `prepare`, `send` | the request as a server gets it; sending it, judging the response |
 //! | `admit` | judging a request and giving it one form |
 //! | `length` | responses with two lengths |
@@ -41,6 +41,7 @@ mod length;
 mod mirror;
 mod persist;
 mod prepare;
+mod reach;
 mod record;
 mod respond;
 mod route;
