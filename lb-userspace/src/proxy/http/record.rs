@@ -96,15 +96,11 @@ impl Record<'_> {
         line.push_str(self.backend.unwrap_or(self.frontend));
         line.push('/');
         line.push_str(self.server.map_or("<NOSRV>", |(name, _)| name));
-        let timers = [
-            Some(self.header_time),
-            self.queue_time,
-            self.connect_time,
-            self.response_time,
-            Some(self.total_time),
-        ];
-        for (time, before) in timers.into_iter().zip([' ', '/', '/', '/', '/']) {
-            line.push(before);
+        line.push(' ');
+        push_number(line, milliseconds(self.header_time));
+        let total_time = Some(self.total_time);
+        for time in [self.queue_time, self.connect_time, self.response_time, total_time] {
+            line.push('/');
             match time {
                 Some(time) => push_number(line, milliseconds(time)),
                 None => line.push_str("-1"),
@@ -123,9 +119,10 @@ impl Record<'_> {
         line.push_str(self.outcome.letters());
         line.push_str("--");
         let [all, frontend, backend, server] = self.connections;
-        let counts = [all, frontend, backend, server, self.retries];
-        for (count, before) in counts.into_iter().zip([' ', '/', '/', '/', '/']) {
-            line.push(before);
+        line.push(' ');
+        push_number(line, all.into());
+        for count in [frontend, backend, server, self.retries] {
+            line.push('/');
             push_number(line, count.into());
         }
         line.push_str(" 0/");
