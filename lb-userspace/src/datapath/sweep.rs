@@ -291,6 +291,9 @@ where
     let mut batches = map.batches();
     loop {
         let start = Instant::now();
+        // Before anything is read: what seems idle then was last seen in an earlier tick of this
+        // clock than any flow that takes its tuple after it was read.
+        let now_ns = Moment::now().monotonic_ns;
         let more = batches.next_into(&mut keys, &mut entries)?;
         let read = start.elapsed();
         result.longest_read = result.longest_read.max(read);
@@ -298,7 +301,6 @@ where
             break;
         }
         fill.entries += keys.len() as u64;
-        let now_ns = Moment::now().monotonic_ns;
         for (key, entry) in keys.iter().zip(&entries) {
             result.addresses.insert(key.destination);
             if entry.direction() == Direction::Reply {
