@@ -45,6 +45,8 @@ use crate::clock::Moment;
 /// What one sweep found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SweepReport {
+    /// When it began, nanoseconds of `CLOCK_MONOTONIC_COARSE`; half-open flows are judged by that.
+    pub began_ns: u64,
     /// How full each table was.
     pub fill: Vec<TableFill>,
     /// Flows deleted because they were idle.
@@ -127,7 +129,7 @@ pub fn sweep(
 ) -> Result<SweepReport, DatapathError> {
     let mut report = |end| report(tables.servers().complete(end));
     let start = Instant::now();
-    let mut result = SweepReport::default();
+    let mut result = SweepReport { began_ns: Moment::now().monotonic_ns, ..SweepReport::default() };
     let (four, six) = ((map::FLOWS4, expirer.four), (map::FLOWS6, expirer.six));
     sweep_confirmed(&tables.four, four, timeouts, &mut report, &mut result)?;
     sweep_confirmed(&tables.six, six, timeouts, &mut report, &mut result)?;
@@ -175,7 +177,7 @@ impl Sweeper {
             }
             let limits = *timeouts.borrow();
             let sender = ends.clone();
-            let last_ns = std::mem::replace(&mut since_ns, Moment::now().monotonic_ns);
+            let last_ns = since_ns;
             let task = spawn_blocking(move || {
                 let before = settler.counts();
                 let report = |end| {
@@ -200,6 +202,8 @@ impl Sweeper {
             };
             match result {
                 Ok(mut report) => {
+                    // What times out while a sweep goes on is the next one's to tell.
+                    since_ns = report.began_ns;
                     totals.sweeps += 1;
                     totals.expired += report.expired;
                     totals.stranded += report.stranded;
@@ -243,9 +247,9 @@ where
     let mut fill = TableFill { map: name, entries: 0, capacity: family.half_open.capacity() };
     let (mut expired, mut longest) = (0, Duration::ZERO);
     let mut start = Instant::now();
+    let now_ns = result.began_ns;
     let addresses = &mut result.addresses;
     let look = |found: super::half_open::Found<A>| {
-        let now_ns = Moment::now().monotonic_ns;
         addresses.insert(found.flow.from_client.destination);
         addresses.insert(found.flow.from_server.destination);
         addresses.insert(found.flow.from_server.source);
