@@ -24,6 +24,7 @@ use crate::{
     track::{self, Opened, Opening},
     transmit,
     verdict::{Step, Verdict},
+    words,
 };
 
 /// Opens a flow if the packet is for a VIP; otherwise it is the kernel's.
@@ -47,7 +48,7 @@ pub fn admit<F: Family>(ctx: Context, segment: &Segment<F>) -> Step {
 fn moved_meanwhile<F: Family>(segment: &Segment<F>) -> bool {
     let Some(draft) = F::scratch() else { return false };
     // There, because the stage has no stack to spare.
-    draft.flow.from_client = segment.key;
+    words::copy(&segment.key, &mut draft.flow.from_client);
     confirmed::entry::<F>(&draft.flow.from_client).is_some()
 }
 

@@ -32,6 +32,7 @@ use crate::{
     parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, UDP},
     transmit,
     verdict::Verdict,
+    words,
 };
 
 /// What outer headers take from the packet inside.
@@ -76,14 +77,13 @@ pub fn encapsulate(
     // SAFETY: `at` checked the bounds; nothing else refers to these bytes.
     unsafe {
         if outer_is_v6 {
-            *packet.at::<Ipv6Hdr>(offset)? = Ipv6Hdr {
-                vcf: forward::outer_v6_start(inner.class, way.entropy()).to_be_bytes(),
-                payload_len: (payload as u16).to_be_bytes(),
-                next_hdr: protocol,
-                hop_limit: OUTER_TTL,
-                src_addr: server.snat_address.octets,
-                dst_addr: server.address.octets,
-            };
+            let header = &mut *packet.at::<Ipv6Hdr>(offset)?;
+            header.vcf = forward::outer_v6_start(inner.class, way.entropy()).to_be_bytes();
+            header.payload_len = (payload as u16).to_be_bytes();
+            header.next_hdr = protocol;
+            header.hop_limit = OUTER_TTL;
+            words::copy(&server.snat_address.octets, &mut header.src_addr);
+            words::copy(&server.address.octets, &mut header.dst_addr);
         } else {
             let source = Address4::from_common(server.snat_address);
             let destination = Address4::from_common(server.address);

@@ -18,6 +18,7 @@ use crate::{
     confirmed::{self, Guard},
     family::Family,
     maps::{Draft, ENDED, SETTINGS},
+    words,
 };
 
 /// Leaves word of a flow that has just ended for [`make_room`], in the draft.
@@ -25,7 +26,7 @@ use crate::{
 pub fn leave_word<A: Address>(key: &FlowKey<A>, entry: &FlowEntry<A>, draft: &mut Draft<A>) {
     let client = &mut draft.flow.from_client;
     match entry.direction() {
-        Direction::Forward => *client = *key,
+        Direction::Forward => words::copy(key, client),
         Direction::Reply => *client = entry.partner_key(),
     }
     draft.flow.created_ns = entry.created_ns;
@@ -50,7 +51,7 @@ pub fn make_room<F: Family>() {
         return;
     }
     if let Some(place) = place::<F>(cursor.taken) {
-        place.client = draft.flow.from_client;
+        words::copy(&draft.flow.from_client, &mut place.client);
         place.created_ms = milliseconds(draft.flow.created_ns);
         place.ended_ms = now_ms;
         cursor.taken = cursor.taken.wrapping_add(1);
@@ -80,7 +81,7 @@ fn look<F: Family>(cursor: &mut Cursor, now_ms: u32, settings: &Settings) -> boo
     if fate == Fate::Renew
         && let Some(place) = place::<F>(cursor.taken)
     {
-        place.client = oldest.client;
+        words::copy(&oldest.client, &mut place.client);
         place.created_ms = oldest.created_ms;
         place.ended_ms = now_ms;
         cursor.taken = cursor.taken.wrapping_add(1);

@@ -16,7 +16,7 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use crate::{
     access, expire, handshake,
     maps::{Draft, ENDED4, ENDED6, FLOWS4, FLOWS6, HALF_OPEN4, HALF_OPEN6, IDLE4, IDLE6, SCRATCH},
-    track,
+    track, words,
 };
 
 /// The table of confirmed flows of a family.
@@ -229,13 +229,13 @@ impl Family for V6 {
 
     #[inline(always)]
     fn judge(source: &Address6, vip: u32) -> u32 {
-        let [high, low] = words(source);
+        let [high, low] = halves(source);
         access::judge6(vip, high, low)
     }
 
     #[inline(always)]
     fn screen(source: &Address6, vip: u32, is_judged: u32) -> u32 {
-        let [high, low] = words(source);
+        let [high, low] = halves(source);
         access::screen6(vip, high, low, is_judged)
     }
 
@@ -251,13 +251,13 @@ impl Family for V6 {
 
     #[inline(always)]
     fn judge_first(source: &Address6, destination: &Address6, port: u32) -> u32 {
-        let ([high, low], [to_high, to_low]) = (words(source), words(destination));
+        let ([high, low], [to_high, to_low]) = (halves(source), halves(destination));
         access::judge_first6(high, low, to_high, to_low, port)
     }
 
     #[inline(always)]
     fn source_bits(source: &Address6) -> u64 {
-        let [network, _] = words(source);
+        let [network, _] = halves(source);
         network
     }
 
@@ -279,14 +279,14 @@ impl Family for V6 {
     #[inline(always)]
     fn translate(header: &mut Ipv6Hdr, source: Address6, destination: Address6, _delta: u16) {
         Self::decrement_ttl(header);
-        header.src_addr = source.octets;
-        header.dst_addr = destination.octets;
+        words::copy(&source.octets, &mut header.src_addr);
+        words::copy(&destination.octets, &mut header.dst_addr);
     }
 }
 
 /// The two halves of an address in memory order.
 #[inline(always)]
-fn words(address: &Address6) -> [u64; 2] {
+fn halves(address: &Address6) -> [u64; 2] {
     // SAFETY: sixteen octets, aligned for words, are two of them.
     unsafe { *address.octets.as_ptr().cast() }
 }

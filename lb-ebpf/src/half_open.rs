@@ -14,7 +14,7 @@ use lb_common::{
     tcp_state::{Progress, TcpFlags},
 };
 
-use crate::{atomic, counters, family::Family, maps::Draft};
+use crate::{atomic, counters, family::Family, maps::Draft, words};
 
 /// A place in the table as BPF code holds it.
 pub struct Found<A: 'static> {
@@ -278,7 +278,7 @@ impl<A: Address> Found<A> {
             }
             let flow = &bucket.flows[way];
             draft.flow.progress = flow.progress;
-            draft.flow.client_hop = flow.client_hop;
+            words::copy(&flow.client_hop, &mut draft.flow.client_hop);
             draft.flow.sequence_shift = flow.sequence_shift;
             draft.flow.forward_packets = flow.forward_packets;
             draft.flow.forward_bytes = flow.forward_bytes;
@@ -308,8 +308,10 @@ impl<A: Address> Found<A> {
     /// whether it does.
     ///
     /// The hint may be what the last flow of this tuple has left, and be right again by chance:
-    /// then whoever wrote the flow there has yet to exchange it, and gives way as well. Under the
-    /// lock, one of the two finds the other one gone, before a packet can have been noted here.
+    /// then whoever wrote the flow there has yet to exchange it, and may give way as well. It
+    /// frees its place before it has a packet noted here, and that takes the lock: who has the
+    /// lock after it finds the other place free, and stays. If both find each other, nothing was
+    /// noted in either place, and the client sends once more.
     #[inline(always)]
     fn give_way<F: Family<Address = A>>(
         &self,
@@ -393,7 +395,7 @@ impl<A: Address> Observe for HalfOpenFlow<A> {
             Direction::Forward => {
                 self.forward_packets = self.forward_packets.wrapping_add(1);
                 self.forward_bytes += note.bytes;
-                self.client_hop = note.hop;
+                words::copy(&note.hop, &mut self.client_hop);
             }
             Direction::Reply => {
                 self.reply_packets = self.reply_packets.wrapping_add(1);
@@ -426,14 +428,14 @@ fn bucket<F: Family>(index: u32) -> Option<*mut Bucket<F::Address>> {
 /// Copies between map values word by word, without a detour over the stack.
 #[inline(always)]
 fn copy<A: Copy>(from: &HalfOpenFlow<A>, to: &mut HalfOpenFlow<A>) {
-    to.from_client = from.from_client;
-    to.from_server = from.from_server;
+    words::copy(&from.from_client, &mut to.from_client);
+    words::copy(&from.from_server, &mut to.from_server);
     to.created_ns = from.created_ns;
     to.forward_bytes = from.forward_bytes;
     to.reply_bytes = from.reply_bytes;
     to.forward_packets = from.forward_packets;
     to.reply_packets = from.reply_packets;
-    to.client_hop = from.client_hop;
+    words::copy(&from.client_hop, &mut to.client_hop);
     to.server = from.server;
     to.vip = from.vip;
     to.progress = from.progress;

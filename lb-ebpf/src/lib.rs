@@ -62,3 +62,4 @@ pub mod track;
 pub mod transmit;
 pub mod verdict;
 pub mod verifier;
+pub mod words;

@@ -18,6 +18,7 @@ use crate::{
     hit,
     maps::{SERVERS, SETTINGS},
     verdict::Verdict,
+    words,
 };
 
 /// The entry of a tuple as a copy in this CPU's draft: of a confirmed flow, or as a half-open
@@ -28,7 +29,7 @@ pub fn find<F: Family>(key: &FlowKey<F::Address>) -> Option<&'static FlowEntry<F
     if let Some(entry) = F::flows().get_ptr(key) {
         // SAFETY: the entry stays mapped for the run of the program, and any bits are valid
         // while others write.
-        draft.related = unsafe { *entry };
+        words::copy(unsafe { &*entry }, &mut draft.related);
         return Some(&draft.related);
     }
     let settings = SETTINGS.get(0)?;

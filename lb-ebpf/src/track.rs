@@ -26,6 +26,7 @@ use crate::{
     half_open::{self, Claim, Now},
     maps::{Draft, SETTINGS},
     parse::Segment,
+    words,
 };
 
 /// What is known of a flow that is being opened.
@@ -158,7 +159,7 @@ fn begin<F: Family>(
     opening: &Opening,
     flow: &mut HalfOpenFlow<F::Address>,
 ) {
-    flow.from_client = segment.key;
+    words::copy(&segment.key, &mut flow.from_client);
     if Progress(opening.progress).is_one_way() {
         // What the server answers, whether or not anybody here sees it: no other flow has it.
         flow.from_server = segment.key.reversed();
@@ -180,7 +181,7 @@ fn begin<F: Family>(
     flow.forward_bytes = segment.bytes;
     flow.reply_packets = 0;
     flow.reply_bytes = 0;
-    flow.client_hop = opening.client_hop;
+    words::copy(&opening.client_hop, &mut flow.client_hop);
     flow.server = opening.server;
     flow.vip = opening.vip;
     flow.progress = opening.progress;
