@@ -104,7 +104,6 @@ impl Client {
         let plan = frontend.plan();
         let timeouts = plan.config.timeouts;
         let (tls, termination) = tls.unzip();
-        let field = HeaderValue::try_from(address.to_string());
         let client = Self {
             worker: Rc::clone(worker),
             owner: Owner::default(),
@@ -112,7 +111,7 @@ impl Client {
             addresses,
             tls,
             termination,
-            address_field: field.unwrap_or(HeaderValue::from_static("unknown")),
+            address_field: forwarded::name_of(addresses.peer()),
             address_hash: key::of_source(address),
             timeouts,
             http2_limits: plan.config.limits,

@@ -45,6 +45,14 @@ fn address(text: &str) -> Option<IpAddr> {
     bare.parse().or_else(|_| with_port()).ok().map(|address: IpAddr| address.to_canonical())
 }
 
+/// What a client is called in these fields: its address, or that there is none, of a unix socket
+/// (RFC 7239 section 6.2).
+pub(super) fn name_of(client: Option<IpAddr>) -> HeaderValue {
+    client
+        .and_then(|address| HeaderValue::try_from(address.to_string()).ok())
+        .unwrap_or(HeaderValue::from_static("unknown"))
+}
+
 /// Says who the client is and how it connected, in place of what it says of itself. `claims`:
 /// it may say so in fields that are not written here.
 pub(super) fn set(
@@ -116,6 +124,16 @@ mod tests {
             (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())
         };
         lines.iter().map(field).collect()
+    }
+
+    #[test]
+    fn a_client_of_a_unix_socket_is_unknown() {
+        assert_eq!(name_of(crate::proxy::socket::Addresses::NONE.peer()), "unknown");
+        assert_eq!(name_of("2001:db8::1".parse().ok()), "2001:db8::1");
+        // What it says of itself counts for as little as what others say.
+        let mut fields = fields(&[("x-forwarded-for", "192.0.2.1")]);
+        set(&mut fields, &name_of(None), false, None, true);
+        assert_eq!(fields["x-forwarded-for"], "unknown");
     }
 
     #[test]
