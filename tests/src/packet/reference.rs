@@ -42,7 +42,7 @@ struct Parts {
     /// TTL or hop limit.
     hops: Range<usize>,
     header: Option<Covered>,
-    /// None for a UDP datagram without a checksum.
+    /// None for a UDP datagram without a checksum, and for a fragment that is not the first.
     transport: Option<Covered>,
 }
 
@@ -61,10 +61,22 @@ impl Parts {
     fn of(frame: &[u8]) -> Option<Self> {
         let all = fields::fields(frame);
         let find = |name: &str| range_of(&all, name);
-        let chosen = |names: [&str; 4]| -> Option<Vec<Range<usize>>> {
-            let names = ["ethernet.destination", "ethernet.source"].iter().chain(&names).copied();
+        let chosen = |names: &[&str]| -> Option<Vec<Range<usize>>> {
+            let names = ["ethernet.destination", "ethernet.source"].iter().chain(names).copied();
             names.map(find).chain(identification(frame, &all).map(Some)).collect()
         };
+        if is_later_fragment(frame, &all) {
+            let [source, destination, hops] = match find("ipv4.source") {
+                Some(_) => ["ipv4.source", "ipv4.destination", "ipv4.ttl"],
+                None => ["ipv6.source", "ipv6.destination", "ipv6.hop_limit"],
+            };
+            return Some(Self {
+                chosen: chosen(&[source, destination])?,
+                hops: find(hops)?,
+                header: header4(&all),
+                transport: None,
+            });
+        }
         let (protocol, ports, check) = match find("tcp.checksum") {
             Some(check) => (TCP, ["tcp.source_port", "tcp.destination_port"], check),
             None => (UDP, ["udp.source_port", "udp.destination_port"], find("udp.checksum")?),
@@ -85,29 +97,44 @@ impl Parts {
         if let Some(first) = find("ipv4.version_ihl") {
             let addresses = [find("ipv4.source")?, find("ipv4.destination")?];
             let end = first.start + number(find("ipv4.total_length")?);
-            let options = find("ipv4.options")?;
-            let header = Covered {
-                checksum: find("ipv4.checksum")?,
-                ranges: iter::once(first.start..options.end).collect(),
-                extra: 0,
-                never_zero: false,
-            };
             return Some(Self {
-                chosen: chosen(["ipv4.source", "ipv4.destination", ports[0], ports[1]])?,
+                chosen: chosen(&["ipv4.source", "ipv4.destination", ports[0], ports[1]])?,
                 hops: find("ipv4.ttl")?,
-                header: Some(header),
+                header: Some(header4(&all)?),
                 transport: if is_absent { None } else { Some(transport(addresses, end)?) },
             });
         }
         let addresses = [find("ipv6.source")?, find("ipv6.destination")?];
         let end = addresses[1].end + number(find("ipv6.payload_length")?);
         Some(Self {
-            chosen: chosen(["ipv6.source", "ipv6.destination", ports[0], ports[1]])?,
+            chosen: chosen(&["ipv6.source", "ipv6.destination", ports[0], ports[1]])?,
             hops: find("ipv6.hop_limit")?,
             header: None,
             transport: if is_absent { None } else { Some(transport(addresses, end)?) },
         })
     }
+}
+
+/// The header of IPv4, which its own checksum covers; none of IPv6.
+fn header4(all: &[Field]) -> Option<Covered> {
+    let find = |name: &str| range_of(all, name);
+    let covered = find("ipv4.version_ihl")?.start..find("ipv4.options")?.end;
+    Some(Covered {
+        checksum: find("ipv4.checksum")?,
+        ranges: iter::once(covered).collect(),
+        extra: 0,
+        never_zero: false,
+    })
+}
+
+/// Whether what follows the header of IP is the middle of a packet.
+fn is_later_fragment(frame: &[u8], all: &[Field]) -> bool {
+    let number = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    let of4 = range_of(all, "ipv4.flags_fragment_offset")
+        .is_some_and(|place| number(place.start) & 0x1fff != 0);
+    let of6 = range_of(all, "extension.fragment")
+        .is_some_and(|header| number(header.start + 2) & 0xfff8 != 0);
+    of4 || of6
 }
 
 /// Where a fragment has what tells its packet from others.
