@@ -239,8 +239,7 @@ impl Race {
     /// What two packets of a client that came at once lead to: a port towards a server, and the
     /// server.
     fn way(&self, outcomes: &[Outcome; 2]) -> Option<(SocketAddr, SocketAddr)> {
-        let sent = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Redirect);
-        let ways: HashSet<_> = sent.map(|sent| verify::sound(&sent.frame).unwrap()).collect();
+        let ways = ends(outcomes);
         assert!(ways.len() < 2, "two ways: {ways:?}");
         let way = ways.into_iter().next()?;
         assert!([self.scene.server_a, self.scene.server_b].contains(&way.1));
@@ -264,6 +263,10 @@ impl Race {
         let syns: Vec<_> =
             (0..FLOWS).map(|flow| self.client_says(flow, flag::SYN, (999, 0))).collect();
         let outcomes = self.at_once([&syns, &syns]);
+        // A bucket that was full would be a reason.
+        if let Some(ways) = outcomes.iter().map(ends).find(|ways| ways.len() > 1) {
+            panic!("two ways: {ways:?}; refused until now: {:?}", refusals(&mut self.rig));
+        }
         let ways = outcomes.iter().map(|outcomes| self.way(outcomes));
         (0..FLOWS).zip(ways).filter_map(|(flow, way)| Some((flow, way?))).collect()
     }
@@ -275,6 +278,12 @@ impl Race {
         assert_eq!(known.len(), ends.len(), "an end was reported twice");
         ends
     }
+}
+
+/// Whom packets that were sent on are from and to.
+fn ends(outcomes: &[Outcome; 2]) -> HashSet<(SocketAddr, SocketAddr)> {
+    let sent = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Redirect);
+    sent.map(|sent| verify::sound(&sent.frame).unwrap()).collect()
 }
 
 /// How often packets were not sent on, by reason.
