@@ -10,7 +10,12 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpListener, runtime, sync::mpsc, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime,
+    sync::mpsc,
+    time::timeout,
+};
 
 use crate::rig::{PATIENCE, Rig};
 
@@ -66,8 +71,9 @@ pub(crate) async fn next(body: &mut Incoming) -> Option<hyper::Result<Frame<Byte
     timeout(PATIENCE, frame).await.expect("frames come")
 }
 
-/// A server of HTTP/2 by prior knowledge.
-fn echo_server() -> SocketAddr {
+/// A server of HTTP/2 by prior knowledge, which has every connection served by `serve`, in its own
+/// runtime.
+pub(crate) fn listen(serve: impl Fn(TokioIo<TcpStream>) + Send + 'static) -> SocketAddr {
     let (sender, address) = std::sync::mpsc::channel();
     thread::spawn(move || {
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
@@ -75,13 +81,18 @@ fn echo_server() -> SocketAddr {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             sender.send(listener.local_addr().expect("it is bound")).expect("the test waits");
             while let Ok((stream, _)) = listener.accept().await {
-                let service = service_fn(echo);
-                let builder = server::Builder::new(TokioExecutor::new());
-                tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
+                serve(TokioIo::new(stream));
             }
         });
     });
     address.recv_timeout(PATIENCE).expect("the server starts")
+}
+
+fn echo_server() -> SocketAddr {
+    listen(|stream| {
+        let builder = server::Builder::new(TokioExecutor::new());
+        tokio::spawn(builder.serve_connection(stream, service_fn(echo)));
+    })
 }
 
 pub(crate) async fn connect(address: SocketAddr) -> http2::SendRequest<Fed> {

@@ -10,11 +10,11 @@ use hyper::{
     server::conn::http2 as server,
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpListener, runtime, sync::mpsc};
+use hyper_util::rt::TokioExecutor;
+use tokio::{runtime, sync::mpsc};
 
 use crate::{
-    http2::{Fed, connect, next},
+    http2::{Fed, connect, listen, next},
     rig::{PATIENCE, Rig, Server},
 };
 
@@ -73,36 +73,28 @@ async fn ask(rig: &Rig) -> Whole {
 /// A server of HTTP/2 that answers `ok` and a trailer, and one that must not get through, and
 /// tells what it got.
 fn answering() -> (SocketAddr, std_mpsc::Receiver<Whole>) {
-    let (address, bound) = std_mpsc::channel();
     let (told, got) = std_mpsc::channel();
-    thread::spawn(move || {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(async move {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has ports");
-            address.send(listener.local_addr().expect("it is bound")).expect("the test waits");
-            while let Ok((stream, _)) = listener.accept().await {
-                let told = told.clone();
-                let service = service_fn(move |request: Request<Incoming>| {
-                    let told = told.clone();
-                    async move {
-                        // Once the test is over nobody wants to know.
-                        let _ = told.send(whole(&mut request.into_body()).await);
-                        let (frames, body) = mpsc::channel(2);
-                        let data = Frame::data(Bytes::from_static(b"ok"));
-                        frames.send(data).await.expect("there is room");
-                        let trailers = fields(&[("x-end", "1"), ("set-cookie", "a=b")]);
-                        frames.send(Frame::trailers(trailers)).await.expect("there is room");
-                        let mut response = Response::new(Fed(body));
-                        response.headers_mut().extend(fields(&[("trailer", "x-end")]));
-                        Ok::<_, Infallible>(response)
-                    }
-                });
-                let builder = server::Builder::new(TokioExecutor::new());
-                tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
+    let address = listen(move |stream| {
+        let told = told.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let told = told.clone();
+            async move {
+                // Once the test is over nobody wants to know.
+                let _ = told.send(whole(&mut request.into_body()).await);
+                let (frames, body) = mpsc::channel(2);
+                let data = Frame::data(Bytes::from_static(b"ok"));
+                frames.send(data).await.expect("there is room");
+                let trailers = fields(&[("x-end", "1"), ("set-cookie", "a=b")]);
+                frames.send(Frame::trailers(trailers)).await.expect("there is room");
+                let mut response = Response::new(Fed(body));
+                response.headers_mut().extend(fields(&[("trailer", "x-end")]));
+                Ok::<_, Infallible>(response)
             }
         });
+        let builder = server::Builder::new(TokioExecutor::new());
+        tokio::spawn(builder.serve_connection(stream, service));
     });
-    (bound.recv_timeout(PATIENCE).expect("the server starts"), got)
+    (address, got)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -15,13 +15,12 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
     runtime,
     sync::mpsc,
 };
 
 use crate::{
-    http2::{Fed, connect, next},
+    http2::{Fed, connect, listen, next},
     rig::{OK, PATIENCE, Rig, Server},
 };
 
@@ -133,45 +132,37 @@ fn a_websocket_that_the_server_does_not_want_is_not_open() {
 /// A server of HTTP/2 that agrees on every WebSocket and sends back what comes, or, if it does
 /// not say that it takes them, answers everything with 200. What it was asked is received.
 fn websocket_server(takes_them: bool) -> (SocketAddr, std_mpsc::Receiver<Request<()>>) {
-    let (address, bound) = std_mpsc::channel();
     let (asked, requests) = std_mpsc::channel();
-    thread::spawn(move || {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(async move {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has ports");
-            address.send(listener.local_addr().expect("it is bound")).expect("the test waits");
-            while let Ok((stream, _)) = listener.accept().await {
-                let asked = asked.clone();
-                let service = service_fn(move |mut request: Request<Incoming>| {
-                    let asked = asked.clone();
-                    async move {
-                        let stream = hyper::upgrade::on(&mut request);
-                        let is_websocket = request.method() == Method::CONNECT;
-                        // Once the test is over nobody wants to know.
-                        let _ = asked.send(request.map(drop));
-                        if is_websocket {
-                            tokio::spawn(async move {
-                                let stream = stream.await.expect("it was agreed on");
-                                let (mut from, mut to) = tokio::io::split(TokioIo::new(stream));
-                                tokio::io::copy(&mut from, &mut to).await.expect("bytes go back");
-                                to.shutdown().await.expect("it is finished");
-                            });
-                        }
-                        let mut response = Response::new(Fed(mpsc::channel(1).1));
-                        let chat = "chat".parse().expect("a value");
-                        response.headers_mut().insert("sec-websocket-protocol", chat);
-                        Ok::<_, Infallible>(response)
-                    }
-                });
-                let mut builder = server::Builder::new(TokioExecutor::new());
-                if takes_them {
-                    builder.enable_connect_protocol();
+    let address = listen(move |stream| {
+        let asked = asked.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let asked = asked.clone();
+            async move {
+                let stream = hyper::upgrade::on(&mut request);
+                let is_websocket = request.method() == Method::CONNECT;
+                // Once the test is over nobody wants to know.
+                let _ = asked.send(request.map(drop));
+                if is_websocket {
+                    tokio::spawn(async move {
+                        let stream = stream.await.expect("it was agreed on");
+                        let (mut from, mut to) = tokio::io::split(TokioIo::new(stream));
+                        tokio::io::copy(&mut from, &mut to).await.expect("bytes go back");
+                        to.shutdown().await.expect("it is finished");
+                    });
                 }
-                tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
+                let mut response = Response::new(Fed(mpsc::channel(1).1));
+                let chat = "chat".parse().expect("a value");
+                response.headers_mut().insert("sec-websocket-protocol", chat);
+                Ok::<_, Infallible>(response)
             }
         });
+        let mut builder = server::Builder::new(TokioExecutor::new());
+        if takes_them {
+            builder.enable_connect_protocol();
+        }
+        tokio::spawn(builder.serve_connection(stream, service));
     });
-    (bound.recv_timeout(PATIENCE).expect("the server starts"), requests)
+    (address, requests)
 }
 
 const UPGRADE: &str = "GET /ws?x=1 HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\n\
